@@ -30,6 +30,7 @@ PINS="torch==$VERSION --hash=sha256:7aa2f9bbc6d4595ba72138026b2074be1233186150e9
 nvidia-cuda-cupti==13.0.85 --hash=sha256:4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8
 nvidia-cuda-runtime==13.0.96 --hash=sha256:7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548
 nvidia-cuda-crt==13.0.88 --hash=sha256:2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4
+nvidia-cuda-cccl==13.0.85 --hash=sha256:e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649
 nvidia-nccl-cu13==2.28.9 --hash=sha256:e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42"
 
 say() { echo "libtorch: $*" >&2; }
@@ -71,9 +72,9 @@ download_wheels() {
 
 download_gloo_headers() {
   local dir=$1
-  if ! (cd "$dir" && apt-get download -qq libgloo-dev >&2); then
+  if ! (cd "$dir" && apt-get download -qq -o APT::Sandbox::User=root libgloo-dev >&2); then
     apt-get update -qq >&2
-    (cd "$dir" && apt-get download -qq libgloo-dev >&2)
+    (cd "$dir" && apt-get download -qq -o APT::Sandbox::User=root libgloo-dev >&2)
   fi
   dpkg-deb -x "$dir"/libgloo-dev_*.deb "$dir/gloo"
 }
