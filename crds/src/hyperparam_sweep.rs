@@ -1,0 +1,219 @@
+//! `HyperparamSweep`: runs TrainingJobs over a space of hyperparameters.
+
+#![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::training_arguments::Metric;
+use crate::training_job::TrainingJobSpec;
+
+/// Searches hyperparameters by running one TrainingJob a trial.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "hearth.dev",
+    version = "v1alpha1",
+    kind = "HyperparamSweep",
+    plural = "hyperparamsweeps",
+    shortname = "hps",
+    category = "hearth",
+    namespaced,
+    status = "HyperparamSweepStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "HyperparamSweep searches hyperparameters by running one TrainingJob a trial.",
+    printcolumn(name = "Done", type_ = "integer", json_path = ".status.trials.succeeded"),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.trials.failed"),
+    printcolumn(name = "Max", type_ = "integer", json_path = ".spec.trials.max"),
+    printcolumn(name = "Best", type_ = "number", json_path = ".status.best.value"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("self.trials.parallel <= self.trials.max").message("trials.parallel cannot exceed trials.max").field_path(".trials.parallel"),
+    validation = Rule::new("self.algorithm.type != 'Grid' || self.parameters.all(p, has(p.values))").message("algorithm Grid needs values for every parameter").field_path(".parameters"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HyperparamSweepSpec {
+    /// What to optimise.
+    pub objective: Objective,
+    /// How to search.
+    #[serde(default)]
+    pub algorithm: Algorithm,
+    /// The space.
+    #[schemars(length(min = 1, max = 64))]
+    pub parameters: Vec<Parameter>,
+    /// How many trials.
+    pub trials: Trials,
+    /// The job that each trial runs, before its parameters are set.
+    pub job: TrainingJobSpec,
+}
+
+/// What to optimise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Objective {
+    /// Metric of the job's evaluation.
+    pub metric: Metric,
+    /// Which way is better.
+    pub goal: Goal,
+}
+
+/// Which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Goal {
+    /// Lower is better.
+    Minimize,
+    /// Higher is better.
+    Maximize,
+}
+
+/// How to search.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Algorithm {
+    /// The method.
+    #[serde(rename = "type")]
+    pub type_: AlgorithmType,
+    /// Seed of everything random in the search.
+    #[schemars(range(min = 0))]
+    pub seed: i64,
+}
+
+impl Default for Algorithm {
+    fn default() -> Self {
+        Self { type_: AlgorithmType::Random, seed: 0 }
+    }
+}
+
+/// Search methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AlgorithmType {
+    /// Every combination (scikit-learn's `ParameterGrid`).
+    Grid,
+    /// Independent draws.
+    Random,
+    /// Low-discrepancy draws.
+    Sobol,
+    /// Tree-structured Parzen estimator (Bergstra et al. 2011).
+    TPE,
+    /// Asynchronous successive halving (Li et al. 2020).
+    ASHA,
+}
+
+/// One dimension of the space.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.values) != has(self.range)").message("give a parameter values or a range, not both"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Parameter {
+    /// Typed path into the job's spec, such as `training.learningRate`.
+    #[schemars(length(min = 1, max = 256))]
+    pub path: String,
+    /// The values to choose from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1000))]
+    pub values: Option<Vec<ParameterValue>>,
+    /// An interval to draw from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<ParameterRange>,
+}
+
+/// A number, a string or a boolean.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ParameterValue(
+    /// The value as it stands in the job's spec.
+    #[schemars(schema_with = "crate::schema::any_scalar")]
+    pub serde_json::Value,
+);
+
+/// An interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ParameterRange {
+    /// Lower end, included.
+    pub min: f64,
+    /// Upper end, included.
+    pub max: f64,
+    /// How draws are spread.
+    #[serde(default)]
+    pub scale: Scale,
+    /// Draw whole numbers.
+    #[serde(default)]
+    pub integer: bool,
+}
+
+/// How draws are spread over a range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Scale {
+    /// Evenly.
+    #[default]
+    Linear,
+    /// Evenly in the logarithm.
+    Log,
+}
+
+/// How many trials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Trials {
+    /// Trials in all.
+    #[schemars(range(min = 1, max = 10000))]
+    pub max: i32,
+    /// Trials at once.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub parallel: i32,
+    /// Failed trials after which the sweep fails.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 10000))]
+    pub max_failed: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// What the operator observed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HyperparamSweepStatus {
+    /// Newest generation that the operator acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`, `Running`, `Succeeded`, `Failed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// Trials by outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trials: Option<TrialCounts>,
+    /// The best trial so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<BestTrial>,
+}
+
+/// Trials by outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrialCounts {
+    /// Now running.
+    pub running: i32,
+    /// Ended with a metric.
+    pub succeeded: i32,
+    /// Ended without one.
+    pub failed: i32,
+}
+
+/// The best trial so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BestTrial {
+    /// Its TrainingJob.
+    pub job: String,
+    /// Its metric.
+    pub value: f64,
+}

@@ -1,0 +1,337 @@
+//! `ModelDeployment`: compresses a model, checks it, and serves it.
+
+#![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::pod::{PodPlacement, Resources};
+use crate::training_arguments::Metric;
+use crate::training_job::DataSource;
+
+/// Compresses a trained model, refuses it if it lost too much, and rolls it out to traffic.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "hearth.dev",
+    version = "v1alpha1",
+    kind = "ModelDeployment",
+    plural = "modeldeployments",
+    shortname = "md",
+    category = "hearth",
+    namespaced,
+    status = "ModelDeploymentStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "ModelDeployment compresses a trained model, refuses it if it lost too much, and rolls it out to traffic.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "One word for people; programs read conditions"
+    ),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.stable.revision"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.address"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelDeploymentSpec {
+    /// The model to serve.
+    pub model: ModelRef,
+    /// How to make it smaller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// The server pods.
+    #[serde(default)]
+    pub serving: Serving,
+    /// The gateway in front of them.
+    #[serde(default)]
+    pub gateway: GatewaySpec,
+    /// How a new revision takes over.
+    #[serde(default)]
+    pub rollout: Rollout,
+}
+
+/// The model to serve: exactly one of the fields.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("[has(self.fromTrainingJob), has(self.fromSweep), has(self.source)].filter(x, x).size() == 1").message("set exactly one of model.fromTrainingJob, model.fromSweep and model.source"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelRef {
+    /// The model that a TrainingJob of this namespace exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub from_training_job: Option<String>,
+    /// The model of a HyperparamSweep's best trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub from_sweep: Option<String>,
+    /// A Hugging Face directory: `pvc://CLAIM/PATH`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub source: Option<String>,
+}
+
+/// How to make the model smaller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Compression {
+    /// Number format of the weights.
+    pub quantization: Quantization,
+    /// What the smaller model must still be able to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+    /// Where the smaller model goes; beside the source, with the revision in
+    /// its name, where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub destination: Option<String>,
+    /// Resources of the pod that compresses.
+    #[serde(default)]
+    pub resources: Resources,
+}
+
+/// Number format of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Quantization {
+    /// 8-bit weights and activations, weights per channel, activations per token.
+    INT8,
+    /// 8-bit weights only.
+    INT8WeightOnly,
+    /// 4-bit weights only, groups of 128.
+    INT4,
+    /// 8-bit floats (e4m3).
+    FP8,
+    /// 16-bit floats.
+    FP16,
+    /// bfloat16.
+    BF16,
+}
+
+impl Quantization {
+    /// The name in paths and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::INT8 => "int8",
+            Self::INT8WeightOnly => "int8-weight-only",
+            Self::INT4 => "int4",
+            Self::FP8 => "fp8",
+            Self::FP16 => "fp16",
+            Self::BF16 => "bf16",
+        }
+    }
+}
+
+/// An evaluation that the compressed model must pass before it is served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Gate {
+    /// Rows to evaluate on.
+    pub data: DataSource,
+    /// What to compare.
+    #[serde(default = "default_metric")]
+    pub metric: Metric,
+    /// Most that the metric may get worse against the uncompressed model.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_drop: f64,
+}
+
+fn default_metric() -> Metric {
+    Metric::F1
+}
+
+/// The server pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Serving {
+    /// Pods.
+    #[schemars(range(min = 1, max = 1000))]
+    pub replicas: i32,
+    /// Requests that are computed together.
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_batch_size: i32,
+    /// Longest that a request waits for others to join its batch.
+    #[schemars(range(min = 0, max = 10000))]
+    pub max_batch_delay_milliseconds: i32,
+    /// Requests that may wait before new ones are answered with 429.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_queue_depth: i32,
+    /// Resources of each pod.
+    pub resources: Resources,
+    /// Which nodes, and how.
+    #[serde(flatten)]
+    pub placement: PodPlacement,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            max_batch_size: 32,
+            max_batch_delay_milliseconds: 2,
+            max_queue_depth: 1024,
+            resources: Resources::default(),
+            placement: PodPlacement::default(),
+        }
+    }
+}
+
+/// The gateway in front of the server pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewaySpec {
+    /// Pods.
+    #[schemars(range(min = 1, max = 100))]
+    pub replicas: i32,
+    /// Largest request body; larger ones are answered with 413.
+    #[schemars(range(min = 1024, max = 1_073_741_824))]
+    pub max_body_bytes: i64,
+    /// Requests in flight in one gateway pod; more are answered with 503 and Retry-After.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_in_flight_requests: i32,
+    /// Time limit of one request, headers of the answer included.
+    #[schemars(range(min = 1, max = 86400))]
+    pub request_timeout_seconds: i32,
+}
+
+impl Default for GatewaySpec {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            max_body_bytes: 4 << 20,
+            max_in_flight_requests: 1024,
+            request_timeout_seconds: 60,
+        }
+    }
+}
+
+/// How a new revision takes over.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.strategy == 'Canary' || !has(self.steps)").message("rollout.steps needs strategy Canary"),
+    validation = Rule::new("self.strategy != 'Canary' || has(self.steps)").message("strategy Canary needs rollout.steps"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// The way of taking over.
+    #[serde(default)]
+    pub strategy: RolloutStrategy,
+    /// Shares of traffic, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub steps: Option<Vec<RolloutStep>>,
+    /// What sends a bad revision back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<Analysis>,
+}
+
+/// The way of taking over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutStrategy {
+    /// The new revision starts beside the old one and gets all traffic once it is ready.
+    #[default]
+    BlueGreen,
+    /// The new revision gets growing shares of traffic.
+    Canary,
+    /// Users are split by a key, for a comparison.
+    ABTest,
+}
+
+/// One share of traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStep {
+    /// Percent of requests that the new revision gets.
+    #[schemars(range(min = 0, max = 100))]
+    pub weight: i32,
+    /// How long this step lasts at least.
+    #[schemars(range(min = 0, max = 604_800))]
+    pub hold_seconds: i32,
+}
+
+/// What sends a bad revision back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Analysis {
+    /// Share of failed requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_error_rate: Option<f64>,
+    /// 95th percentile of the answer time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 3_600_000.0))]
+    pub max_p95_milliseconds: Option<f64>,
+    /// Requests before anything is judged.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub min_requests: i64,
+}
+
+/// What the operator observed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelDeploymentStatus {
+    /// Newest generation that the operator acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One word for `kubectl get`: `Waiting`, `Compressing`, `Starting`,
+    /// `Ready`, `Refused`, `Degraded`, `Invalid`. Programs read the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// `Ready`, `Progressing`, `Degraded`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// The revision that gets the traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable: Option<RevisionStatus>,
+    /// The revision on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<RevisionStatus>,
+    /// URL inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+/// One revision: a model and the settings that change its answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// Hash of what is served.
+    pub revision: String,
+    /// Digest of the source model, `blake3:HEX` where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Percent of traffic.
+    #[serde(default)]
+    pub weight: i32,
+    /// The directory that is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// What compression did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionReport>,
+}
+
+/// What compression did to a model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CompressionReport {
+    /// Bytes of weights before.
+    pub size_before_bytes: i64,
+    /// Bytes of weights after.
+    pub size_after_bytes: i64,
+    /// The gate's metric before, where there is a gate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric_before: Option<f64>,
+    /// The gate's metric after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric_after: Option<f64>,
+}

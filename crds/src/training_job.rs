@@ -1,0 +1,394 @@
+//! `TrainingJob`: trains one model.
+
+#![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::pod::{PodPlacement, Resources};
+use crate::training_arguments::TrainingArguments;
+
+/// Trains a model on this cluster's data and writes it as a Hugging Face directory.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "hearth.dev",
+    version = "v1alpha1",
+    kind = "TrainingJob",
+    plural = "trainingjobs",
+    shortname = "tj",
+    category = "hearth",
+    namespaced,
+    status = "TrainingJobStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "TrainingJob trains a model on this cluster's data and writes it as a Hugging Face directory.",
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "One word for people; programs read conditions"
+    ),
+    printcolumn(name = "Step", type_ = "integer", json_path = ".status.progress.step"),
+    printcolumn(name = "Of", type_ = "integer", json_path = ".status.progress.totalSteps"),
+    printcolumn(name = "Loss", type_ = "number", json_path = ".status.progress.loss"),
+    printcolumn(name = "F1", type_ = "number", json_path = ".status.progress.f1"),
+    printcolumn(name = "ETA", type_ = "string", json_path = ".status.progress.eta"),
+    printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts"),
+    printcolumn(
+        name = "Workers",
+        type_ = "integer",
+        json_path = ".spec.workers.replicas",
+        priority = 1
+    ),
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.model.uri", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(
+    validation = Rule::new("!self.training.loadBestModelAtEnd || self.training.evalStrategy != 'No'").message("training.loadBestModelAtEnd needs an evaluation: set training.evalStrategy to Steps or Epoch").field_path(".training.loadBestModelAtEnd"),
+    validation = Rule::new("!self.training.loadBestModelAtEnd || self.training.evalStrategy == self.training.saveStrategy").message("training.loadBestModelAtEnd needs training.saveStrategy equal to training.evalStrategy, so that the best model is one that was saved").field_path(".training.saveStrategy"),
+    validation = Rule::new("!(self.training.loadBestModelAtEnd && self.training.evalStrategy == 'Steps') || self.training.saveSteps % (has(self.training.evalSteps) ? self.training.evalSteps : self.training.loggingSteps) == 0").message("training.loadBestModelAtEnd needs training.saveSteps to be a multiple of training.evalSteps").field_path(".training.saveSteps"),
+    validation = Rule::new("self.training.evalStrategy == 'No' || has(self.data.eval) || has(self.data.evalSplit)").message("training.evalStrategy needs data to evaluate on: set data.eval or data.evalSplit").field_path(".data"),
+    validation = Rule::new("!(has(self.data.eval) && has(self.data.evalSplit))").message("set data.eval or data.evalSplit, not both").field_path(".data.evalSplit"),
+    validation = Rule::new("self.training.maxSteps > 0 || self.training.numTrainEpochs > 0.0").message("set training.numTrainEpochs or training.maxSteps above 0").field_path(".training.numTrainEpochs"),
+    validation = Rule::new("(self.workers.replicas * self.workers.processesPerWorker) % (self.parallelism.tensor * self.parallelism.pipeline) == 0").message("workers.replicas x workers.processesPerWorker must be a multiple of parallelism.tensor x parallelism.pipeline").field_path(".parallelism"),
+    validation = Rule::new("self.task == oldSelf.task && self.model == oldSelf.model && self.data == oldSelf.data && self.training == oldSelf.training && self.parallelism == oldSelf.parallelism && self.output == oldSelf.output").message("task, model, data, training, parallelism and output cannot change after creation: create another TrainingJob"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TrainingJobSpec {
+    /// What the model learns to do.
+    pub task: Task,
+    /// The model to start from.
+    pub model: ModelSource,
+    /// What it learns from.
+    pub data: DataSpec,
+    /// Hyperparameters under Hugging Face's names.
+    #[serde(default)]
+    pub training: TrainingArguments,
+    /// How the model is split over processes.
+    #[serde(default)]
+    pub parallelism: Parallelism,
+    /// The processes and what they run on.
+    #[serde(default)]
+    pub workers: Workers,
+    /// Where the model goes.
+    pub output: OutputSpec,
+    /// How often a failure is retried.
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+    /// Do not start, or stop after the next checkpoint. With Kueue's queue
+    /// label on the job, Kueue decides and this must stay false.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// What the model learns to do; names as in `transformers.pipeline`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Task {
+    /// Continue text.
+    CausalLM,
+    /// One label for a text.
+    SequenceClassification,
+    /// One label for a picture.
+    ImageClassification,
+    /// One label for a table row.
+    TabularClassification,
+    /// One number for a table row.
+    TabularRegression,
+}
+
+/// A model to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSource {
+    /// `pvc://CLAIM/PATH`, `s3://BUCKET/KEY`, `hf://ORG/NAME`, or `file:///PATH` in local runs.
+    #[schemars(length(min = 1, max = 1024))]
+    pub source: String,
+}
+
+/// Training and evaluation data, and how it is cleaned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataSpec {
+    /// Rows to learn from.
+    pub train: DataSource,
+    /// Rows to evaluate on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<DataSource>,
+    /// Share of the training rows held out for evaluation, stratified by label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.001, max = 0.9))]
+    pub eval_split: Option<f64>,
+    /// Cleaning steps, in this order, on every text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub clean: Vec<CleanStep>,
+    /// Rows that may be malformed (and are skipped) before the job is refused.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub max_bad_rows: i64,
+}
+
+/// A file of rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataSource {
+    /// `pvc://CLAIM/FILE.jsonl`, or `file:///FILE.jsonl` in local runs.
+    #[schemars(length(min = 1, max = 1024))]
+    pub source: String,
+    /// Field that holds the text.
+    #[serde(default = "default_text")]
+    #[schemars(length(min = 1, max = 256))]
+    pub text: String,
+    /// Field that holds the label: a string, or a whole number.
+    #[serde(default = "default_label")]
+    #[schemars(length(min = 1, max = 256))]
+    pub label: String,
+}
+
+fn default_text() -> String {
+    "text".into()
+}
+
+fn default_label() -> String {
+    "label".into()
+}
+
+/// One cleaning step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CleanStep {
+    /// Drop control characters other than tab and newline.
+    StripControl,
+    /// Replace everything but letters, digits, `_` and white space (`[^\w\s]`) by nothing.
+    StripSpecial,
+    /// Replace each run of white space by one space, and trim.
+    CollapseWhitespace,
+}
+
+/// How the model is split over processes. Data parallelism fills the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Parallelism {
+    /// What data-parallel ranks share instead of each holding a copy.
+    pub sharding: Sharding,
+    /// Ranks that split each layer.
+    #[schemars(range(min = 1, max = 1024))]
+    pub tensor: i32,
+    /// Ranks that split the sequence of layers.
+    #[schemars(range(min = 1, max = 1024))]
+    pub pipeline: i32,
+}
+
+impl Default for Parallelism {
+    fn default() -> Self {
+        Self { sharding: Sharding::None, tensor: 1, pipeline: 1 }
+    }
+}
+
+/// What data-parallel ranks share (Rajbhandari et al. 2020, ZeRO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Sharding {
+    /// Each rank holds everything (DDP).
+    None,
+    /// Optimizer state (ZeRO-1).
+    Optimizer,
+    /// Optimizer state and gradients (ZeRO-2).
+    Gradients,
+    /// Optimizer state, gradients and weights (ZeRO-3).
+    Full,
+}
+
+/// The worker pods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Workers {
+    /// Pods.
+    #[schemars(range(min = 1, max = 1024))]
+    pub replicas: i32,
+    /// Training processes (ranks) in each pod; one a GPU.
+    #[schemars(range(min = 1, max = 64))]
+    pub processes_per_worker: i32,
+    /// What the ranks compute on. `CUDA` where a GPU is requested, else `CPU`.
+    /// CUDA asked for and not found is an error, never a silent run on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
+    /// Resources of each pod.
+    pub resources: Resources,
+    /// Which nodes, and how.
+    #[serde(flatten)]
+    pub placement: PodPlacement,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            processes_per_worker: 1,
+            accelerator: None,
+            resources: Resources::default(),
+            placement: PodPlacement::default(),
+        }
+    }
+}
+
+impl Workers {
+    /// The accelerator in force: what is written, else CUDA where a GPU is requested.
+    pub fn accelerator(&self) -> Accelerator {
+        self.accelerator.unwrap_or(if self.resources.gpus() > 0 {
+            Accelerator::CUDA
+        } else {
+            Accelerator::CPU
+        })
+    }
+}
+
+/// What the ranks compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Accelerator {
+    /// NVIDIA GPUs.
+    CUDA,
+    /// The CPU.
+    CPU,
+}
+
+/// Where the model goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputSpec {
+    /// Directory for the exported model, its checkpoints and reports:
+    /// `pvc://CLAIM/PATH`, or `file:///PATH` in local runs.
+    #[schemars(length(min = 1, max = 1024))]
+    pub destination: String,
+    /// Newest checkpoints kept; the best one is kept besides.
+    #[serde(default = "default_keep")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub keep_checkpoints: i32,
+}
+
+fn default_keep() -> i32 {
+    3
+}
+
+/// How often a failure is retried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RestartPolicy {
+    /// Restarts (of ranks or pods) before the job fails. Permanent errors are not retried.
+    #[schemars(range(min = 0, max = 10000))]
+    pub max_restarts: i32,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { max_restarts: 10 }
+    }
+}
+
+/// What the operator observed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrainingJobStatus {
+    /// Newest generation that the operator acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One word for `kubectl get`: `Pending`, `Suspended`, `Starting`,
+    /// `Running`, `Succeeded`, `Failed`, `Invalid`. Programs read the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// `Accepted`, `Admitted`, `Running`, `Succeeded`, `Failed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// Hash of the spec that the job started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_hash: Option<String>,
+    /// How far training is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<TrainingProgress>,
+    /// The newest complete checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointStatus>,
+    /// Times that training was taken up again after a failure.
+    #[serde(default)]
+    pub restarts: i32,
+    /// The exported model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelStatus>,
+    /// RFC 3339; when the first rank started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<String>,
+    /// RFC 3339; when the job ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<String>,
+}
+
+/// How far training is. Absent figures were not measured yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrainingProgress {
+    /// Optimizer steps done.
+    pub step: i64,
+    /// Optimizer steps in all; 0 while unknown.
+    pub total_steps: i64,
+    /// Passes over the data done.
+    pub epoch: f64,
+    /// Mean training loss since the last report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Loss of the newest evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
+    /// Accuracy of the newest evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// F1 of the newest evaluation: of the positive class with two classes, else macro.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+    /// Macro F1 of the newest evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1_macro: Option<f64>,
+    /// Learning rate of the newest step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// L2 norm of the newest gradient, before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Tokens a second over all ranks, padding not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Samples a second over all ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_per_second: Option<f64>,
+    /// Seconds left, estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<i64>,
+    /// The same for people, such as `3m20s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<String>,
+}
+
+/// A checkpoint that is complete on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointStatus {
+    /// Optimizer step that it holds.
+    pub step: i64,
+    /// RFC 3339.
+    pub time: String,
+    /// Where it is.
+    pub uri: String,
+    /// Step of the best checkpoint by `metricForBestModel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<i64>,
+}
+
+/// An exported model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelStatus {
+    /// Where it is.
+    pub uri: String,
+    /// `blake3:HEX` over the directory's files.
+    pub digest: String,
+}

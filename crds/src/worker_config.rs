@@ -1,0 +1,358 @@
+//! The contract between operator and worker.
+//!
+//! The operator (or `hearth run`) writes one JSON document for each command of
+//! `hearth-worker`; the worker answers with [`WorkerStatus`] over HTTP while it
+//! runs and with [`WorkerResult`] in its termination message when it ends.
+//! Paths are as the worker sees them; nothing here is resolved a second time.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model_deployment::{CompressionReport, Quantization};
+use crate::training_arguments::{Metric, TrainingArguments};
+use crate::training_job::{
+    Accelerator, CheckpointStatus, CleanStep, ModelStatus, Parallelism, Task, TrainingProgress,
+};
+
+/// Format of these documents. A worker refuses any other.
+pub const CONFIG_VERSION: &str = "hearth.dev/worker/v1";
+/// Where pods find their document.
+pub const CONFIG_PATH: &str = "/etc/hearth/config.json";
+/// Where the result goes (`terminationMessagePath`).
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Most bytes that Kubernetes keeps of a termination message.
+pub const TERMINATION_LOG_MAX_BYTES: usize = 4096;
+/// HTTP port of an agent: `/healthz`, `/metrics`; of agent 0 also `/status`,
+/// `/history` and the membership protocol.
+pub const AGENT_PORT: u16 = 8470;
+/// First port of the ranks' rendezvous (`MASTER_PORT`); generation `g` uses
+/// `MASTER_PORT_BASE + g % MASTER_PORT_COUNT`, so that a new generation never
+/// waits for an old socket.
+pub const MASTER_PORT_BASE: u16 = 29500;
+/// Ports from which `MASTER_PORT` is taken.
+pub const MASTER_PORT_COUNT: u16 = 100;
+/// HTTP port of `serve`.
+pub const SERVE_PORT: u16 = 8080;
+
+/// Configuration of `hearth-worker agent` and of the ranks that it starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrainConfig {
+    /// [`CONFIG_VERSION`].
+    pub version: String,
+    /// The TrainingJob that this runs for.
+    pub job: JobIdentity,
+    /// What the model learns to do.
+    pub task: Task,
+    /// What ranks compute on.
+    pub accelerator: Accelerator,
+    /// Hugging Face directory to start from.
+    pub model: PathBuf,
+    /// What the model learns from.
+    pub data: TrainData,
+    /// Hyperparameters, defaults filled in.
+    pub training: TrainingArguments,
+    /// How the model is split over ranks.
+    pub parallelism: Parallelism,
+    /// Agents (pods).
+    pub replicas: u32,
+    /// Ranks an agent starts. World size is `replicas * processes_per_worker`.
+    pub processes_per_worker: u32,
+    /// The job's directory: `checkpoints/step-N/`, `model/` (the export),
+    /// `metrics.jsonl`, `result.json`. Shared by all ranks.
+    pub output: PathBuf,
+    /// URI of `output`, for status and messages.
+    pub output_uri: String,
+    /// Newest checkpoints kept, the best one besides.
+    pub keep_checkpoints: u32,
+    /// Failures after which the job ends.
+    pub max_restarts: u32,
+    /// Host name or address of agent 0.
+    pub coordinator_host: String,
+    /// [`AGENT_PORT`], or another port in local runs.
+    pub coordinator_port: u16,
+}
+
+/// The object that a worker runs for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JobIdentity {
+    /// Namespace; `local` in local runs.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID; empty in local runs.
+    pub uid: String,
+}
+
+/// Training data as the worker sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrainData {
+    /// Rows to learn from.
+    pub train: DataFile,
+    /// Rows to evaluate on.
+    pub eval: Option<DataFile>,
+    /// Share of the training rows held out, stratified by label.
+    pub eval_split: Option<f64>,
+    /// Cleaning steps, in order.
+    pub clean: Vec<CleanStep>,
+    /// Malformed rows that are skipped before the data is refused.
+    pub max_bad_rows: u64,
+}
+
+/// A JSONL file of labelled text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DataFile {
+    /// File.
+    pub path: PathBuf,
+    /// Where it came from, for messages.
+    pub uri: String,
+    /// Field of the text.
+    pub text: String,
+    /// Field of the label.
+    pub label: String,
+}
+
+/// Configuration of `hearth-worker quantize`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QuantizeConfig {
+    /// [`CONFIG_VERSION`].
+    pub version: String,
+    /// The ModelDeployment that this runs for.
+    pub job: JobIdentity,
+    /// Hugging Face directory to compress.
+    pub model: PathBuf,
+    /// Number format to write.
+    pub quantization: Quantization,
+    /// Directory to write; replaced whole, last.
+    pub output: PathBuf,
+    /// URI of `output`.
+    pub output_uri: String,
+    /// What the compressed model must still be able to do.
+    pub gate: Option<QuantizeGate>,
+}
+
+/// The check on a compressed model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QuantizeGate {
+    /// Rows to evaluate on. They are cleaned as the model's training data was
+    /// (the export's `hearth.json` says how).
+    pub data: DataFile,
+    /// What to compare.
+    pub metric: Metric,
+    /// Most that the metric may get worse.
+    pub max_drop: f64,
+}
+
+/// Configuration of `hearth-worker serve`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServeConfig {
+    /// [`CONFIG_VERSION`].
+    pub version: String,
+    /// The ModelDeployment that this runs for; its name is the served model's name.
+    pub job: JobIdentity,
+    /// Revision, reported by `/v2/models/NAME` as the version.
+    pub revision: String,
+    /// Hugging Face directory, compressed or not.
+    pub model: PathBuf,
+    /// What to compute on.
+    pub accelerator: Accelerator,
+    /// Requests computed together.
+    pub max_batch_size: u32,
+    /// Longest wait for a batch to fill, in milliseconds.
+    pub max_batch_delay_milliseconds: u32,
+    /// Requests that may wait; more are answered with 429.
+    pub max_queue_depth: u32,
+    /// Largest request body.
+    pub max_body_bytes: u64,
+    /// Port to listen on, [`SERVE_PORT`] in pods.
+    pub port: u16,
+}
+
+/// What agent 0 answers on `GET /status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkerStatus {
+    /// What the ranks are doing.
+    pub state: WorkerState,
+    /// Number of the present gang, from 1.
+    pub generation: u32,
+    /// Times that training was taken up again after a failure.
+    pub restarts: u32,
+    /// How far training is.
+    pub progress: TrainingProgress,
+    /// The newest complete checkpoint.
+    pub checkpoint: Option<CheckpointStatus>,
+    /// Each rank of the present gang.
+    pub ranks: Vec<RankStatus>,
+    /// The newest failure, recovered from or not.
+    pub last_failure: Option<Failure>,
+    /// Set once, when training has ended either way.
+    pub result: Option<WorkerResult>,
+}
+
+/// What the ranks are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerState {
+    /// Agents are joining, or ranks are loading.
+    #[default]
+    Starting,
+    /// Steps are being made.
+    Training,
+    /// The model is being evaluated.
+    Evaluating,
+    /// The model is being exported.
+    Exporting,
+    /// A gang is being replaced after a failure.
+    Restarting,
+    /// Ended with a model.
+    Succeeded,
+    /// Ended without one.
+    Failed,
+}
+
+/// One rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RankStatus {
+    /// `RANK`.
+    pub rank: u32,
+    /// Agent that runs it.
+    pub agent: u32,
+    /// Newest step that it reported.
+    pub step: i64,
+    /// Milliseconds since it last reported anything.
+    pub silent_milliseconds: u64,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// Rank that failed first, where one did.
+    pub rank: Option<u32>,
+    /// CamelCase, such as `RankKilled`, `RankExited`, `RankHung`, `AgentLost`,
+    /// `BadData`, `MissingInput`, `BadConfig`, `RestartsExhausted`.
+    pub reason: String,
+    /// One sentence: what, where, what to do.
+    pub message: String,
+}
+
+/// The termination message of `agent` (index 0) and `quantize`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerResult {
+    /// Whether there is a model.
+    pub succeeded: bool,
+    /// CamelCase; `Completed` on success.
+    pub reason: String,
+    /// One sentence for the condition.
+    pub message: String,
+    /// Exit code that goes with it.
+    pub exit_code: i32,
+    /// Times that training was taken up again.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Final figures of training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<TrainingProgress>,
+    /// The newest complete checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointStatus>,
+    /// The exported or compressed model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelStatus>,
+    /// What compression did, from `quantize`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionReport>,
+}
+
+impl WorkerResult {
+    /// The document for the termination log: valid JSON of at most
+    /// [`TERMINATION_LOG_MAX_BYTES`], the message cut where it must be.
+    pub fn to_termination_message(&self) -> String {
+        let mut result = self.clone();
+        loop {
+            let text = serde_json::to_string(&result).unwrap_or_default();
+            if text.len() <= TERMINATION_LOG_MAX_BYTES || result.message.is_empty() {
+                return text;
+            }
+            let keep = result.message.chars().count() * 3 / 4;
+            result.message = result.message.chars().take(keep).collect();
+        }
+    }
+}
+
+/// Exit codes of `hearth-worker` (sysexits.h). 64 to 78 are permanent: the
+/// operator does not retry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum ExitCode {
+    /// Done.
+    Done = 0,
+    /// Anything that a retry may mend.
+    Failure = 1,
+    /// Configuration that cannot be run (`EX_USAGE`).
+    Usage = 64,
+    /// Data or a model that is malformed (`EX_DATAERR`).
+    Data = 65,
+    /// A file or directory that is not there (`EX_NOINPUT`).
+    NoInput = 66,
+    /// The accelerator that was asked for is not there (`EX_UNAVAILABLE`).
+    Unavailable = 69,
+    /// `maxRestarts` is spent (`EX_SOFTWARE`).
+    RestartsExhausted = 70,
+    /// The output cannot be written (`EX_CANTCREAT`).
+    CannotCreate = 73,
+    /// The compressed model lost more than its gate allows (`EX_PROTOCOL`).
+    GateFailed = 76,
+    /// Asked to stop by SIGTERM (128 + 15); a checkpoint was saved.
+    Terminated = 143,
+}
+
+impl ExitCode {
+    /// Whether a retry cannot help.
+    pub fn is_permanent(code: i32) -> bool {
+        (64..=78).contains(&code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn termination_messages_fit_and_stay_json() {
+        let result = WorkerResult {
+            succeeded: false,
+            reason: "BadData".into(),
+            message: "\u{1F980}\"".repeat(5000),
+            exit_code: 65,
+            restarts: 0,
+            progress: None,
+            checkpoint: None,
+            model: None,
+            compression: None,
+        };
+        let text = result.to_termination_message();
+        assert!(text.len() <= TERMINATION_LOG_MAX_BYTES);
+        let back: WorkerResult = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.reason, "BadData");
+        assert!(!back.message.is_empty());
+    }
+
+    #[test]
+    fn sysexits_are_permanent_and_signals_are_not() {
+        for (code, permanent) in
+            [(0, false), (1, false), (64, true), (78, true), (137, false), (143, false)]
+        {
+            assert_eq!(ExitCode::is_permanent(code), permanent, "{code}");
+        }
+    }
+}

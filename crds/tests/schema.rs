@@ -1,0 +1,120 @@
+//! The schemas keep Kubernetes' conventions, and their CEL rules say what they must.
+
+use hearth_crds::{ModelDeployment, TrainingJob, all_crds};
+use serde_json::Value;
+
+const JOB: &str = r"
+apiVersion: hearth.dev/v1alpha1
+kind: TrainingJob
+metadata: {name: spam, namespace: default}
+spec:
+  task: SequenceClassification
+  model: {source: pvc://models/minilm}
+  data: {train: {source: pvc://data/spam.jsonl}, evalSplit: 0.1}
+  training: {evalStrategy: Steps, evalSteps: 50, saveSteps: 50, loadBestModelAtEnd: true, metricForBestModel: f1}
+  workers: {replicas: 2, resources: {limits: {nvidia.com/gpu: 1}}}
+  output: {destination: pvc://models/spam}
+";
+
+fn job(change: impl FnOnce(&mut Value)) -> TrainingJob {
+    let mut value: Value = serde_yaml_ng::from_str(JOB).unwrap();
+    change(&mut value);
+    serde_json::from_value(value).unwrap()
+}
+
+fn refusal(job: &TrainingJob) -> String {
+    match job.validate_cel() {
+        Ok(()) => String::new(),
+        Err(faults) => faults.to_string(),
+    }
+}
+
+#[test]
+fn a_plain_job_is_accepted_and_defaults_are_hugging_faces() {
+    let job = job(|_| {});
+    assert_eq!(refusal(&job), "");
+    assert!((job.spec.training.learning_rate - 5e-5).abs() < f64::EPSILON);
+    assert_eq!(job.spec.workers.resources.gpus(), 1);
+    assert_eq!(job.spec.output.keep_checkpoints, 3);
+}
+
+#[test]
+fn every_rule_of_a_job_speaks() {
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change); 7] = [
+        ("needs an evaluation", |j| j["spec"]["training"]["evalStrategy"] = "No".into()),
+        ("saveStrategy equal", |j| j["spec"]["training"]["saveStrategy"] = "Epoch".into()),
+        ("multiple of training.evalSteps", |j| j["spec"]["training"]["saveSteps"] = 75.into()),
+        ("needs data to evaluate on", |j| {
+            j["spec"]["data"].as_object_mut().unwrap().remove("evalSplit");
+        }),
+        ("not both", |j| j["spec"]["data"]["eval"] = serde_json::json!({"source": "pvc://d/e"})),
+        ("above 0", |j| j["spec"]["training"]["numTrainEpochs"] = 0.into()),
+        ("must be a multiple of", |j| j["spec"]["parallelism"] = serde_json::json!({"tensor": 3})),
+    ];
+    for (want, change) in cases {
+        let said = refusal(&job(change));
+        assert!(said.contains(want), "{want}: {said}");
+    }
+}
+
+#[test]
+fn a_running_jobs_spec_is_frozen_but_its_workers_are_not() {
+    let before = job(|_| {});
+    let other_data = job(|j| j["spec"]["data"]["train"]["source"] = "pvc://data/x.jsonl".into());
+    let resized = job(|j| j["spec"]["workers"]["replicas"] = 4.into());
+    assert!(other_data.validate_cel_update(&before).is_err());
+    assert!(resized.validate_cel_update(&before).is_ok());
+}
+
+#[test]
+fn a_deployment_names_exactly_one_model() {
+    for (model, good) in [
+        (r#"{"fromTrainingJob": "spam"}"#, true),
+        (r#"{"fromTrainingJob": "spam", "source": "pvc://m/x"}"#, false),
+        ("{}", false),
+    ] {
+        let text = format!(
+            r#"{{"apiVersion":"hearth.dev/v1alpha1","kind":"ModelDeployment","metadata":{{"name":"x"}},"spec":{{"model":{model}}}}}"#
+        );
+        let deployment: ModelDeployment = serde_json::from_str(&text).unwrap();
+        assert_eq!(deployment.validate_cel().is_ok(), good, "{model}");
+    }
+}
+
+#[test]
+fn schemas_are_described_bounded_and_small() {
+    for crd in all_crds() {
+        let name = crd.metadata.name.clone().unwrap();
+        let value = serde_json::to_value(&crd).unwrap();
+        let size = value.to_string().len();
+        assert!(
+            size < 100_000,
+            "{name}: {size} bytes; kubectl apply keeps 262,144 in an annotation"
+        );
+        let schema = &value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        let mut faults = Vec::new();
+        inspect(&schema["spec"], "spec", &mut faults);
+        assert!(faults.is_empty(), "{name}: {faults:#?}");
+    }
+}
+
+/// Every field has a description, and every list an upper bound.
+fn inspect(node: &Value, path: &str, faults: &mut Vec<String>) {
+    if node["type"] == "array" && node["maxItems"].is_null() {
+        faults.push(format!("{path}: list without maxItems"));
+    }
+    if node["properties"].is_object() && node["additionalProperties"] == false {
+        faults.push(format!("{path}: additionalProperties beside properties is not structural"));
+    }
+    for (name, child) in node["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if child["description"].is_null() {
+            faults.push(format!("{path}: no description"));
+        }
+        inspect(child, &path, faults);
+    }
+    if node["items"].is_object() {
+        inspect(&node["items"], &format!("{path}[]"), faults);
+    }
+}
