@@ -34,9 +34,9 @@ pub fn child(base: &str, suffix: &str) -> String {
     if label.len() <= room && label == base {
         return format!("{label}{tail}");
     }
-    let hash = fnv1a(base.as_bytes());
+    let hash = fnv1a(base.as_bytes()) & 0xffff_ffff;
     let cut: String = label.chars().take(room.saturating_sub(9)).collect();
-    format!("{}-{:08x}{tail}", cut.trim_end_matches('-'), hash as u32)
+    format!("{}-{:08x}{tail}", cut.trim_end_matches('-'), hash)
 }
 
 /// A short stable hash of any serialisable value, for revisions and snapshots:

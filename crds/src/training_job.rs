@@ -1,6 +1,7 @@
 //! `TrainingJob`: trains one model.
 
 #![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
+#![allow(clippy::duplicated_attributes, reason = "false positive on kube's repeated printcolumn")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
