@@ -1,5 +1,7 @@
 //! The schemas keep Kubernetes' conventions, and their CEL rules say what they must.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use hearth_crds::{ModelDeployment, TrainingJob, all_crds};
 use serde_json::Value;
 
