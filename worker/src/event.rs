@@ -1,0 +1,180 @@
+//! What a rank tells its agent: one JSON object a line on standard output.
+//!
+//! Events carry no clock: the agent stamps what it reads. A rank writes
+//! nothing else to standard output; logs for people go to standard error.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One line of a rank's standard output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum RankEvent {
+    /// The process runs and has read its configuration.
+    Started {
+        /// `RANK`.
+        rank: usize,
+        /// `WORLD_SIZE`.
+        world_size: usize,
+        /// `HEARTH_GENERATION`.
+        generation: u32,
+    },
+    /// What the rank does from now on.
+    Phase {
+        /// The new phase.
+        phase: Phase,
+        /// Newest optimizer step done.
+        step: i64,
+    },
+    /// An optimizer step is done. Every rank sends one for every step: it is
+    /// the heartbeat by which a hang is told from work.
+    Step(StepReport),
+    /// The model was evaluated (rank 0 only).
+    Evaluation {
+        /// Optimizer step.
+        step: i64,
+        /// Passes over the data done.
+        epoch: f64,
+        /// Figures of the evaluation.
+        metrics: EvalMetrics,
+        /// Whether it is the best so far by `metricForBestModel`.
+        best: bool,
+    },
+    /// A checkpoint is complete on disk (rank 0 only).
+    Checkpoint {
+        /// Optimizer step that it holds.
+        step: i64,
+        /// Its directory.
+        path: PathBuf,
+        /// Step of the best checkpoint, where one is known.
+        best: Option<i64>,
+        /// Seconds that training stood still for it.
+        seconds: f64,
+        /// Bytes written.
+        bytes: u64,
+    },
+    /// Training was taken up from a checkpoint (rank 0 only).
+    Resumed {
+        /// Step that it holds.
+        step: i64,
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// Something that people should know and that stops nothing.
+    Note {
+        /// CamelCase, such as `BadRows`, `CheckpointCorrupt`, `NewClassifier`.
+        reason: String,
+        /// One sentence.
+        message: String,
+    },
+    /// The rank ends well (the model: rank 0 only).
+    Finished {
+        /// Optimizer steps done.
+        step: i64,
+        /// Optimizer steps in all.
+        total: i64,
+        /// Figures of the exported model, where it was evaluated.
+        metrics: Option<EvalMetrics>,
+        /// Mean training loss over all steps.
+        train_loss: Option<f64>,
+        /// The exported directory.
+        model: Option<PathBuf>,
+        /// `blake3:HEX` over the exported files.
+        digest: Option<String>,
+    },
+    /// The rank ends badly; the process exits with `exit_code`.
+    Failed {
+        /// CamelCase, such as `BadData`, `MissingInput`, `BadConfig`, `Terminated`.
+        reason: String,
+        /// One or two sentences: what, where, what to do.
+        message: String,
+        /// Exit code that follows.
+        exit_code: i32,
+    },
+}
+
+/// What a rank is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Data, model and checkpoint are being read.
+    Loading,
+    /// Steps are being made.
+    Training,
+    /// The model is being evaluated.
+    Evaluating,
+    /// A checkpoint is being written.
+    Saving,
+    /// The model is being written.
+    Exporting,
+}
+
+/// Figures of one optimizer step. Sums run over all ranks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepReport {
+    /// Optimizer steps done, this one included.
+    pub step: i64,
+    /// Optimizer steps in all.
+    pub total: i64,
+    /// Passes over the data done.
+    pub epoch: f64,
+    /// Mean loss over the step's samples.
+    pub loss: f64,
+    /// Learning rate that the step used.
+    pub learning_rate: f64,
+    /// L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Tokens of the step, padding not counted.
+    pub tokens: u64,
+    /// Samples of the step.
+    pub samples: u64,
+    /// Seconds that the step took.
+    pub seconds: f64,
+    /// Tokens since the start of this generation.
+    pub tokens_total: u64,
+    /// Samples since the start of this generation.
+    pub samples_total: u64,
+}
+
+/// Figures of an evaluation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvalMetrics {
+    /// Mean cross-entropy, in nats.
+    pub loss: f64,
+    /// Share of right answers.
+    pub accuracy: f64,
+    /// F1 of the positive class (id 1) with two classes, else macro F1.
+    pub f1: f64,
+    /// Mean of the classes' F1.
+    pub f1_macro: f64,
+    /// Samples evaluated.
+    pub samples: u64,
+    /// F1 of each class by its label.
+    pub f1_by_class: BTreeMap<String, f64>,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// Where events go.
+pub trait EventSink {
+    /// Sends one event. Losing the reader is no reason to stop training.
+    fn send(&mut self, event: &RankEvent);
+}
+
+/// Writes events as JSON lines.
+pub struct JsonLines<W: Write>(pub W);
+
+impl<W: Write> EventSink for JsonLines<W> {
+    fn send(&mut self, event: &RankEvent) {
+        let written = serde_json::to_string(event)
+            .map_err(std::io::Error::from)
+            .and_then(|line| writeln!(self.0, "{line}").and_then(|()| self.0.flush()));
+        if let Err(error) = written {
+            tracing::warn!(%error, "an event was not delivered");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! `hearth-worker agent | train | quantize | serve`: parse, start logging, dispatch.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use hearth_worker::{agent, quantize, serve};
+
+/// Trains, compresses and serves models.
+#[derive(Parser)]
+#[command(name = "hearth-worker", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start this pod's ranks, watch them, and replace the gang after a failure.
+    Agent(Config),
+    /// Be one rank of a training job.
+    Train(Config),
+    /// Compress a model and check what it lost.
+    Quantize(Config),
+    /// Answer requests with a model.
+    Serve(Config),
+}
+
+#[derive(clap::Args)]
+struct Config {
+    /// JSON document that says what to do.
+    #[arg(long, env = "HEARTH_CONFIG", default_value = hearth_crds::worker_config::CONFIG_PATH)]
+    config: PathBuf,
+}
+
+fn main() {
+    let Arguments { command } = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "info".into()),
+        )
+        .init();
+    let exit_code = match command {
+        Command::Agent(Config { config }) => agent::run(&config),
+        Command::Train(Config { config: _ }) => 70,
+        Command::Quantize(Config { config }) => quantize::run(&config),
+        Command::Serve(Config { config }) => serve::run(&config),
+    };
+    std::process::exit(exit_code);
+}

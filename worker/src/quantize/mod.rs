@@ -1,0 +1,6 @@
+//! Placeholder: filled by the next commit.
+
+/// Runs `hearth-worker quantize`; the process's exit code.
+pub fn run(_config: &std::path::Path) -> i32 {
+    70
+}
