@@ -1,0 +1,49 @@
+# Everything a person types. Each target installs what it needs; caches live in
+# $HEARTH_CACHE (default ~/.cache/hearth), outside the checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help build test demo lint unit e2e crds images cluster-up cluster-down parity bench-train clean
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: ## Train, compress and serve a spam filter on a real cluster
+	@tests/demo.sh
+
+test: ## Everything: lints, unit tests, end-to-end tests on a real cluster
+	@tests/check.sh all
+
+lint: ## Formatting, clippy, licences, spelling
+	@tests/check.sh lint
+
+unit: ## Tests that need no cluster
+	@tests/check.sh unit
+
+e2e: ## Tests on a real cluster (KUBECONFIG, or one made for the purpose)
+	@tests/check.sh e2e
+
+build: ## All binaries, in target/release
+	@source tests/setup/env.sh; eval "$$(tests/setup/libtorch.sh)"; cargo build --release --workspace --bins
+
+crds: ## Write manifests/crds and the chart's CRDs anew
+	@cargo run --release -q -p hearth-operator -- crds --write .
+
+images: build ## Both images, in the cache and (when it is up) in the cluster
+	@tests/setup/images.sh
+
+cluster-up: ## A real control plane and two real kubelets on this machine
+	@tests/cluster/up.sh
+
+cluster-down: ## Remove it, with all that it left
+	@tests/cluster/down.sh
+
+parity: ## Compare with transformers (Python, in a venv of its own)
+	@tests/parity/run.sh
+
+bench-train: ## Speed and memory against transformers' Trainer
+	@tests/bench/train.sh
+
+clean: ## Build outputs of this checkout
+	rm -rf target
