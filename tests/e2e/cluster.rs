@@ -1,0 +1,9 @@
+//! End-to-end tests on the cluster in `KUBECONFIG`, with the chart installed.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+mod bad_input;
+mod faults;
+mod many;
+mod rollout;
+mod support;

@@ -1,0 +1,116 @@
+//! Deployments: the gate, and a new revision under load.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hearth_tests::cluster::{Namespace, PortForward, condition, told};
+use hearth_tests::{http, jobs, tiny};
+use serde_json::{Value, json};
+
+use crate::support::{PATIENCE, succeeded};
+
+const ASK: &str = r#"{"inputs": ["free money winner click now", "thanks for the meeting notes"]}"#;
+
+fn deployment(model: &Value) -> String {
+    json!({
+        "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "shop"},
+        "spec": {
+            "model": model,
+            "compression": {"quantization": "INT8",
+                "gate": {"data": {"source": "pvc://data/rows.jsonl"}, "metric": "accuracy", "maxDrop": 0.1}},
+            "serving": {"replicas": 1, "maxBatchSize": 8,
+                        "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "50m"}}}
+        }
+    })
+    .to_string()
+}
+
+fn ready_with(namespace: &Namespace, not_revision: &str) -> Value {
+    let ready = |d: &Value| {
+        condition(d, "Ready") == "True"
+            && condition(d, "Progressing") == "False"
+            && d["status"]["stable"]["revision"].as_str().is_some_and(|r| r != not_revision)
+    };
+    namespace.wait("modeldeployment", "shop", PATIENCE, ready).unwrap()
+}
+
+#[test]
+fn a_new_revision_replaces_the_old_one_without_a_failed_request() {
+    let namespace = Namespace::create("e2e-rollout").unwrap();
+    jobs::fill(&namespace).unwrap();
+    for (name, steps) in [("one", 200), ("two", 300)] {
+        namespace.apply(&jobs::training_job(name, 1, steps, |_| {})).unwrap();
+    }
+    succeeded(&namespace, "one");
+    succeeded(&namespace, "two");
+    namespace.apply(&deployment(&json!({"fromTrainingJob": "one"}))).unwrap();
+    let first = ready_with(&namespace, "");
+    let first_revision = first["status"]["stable"]["revision"].as_str().unwrap().to_owned();
+    let forward = PortForward::open(&namespace, "shop", 80).unwrap();
+    let answer = http::post(&forward.address, "/v1/classify", ASK).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.body.contains("spam") && answer.body.contains("ham"), "{}", answer.body);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let (address, flag) = (forward.address.clone(), Arc::clone(&stop));
+    let load = std::thread::spawn(move || {
+        let (mut sent, mut failed, mut revisions) =
+            (0_u32, Vec::new(), std::collections::BTreeSet::new());
+        while !flag.load(Ordering::Relaxed) {
+            sent += 1;
+            match http::post(&address, "/v1/classify", ASK) {
+                Ok(answer) if answer.status == 200 => {
+                    revisions.extend(revision_of(&answer.head));
+                }
+                Ok(answer) => failed.push(format!("{}: {}", answer.status, answer.body)),
+                Err(error) => failed.push(format!("{error:#}")),
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        (sent, failed, revisions)
+    });
+    namespace.apply(&deployment(&json!({"fromTrainingJob": "two"}))).unwrap();
+    let second = ready_with(&namespace, &first_revision);
+    std::thread::park_timeout(Duration::from_secs(5));
+    stop.store(true, Ordering::Relaxed);
+    let (sent, failed, revisions) = load.join().unwrap();
+    assert!(
+        failed.is_empty(),
+        "{} of {sent} failed: {:#?}",
+        failed.len(),
+        &failed[..failed.len().min(5)]
+    );
+    assert_eq!(revisions.len(), 2, "answers came from {revisions:?}");
+    let stable = second["status"]["stable"]["revision"].as_str().unwrap();
+    let old_gone = |deployments: &Vec<Value>| deployments.len() == 1;
+    let kept = hearth_tests::cluster::await_value(
+        Duration::from_mins(1),
+        || namespace.list("deployments", "hearth.dev/name=shop,app.kubernetes.io/component=server"),
+        &old_gone,
+    )
+    .unwrap();
+    assert_eq!(kept[0]["metadata"]["labels"]["hearth.dev/revision"], stable);
+
+    refuses_a_model_below_its_gate(&namespace, stable);
+}
+
+/// A model that INT8 cannot hold; what served before goes on serving.
+fn refuses_a_model_below_its_gate(namespace: &Namespace, stable: &str) {
+    let models = namespace.volume("models");
+    tiny::write_damaged_for_int8(&models.join("one/model"), &models.join("damaged")).unwrap();
+    let damaged = json!({"source": "pvc://models/damaged"});
+    namespace.apply(&deployment(&damaged)).unwrap();
+    let judged = namespace
+        .wait("modeldeployment", "shop", PATIENCE, |d| condition(d, "Degraded") == "True")
+        .unwrap();
+    assert!(told(&judged, "Degraded").starts_with("GateFailed"), "{}", told(&judged, "Degraded"));
+    assert_eq!(judged["status"]["stable"]["revision"], stable);
+    assert_eq!(condition(&judged, "Ready"), "True");
+}
+
+fn revision_of(head: &str) -> Option<String> {
+    let line =
+        head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-hearth-revision:"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

@@ -1,0 +1,42 @@
+//! Short-hands of the cluster tests.
+
+use std::time::Duration;
+
+use hearth_tests::cluster::{Namespace, condition, told};
+use serde_json::Value;
+
+/// Longest that a small job may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
+
+/// Waits until a TrainingJob succeeded; stops at once where it failed.
+pub(crate) fn succeeded(namespace: &Namespace, job: &str) -> Value {
+    let ended = ended(namespace, job);
+    assert_eq!(condition(&ended, "Succeeded"), "True", "{job}: {}", told(&ended, "Failed"));
+    ended
+}
+
+/// Waits until a TrainingJob ended, either way.
+pub(crate) fn ended(namespace: &Namespace, job: &str) -> Value {
+    let done = |j: &Value| condition(j, "Succeeded") == "True" || condition(j, "Failed") == "True";
+    namespace.wait("trainingjob", job, PATIENCE, done).unwrap()
+}
+
+/// Waits until a job has done so many steps and has a checkpoint.
+pub(crate) fn under_way(namespace: &Namespace, job: &str, step: i64) -> Value {
+    let far = |j: &Value| {
+        j["status"]["progress"]["step"].as_i64() >= Some(step)
+            && !j["status"]["checkpoint"].is_null()
+    };
+    namespace.wait("trainingjob", job, PATIENCE, far).unwrap()
+}
+
+/// The pod of a job's agent, by index.
+pub(crate) fn agent_pod(namespace: &Namespace, job: &str, index: u32) -> Value {
+    let selector =
+        format!("hearth.dev/name={job},batch.kubernetes.io/job-completion-index={index}");
+    let pods = namespace.list("pods", &selector).unwrap();
+    let live = |pod: &&Value| {
+        pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running"
+    };
+    pods.iter().find(live).unwrap_or_else(|| panic!("no running agent {index} of {job}")).clone()
+}
