@@ -62,7 +62,7 @@ need_tools() {
 download_wheels() {
   local dir=$1
   printf '%s\n' "$PINS" >"$dir/pins.txt"
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+  python3 -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps --require-hashes \
     --only-binary=:all: --implementation cp --python-version 3.11 --abi cp311 --abi none \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 \
     --platform manylinux_2_18_x86_64 --platform manylinux2014_x86_64 \

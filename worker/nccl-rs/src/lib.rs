@@ -1,1 +1,72 @@
-//! See ARCHITECTURE.md.
+//! libtorch's c10d for Rust: the [store](TcpStore) over which ranks meet, the
+//! [process groups](ProcessGroup) in which they talk (Gloo between CPUs, NCCL
+//! between GPUs), [DDP's reducer](Reducer), and the operators that tch lacks
+//! ([`ops`], [`qlinear`]).
+//!
+//! Three layers. `cpp/` wraps the C++ in functions that give a status and a
+//! message, and lets no exception out. `sys` declares these. Everything else is
+//! safe: it checks tensors before they cross, owns what the shim makes, and frees
+//! it. Tensors are tch's.
+//!
+//! Two processes, each with its `RANK`, take the mean of what they hold:
+//!
+//! ```no_run
+//! use std::net::SocketAddr;
+//! use nccl_rs::{GroupOptions, Interface, ProcessGroup, ReduceOp, StoreOptions, TcpStore};
+//! use tch::Tensor;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let rank: usize = std::env::var("RANK")?.parse()?;
+//!     let address: SocketAddr = "127.0.0.1:29500".parse()?;
+//!     let store = if rank == 0 {
+//!         TcpStore::serve(address, &StoreOptions::default())?
+//!     } else {
+//!         TcpStore::connect("127.0.0.1", 29500, &StoreOptions::default())?
+//!     };
+//!     let interface = Interface::facing("127.0.0.1", 29500)?;
+//!     let mut group = ProcessGroup::gloo(&store, rank, 2, &interface, &GroupOptions::default())?;
+//!
+//!     let mut tensor = Tensor::from_slice(&[rank as f32, 1.0]);
+//!     group.all_reduce(&mut tensor, ReduceOp::Avg)?;
+//!     assert_eq!(Vec::<f32>::try_from(&tensor)?, [0.5, 1.0]);
+//!     group.shutdown()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # When ranks fail
+//!
+//! Every wait has a timeout. A peer that dies gives [`Error::PeerLost`] to those
+//! that talk to it, one that stays away [`Error::Timeout`]; after either the group
+//! [is of no more use](Error::is_fatal_to_group), and all ranks meet again in a
+//! new one under another name. A rank that calls something else than its peers
+//! gets, as they do, [`Error::Mismatch`] before any data moves.
+//!
+//! # Determinism
+//!
+//! With two ranks, a sum is the same bits whatever the order, since addition
+//! commutes. With more, it depends on the ring's order, which is fixed by the
+//! ranks, the tensor's length and, in a [`Reducer`], by its buckets, which never
+//! change: the same job gives the same bits again.
+
+#![expect(unsafe_code, reason = "FFI")]
+
+mod agreement;
+pub mod cuda;
+mod error;
+mod group;
+mod interface;
+pub mod ops;
+pub mod qlinear;
+mod reducer;
+mod store;
+mod sys;
+mod tensor;
+mod work;
+
+pub use error::{Error, Result};
+pub use group::{AbortHandle, Backend, GroupOptions, ProcessGroup, ReduceOp};
+pub use interface::Interface;
+pub use reducer::{Reducer, ReducerOptions};
+pub use store::{StoreOptions, TcpStore};
+pub use work::Work;

@@ -1,0 +1,143 @@
+// The C face of the shim: what src/sys.rs declares.
+//
+// Every function that can fail returns a status and, unless it is HEARTH_OK,
+// stores a malloc'ed message in `*message` (free it with hearth_message_free).
+// No C++ exception leaves any of them. Tensors are `at::Tensor*`, as in
+// torch-sys; the shim takes its own reference and never owns the pointer passed
+// in, while a tensor handed out (`at::Tensor** out`) belongs to the caller.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace at {
+class Tensor;
+}
+
+enum {
+  HEARTH_OK = 0,
+  HEARTH_TIMEOUT = 1,     // a peer did not come in time
+  HEARTH_PEER_LOST = 2,   // a connection was closed, or the group was aborted
+  HEARTH_UNAVAILABLE = 3, // a library that is loaded at run time is absent
+  HEARTH_FAILED = 4,      // anything else
+};
+
+// The values of c10d::ReduceOp that this crate offers.
+enum { HEARTH_SUM = 0, HEARTH_AVG = 1, HEARTH_MIN = 3, HEARTH_MAX = 4 };
+
+struct hearth_store;
+struct hearth_group;
+struct hearth_abort;
+struct hearth_work;
+struct hearth_reducer;
+
+extern "C" {
+void hearth_message_free(char* message);
+
+// --- store.cpp -------------------------------------------------------------
+// `listen_fd` is a bound socket that the store's server takes over, or -1 for
+// a client. `world_size` of 0 waits for nobody.
+int32_t hearth_store_open(const char* host, uint16_t port, int32_t listen_fd, size_t world_size,
+                          int64_t timeout_ms, hearth_store** out, char** message);
+int32_t hearth_store_set(hearth_store* store, const char* key, const uint8_t* value, size_t length,
+                         char** message);
+// `*value` is malloc'ed; free it with hearth_message_free.
+int32_t hearth_store_get(hearth_store* store, const char* key, uint8_t** value, size_t* length,
+                         char** message);
+int32_t hearth_store_add(hearth_store* store, const char* key, int64_t amount, int64_t* sum,
+                         char** message);
+int32_t hearth_store_wait(hearth_store* store, const char* const* keys, size_t count,
+                          int64_t timeout_ms, char** message);
+int32_t hearth_store_contains(hearth_store* store, const char* key, bool* found, char** message);
+int32_t hearth_store_delete(hearth_store* store, const char* key, bool* deleted, char** message);
+uint16_t hearth_store_port(const hearth_store* store);
+void hearth_store_free(hearth_store* store);
+
+// --- group.cpp -------------------------------------------------------------
+// One of `address` and `interface` is null.
+int32_t hearth_group_gloo(hearth_store* store, int32_t rank, int32_t size, const char* address,
+                          const char* interface, const char* name, int64_t timeout_ms,
+                          hearth_group** out, char** message);
+int32_t hearth_group_nccl(hearth_store* store, int32_t rank, int32_t size, int32_t device,
+                          const char* library, const char* name, int64_t timeout_ms,
+                          hearth_group** out, char** message);
+int32_t hearth_group_all_reduce(hearth_group* group, const at::Tensor* tensor, int32_t op,
+                                hearth_work** out, char** message);
+int32_t hearth_group_all_gather(hearth_group* group, const at::Tensor* output,
+                                const at::Tensor* input, hearth_work** out, char** message);
+int32_t hearth_group_reduce_scatter(hearth_group* group, const at::Tensor* output,
+                                    const at::Tensor* input, int32_t op, hearth_work** out,
+                                    char** message);
+int32_t hearth_group_broadcast(hearth_group* group, const at::Tensor* tensor, int32_t root,
+                               hearth_work** out, char** message);
+int32_t hearth_group_broadcast_coalesced(hearth_group* group, const at::Tensor* const* tensors,
+                                         size_t count, size_t buffer_bytes, int32_t root,
+                                         char** message);
+int32_t hearth_group_barrier(hearth_group* group, hearth_work** out, char** message);
+int32_t hearth_group_send(hearth_group* group, const at::Tensor* tensor, int32_t to, int32_t tag,
+                          hearth_work** out, char** message);
+int32_t hearth_group_recv(hearth_group* group, const at::Tensor* tensor, int32_t from, int32_t tag,
+                          hearth_work** out, char** message);
+int32_t hearth_group_shutdown(hearth_group* group, char** message);
+void hearth_group_free(hearth_group* group);
+
+hearth_abort* hearth_abort_new(const hearth_group* group);
+int32_t hearth_abort_trigger(const hearth_abort* handle, char** message);
+void hearth_abort_free(hearth_abort* handle);
+
+int32_t hearth_work_wait(hearth_work* work, char** message);
+bool hearth_work_done(const hearth_work* work);
+void hearth_work_free(hearth_work* work);
+
+// --- reducer.cpp -----------------------------------------------------------
+struct hearth_reducer_options {
+  size_t bucket_bytes;
+  size_t first_bucket_bytes;
+  bool gradient_as_bucket_view;
+  bool find_unused_parameters;
+};
+int32_t hearth_reducer_new(const at::Tensor* const* parameters, const char* const* names,
+                           size_t count, hearth_group* group, const hearth_reducer_options* options,
+                           hearth_reducer** out, char** message);
+size_t hearth_reducer_buckets(const hearth_reducer* reducer);
+int32_t hearth_reducer_prepare(hearth_reducer* reducer, const at::Tensor* const* outputs,
+                               size_t count, char** message);
+// After hearth_reducer_prepare: fails if a gradient was left unreduced.
+int32_t hearth_reducer_backward(hearth_reducer* reducer, const at::Tensor* loss, char** message);
+int32_t hearth_backward(const at::Tensor* loss, char** message);
+void hearth_reducer_free(hearth_reducer* reducer);
+
+// --- ops.cpp ---------------------------------------------------------------
+struct hearth_adamw {
+  double learning_rate, beta1, beta2, eps, weight_decay;
+};
+// The five lists hold `count` tensors each.
+int32_t hearth_fused_adamw(const hearth_adamw* hyper, const at::Tensor* const* parameters,
+                           const at::Tensor* const* gradients, const at::Tensor* const* exp_avgs,
+                           const at::Tensor* const* exp_avg_sqs, const at::Tensor* const* steps,
+                           size_t count, char** message);
+int32_t hearth_total_norm(const at::Tensor* const* tensors, size_t count, double* norm,
+                          char** message);
+int32_t hearth_scale(const at::Tensor* const* tensors, size_t count, double factor,
+                     char** message);
+int32_t hearth_cpu_capability(char** name, char** message);
+
+// --- qlinear.cpp -----------------------------------------------------------
+int32_t hearth_qlinear_prepack(const at::Tensor* weight, at::Tensor** out, char** message);
+// values [M, K] u8, packed from a weight [N, K] i8 -> out [M, N] f32, which is
+// weight_scale[n] * sum_k (values[m,k] - zero_point) * weight[n,k].
+int32_t hearth_qlinear(const at::Tensor* values, int64_t zero_point, const at::Tensor* packed,
+                       const at::Tensor* weight_scale, const at::Tensor* weight_zero_point,
+                       at::Tensor** out, char** message);
+// rows [M, K] f32 -> values [M, K] u8 and scales [M] f32, with
+// rows ~ scales[m] * (values - (limit + 1)) and |values - (limit + 1)| <= limit.
+int32_t hearth_quantize_rows(const at::Tensor* rows, int32_t limit, const at::Tensor* values,
+                             const at::Tensor* scales, char** message);
+// In place on out [M, N]: out = out * scales[m] + bias[n]; `bias` may be null.
+int32_t hearth_scale_rows(const at::Tensor* out, const at::Tensor* scales, const at::Tensor* bias,
+                          char** message);
+
+// --- backend.cpp -----------------------------------------------------------
+int32_t hearth_cuda_load(char** message);
+bool hearth_cuda_present(void);
+}

@@ -1,0 +1,4 @@
+// One translation unit, because reading libtorch's headers is most of the work.
+#include "ops.cpp"
+#include "qlinear.cpp"
+#include "backend.cpp"

@@ -1,0 +1,272 @@
+//! Declarations of `cpp/shim.h`, which says what each function does.
+//! Nothing here is safe to call without the checks of the owning module.
+
+use std::ffi::{c_char, c_int};
+
+use torch_sys::C_tensor;
+
+pub(crate) const OK: i32 = 0;
+pub(crate) const TIMEOUT: i32 = 1;
+pub(crate) const PEER_LOST: i32 = 2;
+pub(crate) const UNAVAILABLE: i32 = 3;
+
+/// Declares types that only C++ sees into.
+macro_rules! opaque {
+    ($($name:ident)*) => {$(
+        #[repr(C)]
+        pub(crate) struct $name {
+            _private: [u8; 0],
+        }
+    )*};
+}
+
+opaque!(Store Group Abort Work Reducer);
+
+/// A list of tensors: `count` pointers.
+pub(crate) type Tensors = *const *const C_tensor;
+
+/// Where a failed call leaves its message.
+pub(crate) type Message = *mut *mut c_char;
+
+#[repr(C)]
+pub(crate) struct ReducerOptions {
+    pub(crate) bucket_bytes: usize,
+    pub(crate) first_bucket_bytes: usize,
+    pub(crate) gradient_as_bucket_view: bool,
+    pub(crate) find_unused_parameters: bool,
+}
+
+#[repr(C)]
+pub(crate) struct AdamW {
+    pub(crate) learning_rate: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) eps: f64,
+    pub(crate) weight_decay: f64,
+}
+
+unsafe extern "C" {
+    pub(crate) fn hearth_message_free(message: *mut c_char);
+
+    pub(crate) fn hearth_store_open(
+        host: *const c_char,
+        port: u16,
+        listen_fd: c_int,
+        world_size: usize,
+        timeout_ms: i64,
+        out: *mut *mut Store,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_store_set(
+        store: *mut Store,
+        key: *const c_char,
+        value: *const u8,
+        length: usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_store_get(
+        store: *mut Store,
+        key: *const c_char,
+        value: *mut *mut u8,
+        length: *mut usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_store_add(
+        store: *mut Store,
+        key: *const c_char,
+        amount: i64,
+        sum: *mut i64,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_store_wait(
+        store: *mut Store,
+        keys: *const *const c_char,
+        count: usize,
+        timeout_ms: i64,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_store_contains(
+        store: *mut Store,
+        key: *const c_char,
+        found: *mut bool,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_store_delete(
+        store: *mut Store,
+        key: *const c_char,
+        deleted: *mut bool,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_store_port(store: *const Store) -> u16;
+    pub(crate) fn hearth_store_free(store: *mut Store);
+
+    pub(crate) fn hearth_group_gloo(
+        store: *mut Store,
+        rank: i32,
+        size: i32,
+        address: *const c_char,
+        interface: *const c_char,
+        name: *const c_char,
+        timeout_ms: i64,
+        out: *mut *mut Group,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_nccl(
+        store: *mut Store,
+        rank: i32,
+        size: i32,
+        device: i32,
+        library: *const c_char,
+        name: *const c_char,
+        timeout_ms: i64,
+        out: *mut *mut Group,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_all_reduce(
+        group: *mut Group,
+        tensor: *const C_tensor,
+        op: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_all_gather(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_reduce_scatter(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        op: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_broadcast(
+        group: *mut Group,
+        tensor: *const C_tensor,
+        root: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_broadcast_coalesced(
+        group: *mut Group,
+        tensors: Tensors,
+        count: usize,
+        buffer_bytes: usize,
+        root: i32,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_barrier(
+        group: *mut Group,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_send(
+        group: *mut Group,
+        tensor: *const C_tensor,
+        to: i32,
+        tag: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_recv(
+        group: *mut Group,
+        tensor: *const C_tensor,
+        from: i32,
+        tag: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_shutdown(group: *mut Group, message: Message) -> i32;
+    pub(crate) fn hearth_group_free(group: *mut Group);
+
+    pub(crate) fn hearth_abort_new(group: *const Group) -> *mut Abort;
+    pub(crate) fn hearth_abort_trigger(handle: *const Abort, message: Message) -> i32;
+    pub(crate) fn hearth_abort_free(handle: *mut Abort);
+
+    pub(crate) fn hearth_work_wait(work: *mut Work, message: Message) -> i32;
+    pub(crate) fn hearth_work_done(work: *const Work) -> bool;
+    pub(crate) fn hearth_work_free(work: *mut Work);
+
+    pub(crate) fn hearth_reducer_new(
+        parameters: Tensors,
+        names: *const *const c_char,
+        count: usize,
+        group: *mut Group,
+        options: *const ReducerOptions,
+        out: *mut *mut Reducer,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_reducer_buckets(reducer: *const Reducer) -> usize;
+    pub(crate) fn hearth_reducer_prepare(
+        reducer: *mut Reducer,
+        outputs: Tensors,
+        count: usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_reducer_backward(
+        reducer: *mut Reducer,
+        loss: *const C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_backward(loss: *const C_tensor, message: Message) -> i32;
+    pub(crate) fn hearth_reducer_free(reducer: *mut Reducer);
+
+    pub(crate) fn hearth_fused_adamw(
+        hyper: *const AdamW,
+        parameters: Tensors,
+        gradients: Tensors,
+        exp_avgs: Tensors,
+        exp_avg_sqs: Tensors,
+        steps: Tensors,
+        count: usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_total_norm(
+        tensors: Tensors,
+        count: usize,
+        norm: *mut f64,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_scale(
+        tensors: Tensors,
+        count: usize,
+        factor: f64,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_cpu_capability(name: *mut *mut c_char, message: Message) -> i32;
+
+    pub(crate) fn hearth_qlinear_prepack(
+        weight: *const C_tensor,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_qlinear(
+        values: *const C_tensor,
+        zero_point: i64,
+        packed: *const C_tensor,
+        weight_scale: *const C_tensor,
+        weight_zero_point: *const C_tensor,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_quantize_rows(
+        rows: *const C_tensor,
+        limit: i32,
+        values: *const C_tensor,
+        scales: *const C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_scale_rows(
+        out: *const C_tensor,
+        scales: *const C_tensor,
+        bias: *const C_tensor,
+        message: Message,
+    ) -> i32;
+
+    pub(crate) fn hearth_cuda_load(message: Message) -> i32;
+    pub(crate) fn hearth_cuda_present() -> bool;
+}

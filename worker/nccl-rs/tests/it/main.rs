@@ -1,0 +1,9 @@
+//! Real ranks in processes of their own, over Gloo on the loopback interface,
+//! and the operators against plain tensor code.
+
+mod collectives;
+mod faults;
+mod ops;
+mod qlinear;
+mod ranks;
+mod reducer;

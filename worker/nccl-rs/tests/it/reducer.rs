@@ -1,0 +1,210 @@
+//! Two ranks with a batch each against one rank with both batches.
+
+use anyhow::{Result, ensure};
+use nccl_rs::{Error, ProcessGroup, Reducer, ReducerOptions};
+use tch::{Device, Kind, Tensor};
+
+use crate::ranks::{self, Rank, assert_close};
+
+const BATCH: i64 = 6;
+const WIDTHS: [i64; 4] = [16, 24, 24, 8];
+
+/// A perceptron with the same weights in every process.
+fn model() -> Vec<(String, Tensor)> {
+    let mut parameters = Vec::new();
+    for (layer, width) in WIDTHS.windows(2).enumerate() {
+        let weight = wave(&[width[1], width[0]], layer as f64) * 0.3;
+        let bias = wave(&[width[1]], layer as f64 + 0.5) * 0.1;
+        parameters.push((format!("{layer}.weight"), weight.set_requires_grad(true)));
+        parameters.push((format!("{layer}.bias"), bias.set_requires_grad(true)));
+    }
+    parameters
+}
+
+/// Numbers without a generator's state, different enough to find mix-ups.
+fn wave(shape: &[i64], phase: f64) -> Tensor {
+    let count = shape.iter().product::<i64>();
+    ((Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7 + phase).sin()).reshape(shape)
+}
+
+/// The micro-batch `index` of rank `rank`.
+fn inputs(rank: usize, index: usize) -> Tensor {
+    wave(&[BATCH, WIDTHS[0]], 10.0 * rank as f64 + 3.0 * index as f64)
+}
+
+fn loss(parameters: &[(String, Tensor)], input: &Tensor) -> Tensor {
+    let mut x = input.shallow_clone();
+    for layer in parameters.chunks(2) {
+        x = x.linear(&layer[0].1, Some(&layer[1].1)).tanh();
+    }
+    x.square().mean(Kind::Float)
+}
+
+fn gradients(parameters: &[(String, Tensor)]) -> Vec<Tensor> {
+    parameters.iter().map(|(_, tensor)| tensor.grad().copy()).collect()
+}
+
+fn clear(parameters: &[(String, Tensor)]) {
+    for (_, tensor) in parameters {
+        let _ = tensor.grad().zero_();
+    }
+}
+
+/// The gradients of one rank whose batch is all ranks' together.
+fn reference(batches: &[Tensor]) -> Vec<Tensor> {
+    let parameters = model();
+    loss(&parameters, &Tensor::cat(batches, 0)).backward();
+    gradients(&parameters)
+}
+
+fn assert_equal(have: &[Tensor], want: &[Tensor]) -> Result<()> {
+    have.iter().zip(want).try_for_each(|(have, want)| assert_close(have, want, 1e-6))
+}
+
+/// Buckets so small that the model needs several.
+fn small_buckets(gradient_as_bucket_view: bool) -> ReducerOptions {
+    ReducerOptions {
+        bucket_bytes: 2048,
+        first_bucket_bytes: 512,
+        gradient_as_bucket_view,
+        ..Default::default()
+    }
+}
+
+fn attached(
+    rank: &Rank,
+    options: &ReducerOptions,
+) -> Result<(ProcessGroup, Vec<(String, Tensor)>, Reducer)> {
+    let mut group = rank.group()?;
+    let parameters = model();
+    let reducer = Reducer::new(&parameters, &mut group, options)?;
+    Ok((group, parameters, reducer))
+}
+
+#[test]
+fn two_ranks_with_a_batch_each_equal_one_with_both() -> Result<()> {
+    ranks::run("reducer::two_ranks_with_a_batch_each_equal_one_with_both", 2, |rank| {
+        for view in [true, false] {
+            let mut group = rank.group_with(&nccl_rs::GroupOptions {
+                name: format!("view {view}"),
+                ..Default::default()
+            })?;
+            let parameters = model();
+            let mut reducer = Reducer::new(&parameters, &mut group, &small_buckets(view))?;
+            ensure!(reducer.bucket_count() > 2, "{} buckets", reducer.bucket_count());
+            for step in 0..3 {
+                reducer.backward(&loss(&parameters, &inputs(rank.rank, step)))?;
+                let want = reference(&[inputs(0, step), inputs(1, step)]);
+                assert_equal(&gradients(&parameters), &want)?;
+                clear(&parameters);
+            }
+            drop(reducer);
+            group.shutdown()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn accumulation_without_sync_is_one_reduction() -> Result<()> {
+    ranks::run("reducer::accumulation_without_sync_is_one_reduction", 2, |rank| {
+        for view in [true, false] {
+            let mut group = rank.group_with(&nccl_rs::GroupOptions {
+                name: format!("view {view}"),
+                ..Default::default()
+            })?;
+            let parameters = model();
+            let mut reducer = Reducer::new(&parameters, &mut group, &small_buckets(view))?;
+            for _step in 0..2 {
+                // Two micro-batches of B, and their mean, are one batch of 2B.
+                reducer.backward_no_sync(&(loss(&parameters, &inputs(rank.rank, 0)) / 2.0))?;
+                let alone: Vec<Tensor> =
+                    reference(&[inputs(rank.rank, 0)]).iter().map(|g| g / 2.0).collect();
+                assert_equal(&gradients(&parameters), &alone)?;
+
+                reducer.backward(&(loss(&parameters, &inputs(rank.rank, 1)) / 2.0))?;
+                let all = [inputs(0, 0), inputs(0, 1), inputs(1, 0), inputs(1, 1)];
+                assert_equal(&gradients(&parameters), &reference(&all))?;
+                clear(&parameters);
+            }
+            drop(reducer);
+            group.shutdown()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn ranks_hold_the_same_bits() -> Result<()> {
+    ranks::run("reducer::ranks_hold_the_same_bits", 3, |rank| {
+        let (mut group, parameters, mut reducer) = attached(rank, &small_buckets(true))?;
+        reducer.backward(&loss(&parameters, &inputs(rank.rank, 0)))?;
+        for gradient in gradients(&parameters) {
+            let everyone = group.all_gather(&gradient)?;
+            ensure!((0..3).all(|r| everyone.get(r) == gradient));
+        }
+        drop(reducer);
+        Ok(group.shutdown()?)
+    })
+}
+
+#[test]
+fn tchs_own_backward_reduces_after_prepare() -> Result<()> {
+    ranks::run("reducer::tchs_own_backward_reduces_after_prepare", 2, |rank| {
+        let (group, parameters, mut reducer) = attached(rank, &small_buckets(true))?;
+        let loss = loss(&parameters, &inputs(rank.rank, 0));
+        reducer.prepare_for_backward(&[&loss])?;
+        loss.f_backward()?;
+        assert_equal(&gradients(&parameters), &reference(&[inputs(0, 0), inputs(1, 0)]))?;
+        drop(reducer);
+        Ok(group.shutdown()?)
+    })
+}
+
+#[test]
+fn an_unused_parameter_is_an_error_unless_looked_for() -> Result<()> {
+    ranks::run("reducer::an_unused_parameter_is_an_error_unless_looked_for", 2, |rank| {
+        for look in [false, true] {
+            let mut group = rank.group_with(&nccl_rs::GroupOptions {
+                name: format!("look {look}"),
+                ..Default::default()
+            })?;
+            let mut parameters = model();
+            let idle = Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            parameters.push(("idle".to_owned(), idle));
+            let options = ReducerOptions { find_unused_parameters: look, ..small_buckets(true) };
+            let mut reducer = Reducer::new(&parameters, &mut group, &options)?;
+            let used = &parameters[..parameters.len() - 1];
+            let outcome = reducer.backward(&loss(used, &inputs(rank.rank, 0)));
+            if look {
+                outcome?;
+                assert_equal(&gradients(used), &reference(&[inputs(0, 0), inputs(1, 0)]))?;
+            } else {
+                let error = outcome.unwrap_err().to_string();
+                ensure!(error.contains("did not receive grad"), "{error}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn unlike_models_and_frozen_parameters_are_refused() -> Result<()> {
+    ranks::run("reducer::unlike_models_and_frozen_parameters_are_refused", 2, |rank| {
+        let mut group = rank.group()?;
+        let mut parameters = model();
+        if rank.rank == 1 {
+            parameters.pop();
+        }
+        let error = Reducer::new(&parameters, &mut group, &small_buckets(true)).unwrap_err();
+        ensure!(matches!(error, Error::Mismatch { .. }), "{error:?}");
+        ensure!(error.to_string().contains("5 tensors"), "{error}");
+
+        let frozen = [("frozen".to_owned(), Tensor::ones([2], (Kind::Float, Device::Cpu)))];
+        let error = Reducer::new(&frozen, &mut group, &small_buckets(true)).unwrap_err();
+        ensure!(error.to_string().contains("parameter frozen"), "{error}");
+        let error = Reducer::new(&[], &mut group, &small_buckets(true)).unwrap_err();
+        ensure!(matches!(error, Error::InvalidArgument(_)), "{error:?}");
+        Ok(group.shutdown()?)
+    })
+}
