@@ -182,8 +182,9 @@ int32_t hearth_group_all_gather(hearth_group* group, const at::Tensor* output,
   return guarded(message, [&] {
     c10d::AllgatherOptions options;
     options.timeout = group->timeout;
-    at::Tensor whole = *output;
-    at::Tensor part = *input;
+    // Flat, because Gloo wants the parts' shape to be the input's.
+    at::Tensor whole = output->flatten();
+    at::Tensor part = input->flatten();
     *out = started(*group, group->backend->_allgather_base(whole, part, options), {whole, part});
   });
 }
@@ -196,8 +197,8 @@ int32_t hearth_group_reduce_scatter(hearth_group* group, const at::Tensor* outpu
     c10d::ReduceScatterOptions options;
     options.reduceOp = reduce;
     options.timeout = group->timeout;
-    at::Tensor part = *output;
-    at::Tensor whole = *input;
+    at::Tensor part = output->flatten();
+    at::Tensor whole = input->flatten();
     *out = started(*group, group->backend->_reduce_scatter_base(part, whole, options),
                    {part, whole}, divisor);
   });

@@ -3,11 +3,11 @@
 use std::ffi::c_char;
 use std::ptr;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result, checked, take_text};
 use crate::sys;
-use crate::tensor::{ensure_dense, pointers};
+use crate::tensor::{device_of, ensure_dense, pointers};
 
 /// AdamW's hyperparameters; see [`fused_adamw_`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,11 +62,12 @@ pub fn fused_adamw_(hyper: &AdamW, lists: &AdamWLists<'_>) -> Result<()> {
         }
     }
     let Some(first) = parameters.first() else { return Ok(()) };
+    let device = device_of(OPERATION, first)?;
     for i in 0..count {
         let parameter = &parameters[i];
-        ensure_dense(OPERATION, parameter, first.device())?;
+        ensure_dense(OPERATION, parameter, device)?;
         for other in [&gradients[i], &exp_avgs[i], &exp_avg_sqs[i]] {
-            ensure_dense(OPERATION, other, first.device())?;
+            ensure_dense(OPERATION, other, device)?;
             if (other.kind(), other.size()) != (parameter.kind(), parameter.size()) {
                 return Err(Error::InvalidTensor {
                     operation: OPERATION,
@@ -81,7 +82,7 @@ pub fn fused_adamw_(hyper: &AdamW, lists: &AdamWLists<'_>) -> Result<()> {
                 });
             }
         }
-        ensure_step(OPERATION, &steps[i], first)?;
+        ensure_step(OPERATION, &steps[i], device)?;
     }
 
     let raw = sys::AdamW {
@@ -111,8 +112,8 @@ pub fn fused_adamw_(hyper: &AdamW, lists: &AdamWLists<'_>) -> Result<()> {
     })
 }
 
-fn ensure_step(operation: &'static str, step: &Tensor, parameter: &Tensor) -> Result<()> {
-    ensure_dense(operation, step, parameter.device())?;
+fn ensure_step(operation: &'static str, step: &Tensor, device: Device) -> Result<()> {
+    ensure_dense(operation, step, device)?;
     if step.kind() == Kind::Float && step.size().is_empty() {
         return Ok(());
     }
@@ -124,8 +125,9 @@ fn ensure_step(operation: &'static str, step: &Tensor, parameter: &Tensor) -> Re
 /// device and floating-point kind.
 pub fn total_norm(tensors: &[Tensor]) -> Result<f64> {
     let Some(first) = tensors.first() else { return Ok(0.0) };
+    let device = device_of("total_norm", first)?;
     for tensor in tensors {
-        ensure_dense("total_norm", tensor, first.device())?;
+        ensure_dense("total_norm", tensor, device)?;
     }
     let list = pointers(tensors);
     let mut norm = 0.0;

@@ -18,12 +18,22 @@ pub(crate) const KINDS: [Kind; 8] = [
     Kind::Int64,
 ];
 
+/// Where a list's tensors have to be: where its first one is.
+pub(crate) fn device_of(operation: &'static str, first: &Tensor) -> Result<Device> {
+    if first.defined() {
+        return Ok(first.device());
+    }
+    Err(Error::InvalidTensor { operation, detail: UNDEFINED.to_owned() })
+}
+
+const UNDEFINED: &str = "the tensor is undefined (a parameter that has no gradient?)";
+
 /// `tensor` is defined, dense, contiguous and on `device`: its elements are one
 /// run of memory that C++ may read and write.
 pub(crate) fn ensure_dense(operation: &'static str, tensor: &Tensor, device: Device) -> Result<()> {
     let refuse = |detail: String| Err(Error::InvalidTensor { operation, detail });
     if !tensor.defined() {
-        return refuse("the tensor is undefined (a parameter that has no gradient?)".to_owned());
+        return refuse(UNDEFINED.to_owned());
     }
     if tensor.is_sparse() || tensor.is_mkldnn() {
         return refuse("the tensor is not dense; call to_dense() first".to_owned());

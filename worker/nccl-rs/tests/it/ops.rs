@@ -116,12 +116,12 @@ fn fused_adamw_refuses_what_it_cannot_do() -> Result<()> {
 
 #[test]
 fn clipping_scales_to_the_norm_and_leaves_small_and_broken_ones() -> Result<()> {
-    let make = || vec![Tensor::from_slice(&[3.0f32, 0.0]), Tensor::from_slice(&[[4.0f32]])];
+    let make = || vec![Tensor::from_slice(&[3.0f32, 0.0]), Tensor::full([1, 1], 4.0, CPU)];
     let gradients = make();
     ensure!((total_norm(&gradients)? - 5.0).abs() < 1e-6);
     ensure!((clip_grad_norm_(&gradients, 1.0)? - 5.0).abs() < 1e-6);
     assert_close(&gradients[0], &Tensor::from_slice(&[0.6f32, 0.0]), 1e-6)?;
-    assert_close(&gradients[1], &Tensor::from_slice(&[[0.8f32]]), 1e-6)?;
+    assert_close(&gradients[1], &Tensor::full([1, 1], 0.8, CPU), 1e-6)?;
 
     let gradients = make();
     ensure!((clip_grad_norm_(&gradients, 6.0)? - 5.0).abs() < 1e-6);
