@@ -64,7 +64,7 @@ setup() {
 lint() {
   stage fmt cargo fmt --all --check
   stage clippy cargo clippy --release --workspace --all-targets -- -D warnings
-  stage deny cargo deny --offline check bans licenses sources
+  stage deny cargo deny check bans licenses sources
   stage typos typos
   stage chart helm lint --strict charts/hearth
 }
