@@ -1,0 +1,69 @@
+//! What an agent answers over HTTP.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::coordinator::Refusal;
+use super::protocol::{BEAT_PATH, Beat};
+use super::service::{BeatError, Service};
+
+/// Routes of agent 0.
+pub fn coordinator(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthy))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/history", get(history))
+        .route(BEAT_PATH, post(beat))
+        .with_state(service)
+}
+
+/// Routes of the other agents. Training's figures are agent 0's to tell.
+pub fn member() -> Router {
+    Router::new()
+        .route("/healthz", get(healthy))
+        .route("/metrics", get(|| async { exposition("# EOF\n".to_owned()) }))
+}
+
+async fn healthy() -> &'static str {
+    "ok\n"
+}
+
+async fn metrics(State(service): State<Arc<Service>>) -> Response {
+    exposition(service.metrics())
+}
+
+async fn status(State(service): State<Arc<Service>>) -> Response {
+    Json(service.status()).into_response()
+}
+
+async fn history(State(service): State<Arc<Service>>) -> Response {
+    Json(json!({ "points": service.history() })).into_response()
+}
+
+async fn beat(State(service): State<Arc<Service>>, Json(beat): Json<Beat>) -> Response {
+    match service.beat(beat) {
+        Ok(order) => Json(order).into_response(),
+        Err(error) => {
+            let status = match &error {
+                BeatError::Refused(Refusal::Replaced { .. }) => StatusCode::GONE,
+                BeatError::Refused(Refusal::NoSuchAgent { .. }) | BeatError::OtherJob { .. } => {
+                    StatusCode::CONFLICT
+                }
+            };
+            (status, error.to_string()).into_response()
+        }
+    }
+}
+
+/// A body in OpenMetrics' text format.
+pub fn exposition(text: String) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}

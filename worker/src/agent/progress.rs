@@ -1,0 +1,321 @@
+//! Turns rank 0's events into figures for status, and keeps their history.
+//!
+//! Pure: the caller supplies the time of day.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use hearth_crds::training_job::{CheckpointStatus, ModelStatus, TrainingProgress};
+use hearth_crds::worker_config::WorkerState;
+use serde::Serialize;
+
+use crate::event::{EvalMetrics, Phase, RankEvent, StepReport};
+
+/// Steps over which rates are averaged.
+const RATE_WINDOW: usize = 20;
+/// Most points kept: at 200 bytes each, a document of 400 kB.
+const MOST_POINTS: usize = 2048;
+
+/// One point of the training curves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryPoint {
+    /// Optimizer step.
+    pub step: i64,
+    /// Passes over the data done.
+    pub epoch: f64,
+    /// RFC 3339.
+    pub time: String,
+    /// Training loss of the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Learning rate of the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Gradient norm before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Loss of an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_loss: Option<f64>,
+    /// Accuracy of an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// F1 of an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+}
+
+/// What is known of the training so far.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    output: PathBuf,
+    output_uri: String,
+    figures: TrainingProgress,
+    phase: Phase,
+    checkpoint: Option<CheckpointStatus>,
+    model: Option<ModelStatus>,
+    window: VecDeque<StepReport>,
+    history: Vec<HistoryPoint>,
+}
+
+impl Progress {
+    /// Nothing yet. Paths below `output` are told as URIs below `output_uri`.
+    pub fn new(output: &Path, output_uri: &str) -> Self {
+        Self {
+            output: output.to_owned(),
+            output_uri: output_uri.trim_end_matches('/').to_owned(),
+            figures: TrainingProgress::default(),
+            phase: Phase::Loading,
+            checkpoint: None,
+            model: None,
+            window: VecDeque::new(),
+            history: Vec::new(),
+        }
+    }
+
+    /// A new gang loads.
+    pub fn restart(&mut self) {
+        self.phase = Phase::Loading;
+        self.window.clear();
+    }
+
+    /// Takes an event of rank 0 that was read at `time` (RFC 3339).
+    pub fn take(&mut self, event: &RankEvent, time: &str) {
+        match event {
+            RankEvent::Phase { phase, .. } => self.phase = *phase,
+            RankEvent::Step(report) => self.take_step(report, time),
+            RankEvent::Evaluation { step, epoch, metrics, .. } => {
+                self.take_metrics(metrics);
+                self.add(HistoryPoint {
+                    step: *step,
+                    epoch: *epoch,
+                    time: time.to_owned(),
+                    eval_loss: Some(metrics.loss),
+                    accuracy: Some(metrics.accuracy),
+                    f1: Some(metrics.f1),
+                    ..HistoryPoint::default()
+                });
+            }
+            RankEvent::Checkpoint { step, path, best, .. } => {
+                let (time, uri) = (time.to_owned(), self.uri(path));
+                self.checkpoint = Some(CheckpointStatus { step: *step, time, uri, best: *best });
+            }
+            RankEvent::Resumed { step, .. } => {
+                self.figures.step = *step;
+                // What came after is trained again.
+                self.history.retain(|point| point.step <= *step);
+            }
+            RankEvent::Finished { step, total, metrics, model, digest, .. } => {
+                self.figures.step = *step;
+                self.figures.total_steps = *total;
+                self.figures.eta_seconds = Some(0);
+                self.figures.eta = Some(for_people(0));
+                if let Some(metrics) = metrics {
+                    self.take_metrics(metrics);
+                }
+                if let (Some(model), Some(digest)) = (model, digest) {
+                    self.model = Some(ModelStatus { uri: self.uri(model), digest: digest.clone() });
+                }
+            }
+            RankEvent::Started { .. } | RankEvent::Note { .. } | RankEvent::Failed { .. } => {}
+        }
+    }
+
+    /// Figures for status.
+    pub fn figures(&self) -> &TrainingProgress {
+        &self.figures
+    }
+
+    /// The newest complete checkpoint.
+    pub fn checkpoint(&self) -> Option<&CheckpointStatus> {
+        self.checkpoint.as_ref()
+    }
+
+    /// The exported model, once rank 0 has finished.
+    pub fn model(&self) -> Option<&ModelStatus> {
+        self.model.as_ref()
+    }
+
+    /// Points so far, oldest first.
+    pub fn history(&self) -> &[HistoryPoint] {
+        &self.history
+    }
+
+    /// What rank 0 does, as a state of the job.
+    pub fn state(&self) -> WorkerState {
+        match self.phase {
+            Phase::Loading => WorkerState::Starting,
+            Phase::Training | Phase::Saving => WorkerState::Training,
+            Phase::Evaluating => WorkerState::Evaluating,
+            Phase::Exporting => WorkerState::Exporting,
+        }
+    }
+
+    fn take_step(&mut self, report: &StepReport, time: &str) {
+        self.phase = Phase::Training;
+        if self.window.len() == RATE_WINDOW {
+            self.window.pop_front();
+        }
+        self.window.push_back(report.clone());
+        let seconds: f64 = self.window.iter().map(|step| step.seconds).sum();
+        let figures = &mut self.figures;
+        figures.step = report.step;
+        figures.total_steps = report.total;
+        figures.epoch = report.epoch;
+        figures.loss = Some(report.loss);
+        figures.learning_rate = Some(report.learning_rate);
+        figures.grad_norm = Some(report.grad_norm);
+        if seconds > 0.0 {
+            let tokens: u64 = self.window.iter().map(|step| step.tokens).sum();
+            let samples: u64 = self.window.iter().map(|step| step.samples).sum();
+            figures.tokens_per_second = Some(tokens as f64 / seconds);
+            figures.samples_per_second = Some(samples as f64 / seconds);
+            let left = (report.total - report.step).max(0) as f64;
+            let eta = whole_seconds(left * seconds / self.window.len() as f64);
+            figures.eta_seconds = Some(eta);
+            figures.eta = Some(for_people(eta));
+        }
+        self.add(HistoryPoint {
+            step: report.step,
+            epoch: report.epoch,
+            time: time.to_owned(),
+            loss: Some(report.loss),
+            learning_rate: Some(report.learning_rate),
+            grad_norm: Some(report.grad_norm),
+            ..HistoryPoint::default()
+        });
+    }
+
+    fn take_metrics(&mut self, metrics: &EvalMetrics) {
+        self.figures.eval_loss = Some(metrics.loss);
+        self.figures.accuracy = Some(metrics.accuracy);
+        self.figures.f1 = Some(metrics.f1);
+        self.figures.f1_macro = Some(metrics.f1_macro);
+    }
+
+    /// Full: every second training point goes, evaluations stay where they can.
+    fn add(&mut self, point: HistoryPoint) {
+        if self.history.len() >= MOST_POINTS {
+            let mut odd = false;
+            self.history.retain(|point| {
+                odd = !odd;
+                point.eval_loss.is_some() || odd
+            });
+            let excess = self.history.len().saturating_sub(MOST_POINTS - 1);
+            self.history.drain(..excess);
+        }
+        self.history.push(point);
+    }
+
+    fn uri(&self, path: &Path) -> String {
+        match path.strip_prefix(&self.output) {
+            Ok(below) => format!("{}/{}", self.output_uri, below.display()),
+            Err(_) => format!("file://{}", path.display()),
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an estimate, in range after the clamp")]
+fn whole_seconds(seconds: f64) -> i64 {
+    seconds.clamp(0.0, 1e12).round() as i64
+}
+
+/// `45s`, `3m20s`, `2h05m`.
+fn for_people(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> Progress {
+        Progress::new(Path::new("/out"), "pvc://models/spam/")
+    }
+
+    fn step(step: i64) -> RankEvent {
+        RankEvent::Step(StepReport {
+            step,
+            total: 100,
+            loss: 0.5,
+            tokens: 640,
+            samples: 16,
+            seconds: 2.0,
+            ..StepReport::default()
+        })
+    }
+
+    #[test]
+    fn steps_give_rates_and_the_time_left() {
+        let mut progress = progress();
+        progress.take(&step(1), "t");
+        progress.take(&step(2), "t");
+        let figures = progress.figures();
+        assert_eq!(figures.tokens_per_second, Some(320.0));
+        assert_eq!(figures.samples_per_second, Some(8.0));
+        assert_eq!(figures.eta_seconds, Some(196));
+        assert_eq!(figures.eta.as_deref(), Some("3m16s"));
+        assert_eq!(progress.state(), WorkerState::Training);
+    }
+
+    #[test]
+    fn what_is_trained_again_leaves_the_history() {
+        let mut progress = progress();
+        for number in 1..=10 {
+            progress.take(&step(number), "t");
+        }
+        progress.restart();
+        progress.take(&RankEvent::Resumed { step: 6, path: "/out/x".into() }, "t");
+        progress.take(&step(7), "t");
+        let steps: Vec<i64> = progress.history().iter().map(|point| point.step).collect();
+        assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn the_history_is_bounded_and_keeps_evaluations() {
+        let mut progress = progress();
+        for number in 0..10_000 {
+            progress.take(&step(number), "t");
+            if number % 1000 == 0 {
+                let metrics = EvalMetrics::default();
+                let epoch = 0.0;
+                progress.take(
+                    &RankEvent::Evaluation { step: number, epoch, metrics, best: false },
+                    "t",
+                );
+            }
+        }
+        let history = progress.history();
+        assert!(history.len() <= MOST_POINTS);
+        assert!(history.is_sorted_by_key(|point| point.step));
+        assert_eq!(history.iter().filter(|point| point.eval_loss.is_some()).count(), 10);
+    }
+
+    #[test]
+    fn paths_are_told_as_uris_of_the_output() {
+        let mut progress = progress();
+        let event = RankEvent::Checkpoint {
+            step: 50,
+            path: "/out/checkpoints/step-50".into(),
+            best: Some(25),
+            seconds: 0.1,
+            bytes: 10,
+        };
+        progress.take(&event, "2026-01-01T00:00:00Z");
+        let checkpoint = progress.checkpoint().unwrap();
+        assert_eq!(checkpoint.uri, "pvc://models/spam/checkpoints/step-50");
+        assert_eq!(checkpoint.best, Some(25));
+    }
+
+    #[test]
+    fn times_read_well() {
+        for (seconds, want) in [(0, "0s"), (59, "59s"), (60, "1m00s"), (7500, "2h05m")] {
+            assert_eq!(for_people(seconds), want);
+        }
+    }
+}

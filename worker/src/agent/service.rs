@@ -1,0 +1,345 @@
+//! The coordinator with its surroundings: clock, record on disk, metrics.
+//!
+//! Every change is written down before any agent learns of it, so that a new
+//! agent 0 knows at least as much as the others.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use hearth_crds::worker_config::{
+    ExitCode, JobIdentity, MASTER_PORT_BASE, MASTER_PORT_COUNT, RankStatus, TrainConfig,
+    WorkerResult, WorkerState, WorkerStatus,
+};
+
+use super::coordinator::{Change, Coordinator, Directive, Refusal, Shape, Stage, Timing, Verdict};
+use super::metrics::TrainingMetrics;
+use super::progress::{HistoryPoint, Progress};
+use super::protocol::{Action, Beat, Gang, Order};
+use super::record::{Files, Record};
+use crate::event::RankEvent;
+
+/// A beat that is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum BeatError {
+    /// By the coordinator.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The agent belongs to another job, or to an older one of the same name.
+    #[error("this is agent 0 of job {ours}, not of {theirs}")]
+    OtherJob {
+        /// Job of this coordinator.
+        ours: String,
+        /// Job of the agent.
+        theirs: String,
+    },
+}
+
+/// Agent 0's office.
+pub struct Service {
+    started: Instant,
+    job: JobIdentity,
+    master: Master,
+    files: Files,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    coordinator: Coordinator,
+    progress: Progress,
+    metrics: TrainingMetrics,
+    run: String,
+    gang: Option<Gang>,
+    result: Option<WorkerResult>,
+}
+
+/// Where ranks meet.
+struct Master {
+    address: String,
+    /// Several jobs share this machine's ports.
+    local: bool,
+}
+
+impl Service {
+    /// Takes over from `record`, where an earlier coordinator of the same run
+    /// left one.
+    pub fn new(config: &TrainConfig, timing: Timing, files: Files, record: Option<Record>) -> Self {
+        let started = Instant::now();
+        let shape = Shape {
+            agents: config.replicas,
+            ranks_per_agent: config.processes_per_worker,
+            max_restarts: config.max_restarts,
+        };
+        // A new run counts its failures anew, but generations only ever grow.
+        let (run, carried) = match record {
+            Some(record) if !record.finished => (record.run.clone(), record.carried()),
+            _ => (new_id(), super::coordinator::Carried::default()),
+        };
+        let coordinator = Coordinator::new(shape, timing, carried, started.elapsed());
+        let inner = Inner {
+            metrics: TrainingMetrics::new(coordinator.restarts()),
+            coordinator,
+            progress: Progress::new(&config.output, &config.output_uri),
+            run,
+            gang: None,
+            result: None,
+        };
+        let address = config.coordinator_host.clone();
+        let local = is_loopback(&address);
+        Self {
+            started,
+            job: config.job.clone(),
+            master: Master { address, local },
+            files,
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// Takes a beat; what the agent is to do.
+    pub fn beat(&self, beat: Beat) -> Result<Order, BeatError> {
+        if beat.job != self.job {
+            let name = |job: &JobIdentity| format!("{}/{} ({})", job.namespace, job.name, job.uid);
+            return Err(BeatError::OtherJob { ours: name(&self.job), theirs: name(&beat.job) });
+        }
+        let mut inner = self.lock();
+        inner.coordinator.hear(beat, self.started.elapsed())?;
+        self.advance(&mut inner);
+        Ok(inner.order())
+    }
+
+    /// Notices what did not happen. To be called some times a second.
+    pub fn tick(&self) {
+        self.advance(&mut self.lock());
+    }
+
+    /// Takes an event of rank 0.
+    pub fn take(&self, event: &RankEvent) {
+        let mut inner = self.lock();
+        inner.metrics.take(event);
+        inner.progress.take(event, &time_of_day());
+    }
+
+    /// For `/status`.
+    pub fn status(&self) -> WorkerStatus {
+        let inner = self.lock();
+        let coordinator = &inner.coordinator;
+        let ranks = coordinator.ranks().map(|(agent, rank)| RankStatus {
+            rank: rank.rank,
+            agent,
+            step: rank.step,
+            silent_milliseconds: rank.silent_milliseconds,
+        });
+        WorkerStatus {
+            state: inner.state(),
+            generation: coordinator.generation(),
+            restarts: coordinator.restarts(),
+            progress: inner.progress.figures().clone(),
+            checkpoint: inner.progress.checkpoint().cloned(),
+            ranks: ranks.collect(),
+            last_failure: coordinator.last_failure().cloned(),
+            result: inner.result.clone(),
+        }
+    }
+
+    /// For `/history`.
+    pub fn history(&self) -> Vec<HistoryPoint> {
+        self.lock().progress.history().to_vec()
+    }
+
+    /// For `/metrics`.
+    pub fn metrics(&self) -> String {
+        self.lock().metrics.encode()
+    }
+
+    /// Agents that hold up the next start, where one is awaited.
+    pub fn awaited(&self) -> Option<Vec<u32>> {
+        let inner = self.lock();
+        let joining = *inner.coordinator.stage() == Stage::Joining;
+        joining.then(|| inner.coordinator.missing(self.started.elapsed()))
+    }
+
+    /// The result, once there is one and every other agent has gone.
+    pub fn may_exit(&self) -> bool {
+        self.lock().coordinator.may_exit(self.started.elapsed())
+    }
+
+    /// The result, once there is one.
+    pub fn result(&self) -> Option<WorkerResult> {
+        self.lock().result.clone()
+    }
+
+    /// What to tell when this agent was asked to stop: no result yet, and no
+    /// failure of which the next coordinator should count one.
+    pub fn leave(&self) -> WorkerResult {
+        let inner = self.lock();
+        self.write_record(&inner, false, false);
+        WorkerResult {
+            succeeded: false,
+            reason: "Terminated".to_owned(),
+            message: format!(
+                "asked to stop by SIGTERM at step {}; training goes on from the newest checkpoint",
+                inner.progress.figures().step
+            ),
+            exit_code: ExitCode::Terminated as i32,
+            restarts: inner.coordinator.restarts(),
+            progress: Some(inner.progress.figures().clone()),
+            checkpoint: inner.progress.checkpoint().cloned(),
+            model: None,
+            compression: None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advance(&self, inner: &mut Inner) {
+        while let Some(change) = inner.coordinator.advance(self.started.elapsed()) {
+            match change {
+                Change::Started { generation } => {
+                    tracing::info!(generation, "all agents are here: ranks start");
+                    inner.progress.restart();
+                    inner.gang = Some(self.gang(generation));
+                    self.write_record(inner, true, false);
+                }
+                Change::Broke(failure) => {
+                    let restarts = inner.coordinator.restarts();
+                    tracing::warn!(
+                        reason = failure.reason,
+                        restarts,
+                        "{}; all ranks are replaced",
+                        failure.message
+                    );
+                    inner.metrics.count_restart();
+                    self.write_record(inner, false, false);
+                }
+                Change::Left => {
+                    tracing::info!("an agent was asked to leave; waiting for its replacement");
+                    self.write_record(inner, false, false);
+                }
+                Change::Ended(verdict) => self.end(inner, &verdict),
+            }
+        }
+    }
+
+    fn end(&self, inner: &mut Inner, verdict: &Verdict) {
+        let result = inner.result_of(verdict);
+        if result.succeeded || ExitCode::is_permanent(result.exit_code) {
+            let record = self.record(inner, false, true);
+            if let Err(error) = self.files.write_result(&result, &record) {
+                // The termination message tells it all the same.
+                tracing::error!("{}", chain(&error));
+            }
+        } else {
+            self.write_record(inner, false, false);
+        }
+        tracing::info!(reason = result.reason, "{}", result.message);
+        inner.result = Some(result);
+        inner.coordinator.recorded();
+    }
+
+    fn write_record(&self, inner: &Inner, running: bool, finished: bool) {
+        if let Err(error) = self.files.write_record(&self.record(inner, running, finished)) {
+            tracing::warn!("{}: counters would not survive agent 0", chain(&error));
+        }
+    }
+
+    fn record(&self, inner: &Inner, running: bool, finished: bool) -> Record {
+        Record {
+            job: self.job.clone(),
+            run: inner.run.clone(),
+            generation: inner.coordinator.generation(),
+            restarts: inner.coordinator.restarts(),
+            running,
+            finished,
+            last_failure: inner.coordinator.last_failure().cloned(),
+        }
+    }
+
+    fn gang(&self, generation: u32) -> Gang {
+        let of_generation = MASTER_PORT_BASE
+            + u16::try_from(generation % u32::from(MASTER_PORT_COUNT)).unwrap_or(0);
+        let master_port =
+            if self.master.local { free_port().unwrap_or(of_generation) } else { of_generation };
+        Gang { generation, master_address: self.master.address.clone(), master_port }
+    }
+}
+
+impl Inner {
+    fn order(&self) -> Order {
+        let action = match (self.coordinator.directive(), &self.gang) {
+            (Directive::Run(_), Some(gang)) => Action::Run(gang.clone()),
+            (Directive::Finish(exit_code), _) => Action::Finish { exit_code },
+            (Directive::Stop | Directive::Run(_), _) => Action::Stop,
+        };
+        Order { run: self.run.clone(), action }
+    }
+
+    fn state(&self) -> WorkerState {
+        match self.coordinator.stage() {
+            Stage::Ended(Verdict::Succeeded) => WorkerState::Succeeded,
+            Stage::Ended(Verdict::Failed { .. }) => WorkerState::Failed,
+            Stage::Breaking => WorkerState::Restarting,
+            Stage::Joining if self.coordinator.generation() > 0 => WorkerState::Restarting,
+            Stage::Joining => WorkerState::Starting,
+            Stage::Running => self.progress.state(),
+        }
+    }
+
+    fn result_of(&self, verdict: &Verdict) -> WorkerResult {
+        let figures = self.progress.figures();
+        let model = self.progress.model().cloned();
+        let (succeeded, reason, message, exit_code) = match verdict {
+            Verdict::Succeeded => {
+                let f1 = figures.f1.map(|f1| format!(", f1 {f1:.4}")).unwrap_or_default();
+                let place = model.as_ref().map_or("its directory", |model| model.uri.as_str());
+                let message =
+                    format!("trained {} steps{f1}; the model is in {place}", figures.step);
+                (true, "Completed".to_owned(), message, ExitCode::Done as i32)
+            }
+            Verdict::Failed { failure, exit_code } => {
+                (false, failure.reason.clone(), failure.message.clone(), *exit_code)
+            }
+        };
+        WorkerResult {
+            succeeded,
+            reason,
+            message,
+            exit_code,
+            restarts: self.coordinator.restarts(),
+            progress: Some(figures.clone()),
+            checkpoint: self.progress.checkpoint().cloned(),
+            model: model.filter(|_| succeeded),
+            compression: None,
+        }
+    }
+}
+
+/// Whether `host` is this machine, by name or address.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// An identifier that no other process has or had.
+pub fn new_id() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", since.as_nanos(), std::process::id())
+}
+
+/// An error with its sources.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+fn time_of_day() -> String {
+    jiff::Timestamp::try_from(SystemTime::now())
+        .map(|time| format!("{time:.0}"))
+        .unwrap_or_default()
+}
+
+/// A port that nothing listens on now.
+fn free_port() -> Option<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).ok()?;
+    listener.local_addr().ok().map(|address| address.port())
+}
