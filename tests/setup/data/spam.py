@@ -15,9 +15,10 @@ What a row's text is, and why the task stays honest:
 - The subject and what a reader sees of the body, nothing else: no other header
   reaches the text, since senders, routes and mailing-list headers give this
   corpus away (its ham and spam were collected by different people).
-- Mails that read the same but for digits, case, spaces and punctuation count
-  once, and so do mails whose bodies begin alike. This happens before the
-  split, so that no eval mail has a twin in the training set.
+- Mails whose bodies begin alike (but for digits, case, spaces and punctuation)
+  are twins, such as the copies of one campaign. Twins stay on one side of the
+  split, so that no eval mail has one in the training set; training takes one
+  of each set of twins, evaluation takes all that differ in any letter.
 - The split is stratified by label and drawn by a hash of the content: it does
   not depend on file order, and every run of this file makes the same one.
 """
@@ -46,6 +47,8 @@ EVAL_SHARE = 0.2
 MAX_CHARACTERS = 4000
 # Two mails are twins when this many leading letters of their bodies agree.
 TWIN_LETTERS = 200
+# A body with fewer letters says nothing.
+LEAST_LETTERS = 20
 # Mails taken for the demonstration, of each label, and their lengths in characters.
 DEMO_MAILS = 5
 DEMO_LENGTH = range(200, 1500)
@@ -131,10 +134,12 @@ def subject_text(message):
 
 
 def tidy(text):
-    """One space for runs of blanks, one line break for runs of empty lines."""
+    """One space for runs of blanks, one line break for runs of empty lines, and
+    no drawn lines: a tokenizer makes a token of every dash."""
     # Lone surrogates stand for undecodable header bytes and cannot be written as UTF-8.
     text = text.encode("utf-8", "replace").decode("utf-8")
-    text = re.sub(r"[^\S\n]+", " ", text.replace("\0", ""))
+    text = re.sub(r"([^\w\s])\1{3,}", r"\1\1\1", text.replace("\0", ""))
+    text = re.sub(r"[^\S\n]+", " ", text)
     return re.sub(r" ?\n[\n ]*", "\n", text).strip()
 
 
@@ -154,35 +159,46 @@ def read_mails(corpus):
             yield label, tidy(subject_text(message)), tidy(body_text(message))
 
 
-def distinct_rows(mails, counts):
-    """The mails without empty ones and without twins, as (label, text, hash)."""
-    whole, beginnings, rows = {}, set(), []
+def content_hash(text):
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def twin_sets(mails, counts):
+    """Sets of twins as {label: [(hash, [(label, text, hash), …]), …]}.
+
+    A set holds no two mails that differ in no letter.
+    """
+    sets = collections.defaultdict(dict)
     for label, subject, body in mails:
         counts[f"{label} mails"] += 1
         text = f"{subject}\n{body}".strip()[:MAX_CHARACTERS].strip()
-        if len(letters(body)) < 20:
+        key, beginning = letters(text), letters(body)[:TWIN_LETTERS]
+        if len(beginning) < LEAST_LETTERS:
             counts[f"{label} without a readable body"] += 1
-            continue
-        key = letters(text)
-        beginning = letters(body)[:TWIN_LETTERS]
-        if key in whole or beginning in beginnings:
+        elif key in sets[beginning]:
             counts[f"{label} duplicates"] += 1
-            continue
-        whole[key] = label
-        beginnings.add(beginning)
-        rows.append((label, text, hashlib.blake2b(key.encode(), digest_size=8).hexdigest()))
-    return rows
+        else:
+            sets[beginning][key] = (label, text, content_hash(key))
+    by_label = collections.defaultdict(list)
+    for beginning, twins in sets.items():
+        rows = list(twins.values())
+        labels = {label for label, _, _ in rows}
+        if len(labels) > 1:
+            counts["twins of both labels"] += len(rows)
+        else:
+            by_label[labels.pop()].append((content_hash(beginning), rows))
+    return by_label
 
 
-def split(rows):
+def split(by_label):
     """(train, eval), each in the order of the hashes; every label split alike."""
     train, held_out = [], []
-    for label in sorted({label for label, _, _ in rows}):
-        of_label = sorted((row for row in rows if row[0] == label), key=lambda row: row[2])
-        cut = round(len(of_label) * EVAL_SHARE)
-        held_out += of_label[:cut]
-        train += of_label[cut:]
-    by_hash = lambda row: row[2][::-1]  # noqa: E731 - another order than the split's
+    for label in sorted(by_label):
+        sets = sorted(by_label[label], key=lambda twins: twins[0])
+        cut = round(len(sets) * EVAL_SHARE)
+        held_out += [row for _, rows in sets[:cut] for row in rows]
+        train += [rows[0] for _, rows in sets[cut:]]
+    by_hash = lambda row: row[2]  # noqa: E731
     return sorted(train, key=by_hash), sorted(held_out, key=by_hash)
 
 
@@ -223,7 +239,7 @@ def main():
     given = arguments.parse_args()
 
     counts = collections.Counter()
-    train, held_out = split(distinct_rows(read_mails(given.corpus), counts))
+    train, held_out = split(twin_sets(read_mails(given.corpus), counts))
     train = first_rows(train, given.train_rows)
     write_jsonl(given.out / "spam-train.jsonl", train)
     write_jsonl(given.out / "spam-eval.jsonl", held_out)
