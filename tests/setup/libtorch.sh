@@ -133,6 +133,8 @@ PYTHON
 
 install_libtorch() {
   mkdir -p "$cache"
+  # What runs that were killed left, once they cannot be running any more.
+  find "$cache" -maxdepth 1 -name '.libtorch-*' -mmin +120 -exec rm -rf {} +
   # Not `local`: the trap runs after this function has returned.
   work=$(mktemp -d "$cache/.libtorch-$key.XXXXXX")
   trap 'rm -rf "$work"' EXIT

@@ -270,7 +270,7 @@ struct hearth_abort {
   bool is_gloo;
 };
 
-hearth_abort* hearth_abort_new(const hearth_group* group) {
+hearth_abort* hearth_abort_new(const hearth_group* group) noexcept {
   return new hearth_abort{c10::weak_intrusive_ptr<c10d::Backend>(group->backend), group->aborted,
                           group->is_gloo()};
 }

@@ -81,7 +81,8 @@ int32_t hearth_group_recv(hearth_group* group, const at::Tensor* tensor, int32_t
 int32_t hearth_group_shutdown(hearth_group* group, char** message);
 void hearth_group_free(hearth_group* group);
 
-hearth_abort* hearth_abort_new(const hearth_group* group);
+// Ends the process when memory is out, as Rust's own allocations do.
+hearth_abort* hearth_abort_new(const hearth_group* group) noexcept;
 int32_t hearth_abort_trigger(const hearth_abort* handle, char** message);
 void hearth_abort_free(hearth_abort* handle);
 

@@ -88,13 +88,13 @@ impl Call {
 
     /// A call on a list of tensors.
     pub(crate) fn on_all(operation: Operation, tensors: &[&Tensor]) -> Self {
-        let elements = tensors.iter().map(|tensor| tensor.numel() as i64).sum();
+        let elements = tensors.iter().map(|tensor| count(tensor.numel())).sum();
         let words = tensors.iter().flat_map(|tensor| {
             let size = tensor.size();
-            let header = [code(tensor.kind()), size.len() as i64];
+            let header = [code(tensor.kind()), count(size.len())];
             header.into_iter().chain(size)
         });
-        let shape = vec![tensors.len() as i64, elements, fingerprint(words)];
+        let shape = vec![count(tensors.len()), elements, fingerprint(words)];
         Self { operation, kind: None, shape }
     }
 
@@ -109,8 +109,8 @@ impl Call {
             Operation::AllReduce(op) => (1, i64::from(op.code())),
             Operation::AllGather => (2, 0),
             Operation::ReduceScatter(op) => (3, i64::from(op.code())),
-            Operation::Broadcast { root } => (4, root as i64),
-            Operation::BroadcastAll { root } => (5, root as i64),
+            Operation::Broadcast { root } => (4, count(root)),
+            Operation::BroadcastAll { root } => (5, count(root)),
             Operation::Barrier => (6, 0),
             Operation::Message { tag } => (7, i64::from(tag)),
             Operation::Reducer => (8, 0),
@@ -119,7 +119,7 @@ impl Call {
         words[0] = operation;
         words[1] = argument;
         words[2] = self.kind.map_or(-1, code);
-        words[3] = self.shape.len() as i64;
+        words[3] = count(self.shape.len());
         words[HEADER..HEADER + self.shape.len()].copy_from_slice(&self.shape);
         words
     }
@@ -159,7 +159,12 @@ impl Call {
 
 fn code(kind: Kind) -> i64 {
     // Kinds that cannot be sent are refused before they get here.
-    KINDS.iter().position(|known| *known == kind).map_or(-1, |position| position as i64)
+    (0_i64..).zip(KINDS).find(|(_, known)| *known == kind).map_or(-1, |(code, _)| code)
+}
+
+/// Nothing in memory is so many that its count passes `i64::MAX`.
+pub(crate) fn count(things: usize) -> i64 {
+    i64::try_from(things).unwrap_or(i64::MAX)
 }
 
 /// FNV-1a over the words' bytes, with the sign bit cleared.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::agreement::{Call, Operation, WORDS};
+use crate::agreement::{Call, Operation, WORDS, count};
 use crate::cuda;
 use crate::error::{Error, Result, c_text, checked, created};
 use crate::interface::Interface;
@@ -72,11 +72,7 @@ pub struct GroupOptions {
 
 impl Default for GroupOptions {
     fn default() -> Self {
-        Self {
-            name: "default".to_owned(),
-            timeout: Duration::from_secs(300),
-            check_agreement: true,
-        }
+        Self { name: "default".to_owned(), timeout: Duration::from_mins(5), check_agreement: true }
     }
 }
 
@@ -250,7 +246,7 @@ impl ProcessGroup {
     }
 
     fn gather_unchecked(&mut self, input: Tensor) -> Result<Work<Tensor>> {
-        let mut shape = vec![self.size as i64];
+        let mut shape = vec![count(self.size)];
         shape.extend(input.size());
         let output = Tensor::empty(shape, (input.kind(), self.device));
         let group = self.raw.as_ptr();
@@ -261,7 +257,7 @@ impl ProcessGroup {
                 sys::hearth_group_all_gather(group, output.as_ptr(), input.as_ptr(), out, message)
             }
         })?;
-        Ok(Work::new(raw, "all_gather".to_owned(), output))
+        Ok(Work::new(raw, "all_gather".to_owned(), output).holding(input))
     }
 
     /// Reduces over ranks and gives each rank its slice: input `[size * n, ..]`
@@ -278,7 +274,7 @@ impl ProcessGroup {
         let operation = "reduce_scatter";
         self.ensure_reducible(operation, &input, op)?;
         let mut shape = input.size();
-        let size = self.size as i64;
+        let size = count(self.size);
         match shape.first_mut() {
             Some(rows) if *rows % size == 0 => *rows /= size,
             _ => {
@@ -304,7 +300,7 @@ impl ProcessGroup {
                 )
             }
         })?;
-        Ok(Work::new(raw, operation.to_owned(), output))
+        Ok(Work::new(raw, operation.to_owned(), output).holding(input))
     }
 
     /// Replaces `tensor` on all ranks by that of rank `root`.

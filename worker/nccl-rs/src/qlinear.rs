@@ -155,7 +155,7 @@ impl QLinear {
         weight: &Tensor,
         scale: &Tensor,
         bias: Option<&Tensor>,
-        bits: ActivationBits,
+        activation: ActivationBits,
     ) -> Result<Self> {
         ensure_cpu("pack int8 weight", weight, Kind::Int8, &[-1, -1])?;
         let (out_features, in_features) = (weight.size()[0], weight.size()[1]);
@@ -175,7 +175,7 @@ impl QLinear {
             bias: bias.map(|bias| bias.detach().copy()),
             in_features,
             out_features,
-            bits,
+            bits: activation,
         })
     }
 

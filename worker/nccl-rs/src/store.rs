@@ -22,7 +22,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(300), world_size: None }
+        Self { timeout: Duration::from_mins(5), world_size: None }
     }
 }
 

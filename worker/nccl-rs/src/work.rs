@@ -2,6 +2,8 @@
 
 use std::ptr::NonNull;
 
+use tch::Tensor;
+
 use crate::error::{Result, checked};
 use crate::sys;
 
@@ -16,16 +18,23 @@ use crate::sys;
 pub struct Work<T> {
     pending: Pending,
     output: T,
+    /// What is read meanwhile.
+    input: Option<Tensor>,
 }
 
 impl<T> Work<T> {
     pub(crate) fn new(raw: NonNull<sys::Work>, operation: String, output: T) -> Self {
-        Self { pending: Pending { raw, operation, waited: false }, output }
+        Self { pending: Pending { raw, operation, waited: false }, output, input: None }
+    }
+
+    pub(crate) fn holding(self, input: Tensor) -> Self {
+        Self { input: Some(input), ..self }
     }
 
     /// Blocks until the collective is done, at most about the group's timeout.
     pub fn wait(mut self) -> Result<T> {
         self.pending.wait()?;
+        drop(self.input);
         Ok(self.output)
     }
 

@@ -6,10 +6,10 @@ use anyhow::{Result, ensure};
 use nccl_rs::{Error, GroupOptions, Interface, ProcessGroup, ReduceOp, StoreOptions, TcpStore};
 use tch::{Device, Kind, Tensor};
 
-use crate::ranks::{self, Rank};
+use crate::ranks::{self, Member};
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {
-    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).unwrap()
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).flatten(0, -1)).expect("a flat tensor of f64")
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn three_ranks_gather_scatter_and_broadcast() -> Result<()> {
         let mut model: Vec<Tensor> = (0..5)
             .map(|i| Tensor::full([i + 1, 2], f64::from(own), (Kind::Float, Device::Cpu)))
             .collect();
-        model.push(Tensor::from_slice(&[rank.rank as i64]));
+        model.push(Tensor::from_slice(&[i64::try_from(rank.rank)?]));
         group.broadcast_all(&mut model, 1)?;
         ensure!(model.iter().all(|tensor| numbers(tensor).iter().all(|x| (*x - 1.0).abs() < 1e-9)));
 
@@ -130,7 +130,7 @@ fn several_works_are_under_way_at_once() -> Result<()> {
 fn ranks_that_disagree_are_told_and_go_on() -> Result<()> {
     ranks::run("collectives::ranks_that_disagree_are_told_and_go_on", 2, |rank| {
         let mut group = rank.group()?;
-        let own = rank.rank as i64;
+        let own = i64::try_from(rank.rank)?;
 
         let mut longer = Tensor::zeros([3 + own], (Kind::Float, Device::Cpu));
         let error = group.all_reduce(&mut longer, ReduceOp::Sum).unwrap_err();
@@ -222,7 +222,7 @@ fn a_server_waits_for_its_world() -> Result<()> {
 
 #[test]
 fn groups_with_names_of_their_own_share_a_store() -> Result<()> {
-    fn body(rank: &Rank) -> Result<()> {
+    fn body(rank: &Member) -> Result<()> {
         let timeout = Duration::from_secs(20);
         let named =
             |name: &str| GroupOptions { name: name.to_owned(), timeout, ..Default::default() };

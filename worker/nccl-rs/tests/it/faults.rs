@@ -1,16 +1,17 @@
 //! Peers that are late, dead or gone wrong: each an error, in time, in a process
 //! that lives on.
 
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nccl_rs::{
     Error, GroupOptions, Interface, ProcessGroup, ReduceOp, Reducer, ReducerOptions, StoreOptions,
     TcpStore,
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::ranks::{self, Rank};
+use crate::ranks::{self, Member};
 
 /// Longer than any test's patience: what ends sooner did not time out.
 const LONG: Duration = Duration::from_secs(30);
@@ -23,6 +24,13 @@ fn options(timeout: Duration, check_agreement: bool) -> GroupOptions {
 
 fn tensor() -> Tensor {
     Tensor::ones([1 << 20], (Kind::Float, Device::Cpu))
+}
+
+fn failure<T: Debug>(outcome: nccl_rs::Result<T>) -> Result<Error> {
+    match outcome {
+        Ok(value) => bail!("succeeded with {value:?}"),
+        Err(error) => Ok(error),
+    }
 }
 
 #[test]
@@ -59,7 +67,7 @@ fn a_peer_that_stays_away_is_a_timeout() -> Result<()> {
     })
 }
 
-fn survives_a_killed_peer(rank: &Rank, check_agreement: bool) -> Result<()> {
+fn survives_a_killed_peer(rank: &Member, check_agreement: bool) -> Result<()> {
     let mut group = rank.group_with(&options(LONG, check_agreement))?;
     group.barrier()?;
     if rank.rank == 1 {
@@ -68,11 +76,11 @@ fn survives_a_killed_peer(rank: &Rank, check_agreement: bool) -> Result<()> {
         rank.store.get("never set")?;
     }
     let begun = Instant::now();
-    let error = group.all_reduce(&mut tensor(), ReduceOp::Sum).unwrap_err();
+    let error = failure(group.all_reduce(&mut tensor(), ReduceOp::Sum))?;
     ensure!(matches!(error, Error::PeerLost { .. }), "{error:?}");
     ensure!(begun.elapsed() < SOON, "took {:?}", begun.elapsed());
     // What comes after fails too, at once and without ending the process.
-    let error = group.barrier().unwrap_err();
+    let error = failure(group.barrier())?;
     ensure!(error.is_fatal_to_group(), "{error:?}");
     Ok(())
 }
@@ -135,29 +143,30 @@ fn an_abort_ends_what_is_under_way() -> Result<()> {
     })
 }
 
+fn survives_a_peer_killed_in_backward(rank: &Member) -> Result<()> {
+    let mut group = rank.group_with(&options(LONG, true))?;
+    let weight = tensor().set_requires_grad(true);
+    let named = [("weight".to_owned(), weight.shallow_clone())];
+    let mut reducer = Reducer::new(&named, &mut group, &ReducerOptions::default())?;
+    reducer.backward(&(&weight * 2.0).sum(Kind::Float))?;
+    if rank.rank == 1 {
+        rank.store.set("kill me", &[])?;
+        rank.store.get("never set")?;
+    }
+    let begun = Instant::now();
+    let loss = (&weight * 2.0).sum(Kind::Float);
+    let error = failure(reducer.backward(&loss))?;
+    ensure!(matches!(error, Error::PeerLost { .. }), "{error:?}");
+    ensure!(begun.elapsed() < SOON, "took {:?}", begun.elapsed());
+    let error = failure(reducer.backward(&(&weight * 2.0).sum(Kind::Float)))?;
+    ensure!(error.to_string().contains("half reduced"), "{error}");
+    Ok(())
+}
+
 #[test]
 fn a_peer_that_dies_in_backward_is_an_error() -> Result<()> {
     let name = "faults::a_peer_that_dies_in_backward_is_an_error";
-    fn body(rank: &Rank) -> Result<()> {
-        let mut group = rank.group_with(&options(LONG, true))?;
-        let weight = tensor().set_requires_grad(true);
-        let named = [("weight".to_owned(), weight.shallow_clone())];
-        let mut reducer = Reducer::new(&named, &mut group, &ReducerOptions::default())?;
-        reducer.backward(&(&weight * 2.0).sum(Kind::Float))?;
-        if rank.rank == 1 {
-            rank.store.set("kill me", &[])?;
-            rank.store.get("never set")?;
-        }
-        let begun = Instant::now();
-        let loss = (&weight * 2.0).sum(Kind::Float);
-        let error = reducer.backward(&loss).unwrap_err();
-        ensure!(matches!(error, Error::PeerLost { .. }), "{error:?}");
-        ensure!(begun.elapsed() < SOON, "took {:?}", begun.elapsed());
-        let error = reducer.backward(&(&weight * 2.0).sum(Kind::Float)).unwrap_err();
-        ensure!(error.to_string().contains("half reduced"), "{error}");
-        Ok(())
-    }
-    ranks::run_with(name, 2, body, |running| {
+    ranks::run_with(name, 2, survives_a_peer_killed_in_backward, |running| {
         running.store.wait(&["kill me"], LONG)?;
         running.kill(1)
     })

@@ -19,13 +19,13 @@ const PORT: &str = "NCCL_RS_TEST_PORT";
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// What a rank's body gets.
-pub(crate) struct Rank {
+pub(crate) struct Member {
     pub(crate) rank: usize,
     pub(crate) size: usize,
     pub(crate) store: TcpStore,
 }
 
-impl Rank {
+impl Member {
     /// The default group: a timeout that a working test never meets.
     pub(crate) fn group(&self) -> Result<ProcessGroup> {
         self.group_with(&GroupOptions { timeout: Duration::from_secs(20), ..Default::default() })
@@ -92,7 +92,7 @@ fn ended(mut child: Child, deadline: Instant) -> Result<Output> {
 
 /// Runs `body` as `size` ranks and expects every one to succeed. `test` is the
 /// calling test's full name.
-pub(crate) fn run(test: &str, size: usize, body: fn(&Rank) -> Result<()>) -> Result<()> {
+pub(crate) fn run(test: &str, size: usize, body: fn(&Member) -> Result<()>) -> Result<()> {
     run_with(test, size, body, |_| Ok(()))
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn run(test: &str, size: usize, body: fn(&Rank) -> Result<()>) -> Res
 pub(crate) fn run_with(
     test: &str,
     size: usize,
-    body: fn(&Rank) -> Result<()>,
+    body: fn(&Member) -> Result<()>,
     meanwhile: impl FnOnce(&mut Running) -> Result<()>,
 ) -> Result<()> {
     if let Ok(rank) = env::var(RANK) {
@@ -127,13 +127,13 @@ pub(crate) fn run_with(
     outcome
 }
 
-fn from_environment(rank: &str) -> Result<Rank> {
+fn from_environment(rank: &str) -> Result<Member> {
     // Two cores are shared by all ranks of all tests that run.
     tch::set_num_threads(1);
     let port = env::var(PORT)?.parse()?;
     let options = StoreOptions { timeout: Duration::from_secs(30), world_size: None };
     let store = TcpStore::connect("127.0.0.1", port, &options)?;
-    Ok(Rank { rank: rank.parse()?, size: env::var(SIZE)?.parse()?, store })
+    Ok(Member { rank: rank.parse()?, size: env::var(SIZE)?.parse()?, store })
 }
 
 /// Fails unless `have` and `want` differ by at most `tolerance` everywhere.

@@ -1,10 +1,10 @@
 //! Two ranks with a batch each against one rank with both batches.
 
 use anyhow::{Result, ensure};
-use nccl_rs::{Error, ProcessGroup, Reducer, ReducerOptions};
+use nccl_rs::{Error, Reducer, ReducerOptions};
 use tch::{Device, Kind, Tensor};
 
-use crate::ranks::{self, Rank, assert_close};
+use crate::ranks::{self, assert_close};
 
 const BATCH: i64 = 6;
 const WIDTHS: [i64; 4] = [16, 24, 24, 8];
@@ -71,16 +71,6 @@ fn small_buckets(gradient_as_bucket_view: bool) -> ReducerOptions {
     }
 }
 
-fn attached(
-    rank: &Rank,
-    options: &ReducerOptions,
-) -> Result<(ProcessGroup, Vec<(String, Tensor)>, Reducer)> {
-    let mut group = rank.group()?;
-    let parameters = model();
-    let reducer = Reducer::new(&parameters, &mut group, options)?;
-    Ok((group, parameters, reducer))
-}
-
 #[test]
 fn two_ranks_with_a_batch_each_equal_one_with_both() -> Result<()> {
     ranks::run("reducer::two_ranks_with_a_batch_each_equal_one_with_both", 2, |rank| {
@@ -137,7 +127,9 @@ fn accumulation_without_sync_is_one_reduction() -> Result<()> {
 #[test]
 fn ranks_hold_the_same_bits() -> Result<()> {
     ranks::run("reducer::ranks_hold_the_same_bits", 3, |rank| {
-        let (mut group, parameters, mut reducer) = attached(rank, &small_buckets(true))?;
+        let mut group = rank.group()?;
+        let parameters = model();
+        let mut reducer = Reducer::new(&parameters, &mut group, &small_buckets(true))?;
         reducer.backward(&loss(&parameters, &inputs(rank.rank, 0)))?;
         for gradient in gradients(&parameters) {
             let everyone = group.all_gather(&gradient)?;
@@ -151,7 +143,9 @@ fn ranks_hold_the_same_bits() -> Result<()> {
 #[test]
 fn tchs_own_backward_reduces_after_prepare() -> Result<()> {
     ranks::run("reducer::tchs_own_backward_reduces_after_prepare", 2, |rank| {
-        let (group, parameters, mut reducer) = attached(rank, &small_buckets(true))?;
+        let mut group = rank.group()?;
+        let parameters = model();
+        let mut reducer = Reducer::new(&parameters, &mut group, &small_buckets(true))?;
         let loss = loss(&parameters, &inputs(rank.rank, 0));
         reducer.prepare_for_backward(&[&loss])?;
         loss.f_backward()?;
