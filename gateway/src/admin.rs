@@ -1,0 +1,44 @@
+//! The admin port: health, metrics, and the table in force.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::state::State;
+
+/// `/healthz`, `/readyz`, `/metrics`, `/routing`.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/routing", get(routing))
+        .with_state(state)
+}
+
+async fn readyz(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str) {
+    if state.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if state.is_ready() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "no routing table with a backend yet\n")
+    }
+}
+
+async fn metrics(Shared(state): Shared<Arc<State>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], state.metrics.text())
+}
+
+/// The operator asks this before it takes an old revision away.
+async fn routing(Shared(state): Shared<Arc<State>>) -> Response {
+    match state.table() {
+        Some(table) => axum::Json(&table.document).into_response(),
+        None => (StatusCode::NOT_FOUND, "no routing table yet\n").into_response(),
+    }
+}

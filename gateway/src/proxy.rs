@@ -1,0 +1,174 @@
+//! One request: checked, routed, forwarded, answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use crate::body::{BodyLimits, Upload};
+use crate::headers;
+use crate::in_flight::{Download, Exchange, InFlight};
+use crate::metrics::Outcome;
+use crate::reply::Refusal;
+use crate::socket::Peer;
+use crate::state::State;
+use crate::table::{Table, Target};
+use crate::upstream::Upstream;
+
+/// Time limits that are not the routing table's.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a request's head, and for the next request of an open connection.
+    pub head: Duration,
+    /// For the next piece of a request's body, and for a client to read.
+    pub client_idle: Duration,
+    /// For the next piece of an answer.
+    pub answer_idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(30),
+            client_idle: Duration::from_secs(30),
+            answer_idle: Duration::from_mins(5),
+        }
+    }
+}
+
+/// An answer: our own, or a backend's as it comes.
+pub(crate) type ReplyBody = Either<Full<Bytes>, Download>;
+
+/// The data path.
+#[derive(Debug)]
+pub struct Gateway {
+    state: Arc<State>,
+    upstream: Upstream,
+    in_flight: Arc<InFlight>,
+    patience: Patience,
+}
+
+impl Gateway {
+    /// A gateway that routes by the table of `state`.
+    pub fn new(state: Arc<State>, patience: Patience) -> Arc<Self> {
+        let (upstream, in_flight) = (Upstream::new(), Arc::default());
+        Arc::new(Self { state, upstream, in_flight, patience })
+    }
+
+    /// What it shares with the admin port.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Time limits.
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// Answers a request; never fails.
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Response<ReplyBody> {
+        let mut exchange = Exchange::begin(&self.state.metrics);
+        let mut response = match self.forward(request, peer, &mut exchange).await {
+            Ok(Answer { response, target }) => self.pass_on(response, &target, exchange),
+            Err(refusal) => {
+                let response = refusal.response();
+                exchange.outcome(Outcome::Status(response.status().as_u16() / 100));
+                response.map(Either::Left)
+            }
+        };
+        if self.state.is_draining() || peer.ambiguity.get().is_some() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refusal> {
+        check(&request, peer)?;
+        let table = self.state.table();
+        let (table, target) = route(table)?;
+        let limits = table.limits();
+        let limit = limits.max_in_flight_requests;
+        if !exchange.enter(&self.in_flight, limit) {
+            return Err(Refusal::Busy { limit });
+        }
+        exchange.goes_to(&target.name);
+
+        let seconds = limits.request_timeout_seconds;
+        let deadline = Instant::now() + Duration::from_secs(seconds.into());
+        let (mut head, body) = request.into_parts();
+        let body_limits =
+            BodyLimits { bytes: limits.max_body_bytes, idle: self.patience.client_idle };
+        let upload = Upload::new(body, body_limits)?;
+        headers::for_backend(&mut head.headers, peer.address.ip(), head.version);
+        let sent = self.upstream.send(&target, &head, &upload, &self.state.metrics);
+        let response = timeout_at(deadline, sent).await.map_err(|_| {
+            if upload.has_ended() { Refusal::Timeout { seconds } } else { Refusal::BodyTimeout }
+        })??;
+        Ok(Answer { response, target })
+    }
+
+    fn pass_on(
+        &self,
+        response: Response<Incoming>,
+        target: &Target,
+        exchange: Exchange,
+    ) -> Response<ReplyBody> {
+        let (mut head, body) = response.into_parts();
+        headers::for_client(&mut head.headers, &target.revision, head.version);
+        head.version = http::Version::HTTP_11;
+        head.extensions.clear();
+        let whole = Outcome::Status(head.status.as_u16() / 100);
+        let body = Download::new(body, exchange, whole, self.patience.answer_idle);
+        Response::from_parts(head, Either::Right(body))
+    }
+}
+
+/// A backend's answer, and which backend's.
+struct Answer {
+    response: Response<Incoming>,
+    target: Target,
+}
+
+/// What no request may be, whatever the table says.
+fn check(request: &Request<Incoming>, peer: &Peer) -> Result<(), Refusal> {
+    if let Some(ambiguity) = peer.ambiguity.get() {
+        return Err(Refusal::Ambiguous(*ambiguity));
+    }
+    if *request.method() == Method::CONNECT {
+        return Err(Refusal::Tunnel);
+    }
+    if headers::too_large(request.headers()) {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    if headers::runs_in_a_circle(request.headers()) {
+        return Err(Refusal::Circle);
+    }
+    Ok(())
+}
+
+/// Draws a target by the table's weights, for each request anew.
+fn route(table: Option<Arc<Table>>) -> Result<(Arc<Table>, Target), Refusal> {
+    let table = table.ok_or_else(|| Refusal::NoBackend { deployment: "NAME".into() })?;
+    let draw = match table.total() {
+        0 => 0,
+        total => rand::random_range(0..total),
+    };
+    let target = table.choose(draw).cloned();
+    let deployment = || table.document.deployment.clone();
+    let target = target.ok_or_else(|| Refusal::NoBackend { deployment: deployment() })?;
+    Ok((table, target))
+}

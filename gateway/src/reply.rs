@@ -1,0 +1,101 @@
+//! What the gateway itself says: a status and one JSON sentence.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::wire::Ambiguity;
+
+/// Why a request got no answer from a server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{0}")]
+    Ambiguous(#[from] Ambiguity),
+    #[error("this gateway forwards requests and opens no tunnels")]
+    Tunnel,
+    #[error(
+        "the request's header fields are too many or too long: at most {} fields and {} bytes",
+        crate::headers::MAX_FIELDS,
+        crate::headers::MAX_BYTES
+    )]
+    HeadersTooLarge,
+    #[error(
+        "the request has passed through this gateway several times: the backend is the gateway itself"
+    )]
+    Circle,
+    #[error("no revision is ready yet: see `kubectl describe modeldeployment {deployment}`")]
+    NoBackend { deployment: String },
+    #[error(
+        "{limit} requests are in flight, the most that gateway.maxInFlightRequests allows; try again later"
+    )]
+    Busy { limit: u32 },
+    #[error("the request's body is larger than gateway.maxBodyBytes, {limit} bytes")]
+    BodyTooLarge { limit: u64 },
+    #[error("the request's body did not arrive in time")]
+    BodyTimeout,
+    #[error("the request's body ended early")]
+    BodyBroken,
+    #[error(
+        "the server did not begin to answer within {seconds} s (gateway.requestTimeoutSeconds)"
+    )]
+    Timeout { seconds: u32 },
+    #[error("no connection to a server of revision {revision}, after {attempts} attempts")]
+    Unreachable { revision: String, attempts: u32 },
+    #[error(
+        "the server of revision {revision} broke the connection before it answered, {attempts} times"
+    )]
+    Broken { revision: String, attempts: u32 },
+    #[error("the server of revision {revision} answered something that is not HTTP")]
+    Nonsense { revision: String },
+}
+
+impl Refusal {
+    /// Status and the code for programs.
+    fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Ambiguous(_) => (StatusCode::BAD_REQUEST, "ambiguous_framing"),
+            Self::Tunnel => (StatusCode::METHOD_NOT_ALLOWED, "tunnel_refused"),
+            Self::HeadersTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
+            }
+            Self::Circle => (StatusCode::LOOP_DETECTED, "loop_detected"),
+            Self::NoBackend { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_backend"),
+            Self::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_requests_in_flight"),
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::BodyBroken => (StatusCode::BAD_REQUEST, "body_incomplete"),
+            Self::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "backend_timeout"),
+            Self::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "backend_unreachable"),
+            Self::Broken { .. } => (StatusCode::BAD_GATEWAY, "backend_broke"),
+            Self::Nonsense { .. } => (StatusCode::BAD_GATEWAY, "backend_nonsense"),
+        }
+    }
+
+    /// Whether the connection cannot be used for another request.
+    fn closes(&self) -> bool {
+        matches!(
+            self,
+            Self::Ambiguous(_) | Self::BodyTooLarge { .. } | Self::BodyTimeout | Self::BodyBroken
+        )
+    }
+
+    /// The answer.
+    pub(crate) fn response(&self) -> Response<Full<Bytes>> {
+        let (status, code) = self.kind();
+        let text = json!({"error": {"code": code, "message": self.to_string()}}).to_string();
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.closes() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

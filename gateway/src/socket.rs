@@ -1,0 +1,128 @@
+//! A client's connection, guarded: framing is watched, a client that does not
+//! read is dropped, and a refusal is not lost when the connection closes.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+use crate::wire::{Ambiguity, Scanner};
+
+/// Longest that a closing connection waits for the client to stop sending.
+/// Closing with unread bytes would reset the connection, and the client might
+/// never see why it was refused.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What the requests of a connection have in common.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// The client, or the proxy before us.
+    pub(crate) address: SocketAddr,
+    /// Set for good once a request could be read in two ways.
+    pub(crate) ambiguity: OnceLock<Ambiguity>,
+}
+
+/// A [`TcpStream`] with the guards.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    stream: TcpStream,
+    scanner: Scanner,
+    peer: Arc<Peer>,
+    write_limit: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+    lingering: Option<Pin<Box<Sleep>>>,
+}
+
+impl Guarded {
+    /// Guards a connection. `write_limit`: longest that the client may leave
+    /// an answer unread.
+    pub(crate) fn new(stream: TcpStream, peer: Arc<Peer>, write_limit: Duration) -> Self {
+        let scanner = Scanner::default();
+        Self { stream, scanner, peer, write_limit, stalled: None, lingering: None }
+    }
+
+    /// Passes a write's outcome on, unless nothing could be written for too long.
+    fn progress<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let limit = self.write_limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if let Some(ambiguity) = self.scanner.feed(&buf.filled()[before..]) {
+            let _ = self.peer.ambiguity.set(ambiguity);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.progress(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.progress(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.lingering = Some(Box::pin(sleep(LINGER)));
+        }
+        let Self { stream, lingering, .. } = &mut *self;
+        let mut scratch = [0; 4096];
+        loop {
+            if lingering.as_mut().is_none_or(|limit| limit.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
