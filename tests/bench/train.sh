@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Speed and memory of fine-tuning against transformers' Trainer; the same as
+# JSON in target/bench/train.json. `make bench-train`; takes about 15 minutes on
+# 2 cores that do nothing else.
+#
+#   tests/bench/train.sh [--runs N]
+#   tests/bench/train.sh --smoke      Hearth alone, a few seconds: does it work?
+#
+# HEARTH_WORKER names a binary to measure; without it, this checkout's is built.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+source tests/setup/env.sh
+eval "$(tests/setup/libtorch.sh)"
+export HEARTH_LIBTORCH_LIB=$LIBTORCH/lib
+target=${CARGO_TARGET_DIR:-target}
+if [[ -z ${HEARTH_WORKER:-} ]]; then
+  cargo build --release --quiet -p hearth-worker
+  HEARTH_WORKER=$target/release/hearth-worker
+fi
+
+if [[ ${1:-} == --smoke ]]; then
+  exec python3 tests/bench/train.py --smoke --worker "$HEARTH_WORKER" --out "$target/bench/train-smoke.json"
+fi
+reference=$(tests/parity/setup.sh)
+data=$(tests/setup/data.sh)
+exec python3 tests/bench/train.py --worker "$HEARTH_WORKER" --data "$data" --reference "$reference" \
+  --out target/bench/train.json "$@"

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Compares Hearth with transformers, in three steps: the committed fixtures are
+# what the reference gives now; the Rust tests agree with the fixtures; the
+# sample job gives what transformers' Trainer gives. Takes about 10 minutes on
+# 2 cores. `make parity`
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+python=$(tests/parity/setup.sh)
+data=$(tests/setup/data.sh)
+source tests/setup/env.sh
+eval "$(tests/setup/libtorch.sh)"
+out=${CARGO_TARGET_DIR:-target}/parity
+mkdir -p "$out"
+
+# The reference brings its own libtorch.
+reference() { env -u LD_LIBRARY_PATH "$python" "$@"; }
+
+reference tests/parity/fixtures.py --data "$data"
+cargo test --release --quiet -p hearth-worker --test parity_transformers
+cargo build --release --quiet -p hearth-worker
+HEARTH_LIBTORCH_LIB=$LIBTORCH/lib reference tests/parity/end_to_end.py --data "$data" \
+  --worker "${CARGO_TARGET_DIR:-target}/release/hearth-worker" --out "$(realpath "$out")"
