@@ -29,17 +29,29 @@ mkdir -p "$out"
 draft=$(mktemp "$out/.libhearth_nccl.XXXXXX")
 trap 'rm -f "$draft"' EXIT
 
-# --no-undefined: our own symbols. --allow-shlib-undefined: not libtorch_cuda's.
-"${CXX:-g++}" -std=c++20 -O2 -fPIC -shared -fvisibility=hidden -Wall -Wextra \
-  -DUSE_C10D_NCCL \
-  -isystem "$LIBTORCH/include" -isystem "$LIBTORCH/include/torch/csrc/api/include" \
-  -isystem "$cpp/cuda_handles" \
-  -isystem "$HEARTH_TORCH_CUDA/include" -isystem "$HEARTH_TORCH_CUDA/include/cccl" \
-  "$cpp/nccl.cpp" -o "$draft" \
-  -L"$HEARTH_TORCH_CUDA/lib" -L"$LIBTORCH/lib" \
-  -Wl,--no-as-needed -ltorch_cuda -lc10_cuda -ltorch_cpu -lc10 \
-  -Wl,--no-undefined -Wl,--allow-shlib-undefined \
-  -Wl,-soname,libhearth_nccl.so
+# What the library is made from, in one number.
+recipe=$(cat "${BASH_SOURCE[0]}" "$cpp"/{nccl.cpp,nccl.hpp,status.hpp,shim.h} <(echo "$LIBTORCH") |
+  sha256sum | cut -d' ' -f1)
+
+compile() {
+  # --no-undefined: our own symbols. --allow-shlib-undefined: not libtorch_cuda's.
+  "${CXX:-g++}" -std=c++20 -O2 -fPIC -shared -fvisibility=hidden -Wall -Wextra \
+    -DUSE_C10D_NCCL \
+    -isystem "$LIBTORCH/include" -isystem "$LIBTORCH/include/torch/csrc/api/include" \
+    -isystem "$cpp/cuda_handles" \
+    -isystem "$HEARTH_TORCH_CUDA/include" -isystem "$HEARTH_TORCH_CUDA/include/cccl" \
+    "$cpp/nccl.cpp" -o "$draft" \
+    -L"$HEARTH_TORCH_CUDA/lib" -L"$LIBTORCH/lib" \
+    -Wl,--no-as-needed -ltorch_cuda -lc10_cuda -ltorch_cpu -lc10 \
+    -Wl,--no-undefined -Wl,--allow-shlib-undefined \
+    -Wl,-soname,libhearth_nccl.so
+}
+
+if [[ $(cat "$library.recipe" 2>/dev/null) == "$recipe" && -e $library ]]; then
+  cp "$library" "$draft"
+else
+  compile
+fi
 
 exported=$(nm -D --defined-only "$draft")
 grep -q ' T hearth_nccl_create$' <<<"$exported" || die "hearth_nccl_create is not exported"
@@ -60,4 +72,5 @@ missing=$(comm -23 \
 
 chmod 755 "$draft"
 mv "$draft" "$library"
+echo "$recipe" >"$library.recipe"
 echo "build-nccl: $library resolves all its symbols" >&2
