@@ -1,1 +1,31 @@
-//! See ARCHITECTURE.md.
+//! Hearth's operator: YAML, valid type, pure plan, apply, status.
+//!
+//! Thought is pure and sits in the middle: [`training_job::validate`],
+//! [`training_job::policy`] and [`training_job::plan`] know no client and no
+//! clock. I/O is at both ends: `gather` reads, [`apply`] is the only writer.
+//! The command line uses the pure part for local runs.
+
+pub mod agent_client;
+pub mod apply;
+pub mod args;
+pub mod cache;
+pub mod children;
+pub mod context;
+pub mod crd_files;
+pub mod deployment;
+pub mod document;
+pub mod error;
+pub mod fault;
+pub mod http;
+pub mod lease;
+pub mod lost_pods;
+pub mod metrics;
+pub mod network;
+pub mod observed;
+pub mod plan_check;
+pub mod pods;
+pub mod run;
+pub mod source_rules;
+pub mod telemetry;
+pub mod training_job;
+pub mod watch;

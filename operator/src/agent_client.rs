@@ -1,0 +1,128 @@
+//! Asks pods how they are: agent 0 for its status, gateways for their routes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_crds::routing::{GATEWAY_ADMIN_PORT, RoutingTable};
+use hearth_crds::worker_config::{AGENT_PORT, WorkerStatus};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+
+/// Longest wait for an answer, connecting included.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest answer that is read: 1,024 pods of 64 ranks fit.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// What agent 0 said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum AgentAnswer {
+    /// It was not asked: it does not run, or was asked a moment ago.
+    #[default]
+    NotAsked,
+    /// Nothing, for this reason.
+    Silent(String),
+    /// How it is.
+    Status(Box<WorkerStatus>),
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nothing in [`TIMEOUT`].
+    #[error("{url} gave no answer in {} s", TIMEOUT.as_secs())]
+    Timeout {
+        /// Who was asked.
+        url: String,
+    },
+    /// No connection, or it broke.
+    #[error("{url} cannot be reached: {reason}")]
+    Unreachable {
+        /// Who was asked.
+        url: String,
+        /// The chain of causes.
+        reason: String,
+    },
+    /// An answer that says nothing.
+    #[error("{url} answered {problem}")]
+    Answer {
+        /// Who was asked.
+        url: String,
+        /// What is wrong with the answer.
+        problem: String,
+    },
+}
+
+/// An HTTP client for pods. It keeps no connection open: pods come and go.
+#[derive(Clone, Debug)]
+pub struct PodClient {
+    client: Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Default for PodClient {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(TIMEOUT));
+        let client =
+            Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        Self { client }
+    }
+}
+
+impl PodClient {
+    /// `GET /status` of the agent at this address.
+    pub async fn agent_status(&self, ip: &str) -> Result<WorkerStatus, AskError> {
+        self.get(url(ip, AGENT_PORT, "status")).await
+    }
+
+    /// `GET /routing` of the gateway at this address.
+    pub async fn gateway_routing(&self, ip: &str) -> Result<RoutingTable, AskError> {
+        self.get(url(ip, GATEWAY_ADMIN_PORT, "routing")).await
+    }
+
+    /// The JSON document at `url`.
+    pub async fn get<T: DeserializeOwned>(&self, url: String) -> Result<T, AskError> {
+        match tokio::time::timeout(TIMEOUT, self.fetch(&url)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AskError::Timeout { url }),
+        }
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, url: &str) -> Result<T, AskError> {
+        let unreachable = |reason: String| AskError::Unreachable { url: url.into(), reason };
+        let wrong = |problem: String| AskError::Answer { url: url.into(), problem };
+        let uri = url.parse().map_err(|_| unreachable("not an address".into()))?;
+        let answer = self.client.get(uri).await.map_err(|error| unreachable(chain(&error)))?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(wrong(status.to_string()));
+        }
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|error| wrong(format!("and broke off: {error}")))?;
+        serde_json::from_slice(&body.to_bytes())
+            .map_err(|error| wrong(format!("with something else than was asked for: {error}")))
+    }
+}
+
+fn url(ip: &str, port: u16, path: &str) -> String {
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    format!("http://{host}:{port}/{path}")
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = inner.source();
+    }
+    text
+}

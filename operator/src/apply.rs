@@ -1,0 +1,228 @@
+//! The only writer. Server-side apply, one field manager, and no request whose
+//! result is known beforehand.
+//!
+//! Two writes have a manager of their own, since their field is not the
+//! plan's: `spec.suspend` of a running Job (admission), and the failure of a
+//! pod whose node is gone.
+
+#![expect(clippy::disallowed_methods, reason = "this is the one place that writes")]
+
+use hearth_crds::names::MANAGER;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions,
+    PropagationPolicy,
+};
+use kube::runtime::events::{Event, EventType};
+use serde_json::{Value, json};
+
+use crate::children::{ChildId, Kind, Live, LiveChildren, LostPod, Plan, Write, difference};
+use crate::context::{Context, WrittenStatus};
+use crate::error::{ApplyError, CallError};
+use crate::observed;
+
+/// Field manager of `spec.suspend`.
+const ADMISSION: &str = "hearth-admission";
+
+/// What a user should read in `kubectl describe`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Something went wrong.
+    pub warning: bool,
+    /// CamelCase.
+    pub reason: &'static str,
+    /// A sentence.
+    pub note: String,
+}
+
+/// Makes `plan` true for the children of `owner`. Gives the number of requests.
+pub async fn run(
+    cx: &Context,
+    namespace: &str,
+    owner: &str,
+    plan: &Plan,
+    live: &LiveChildren,
+) -> Result<usize, ApplyError> {
+    let writes = difference(plan, live, owner)?;
+    let count = writes.len();
+    for write in writes {
+        perform(cx, namespace, write).await?;
+    }
+    Ok(count)
+}
+
+async fn perform(cx: &Context, namespace: &str, write: Write) -> Result<(), ApplyError> {
+    match write {
+        // Not forced: a stranger's object of this name must not be taken over.
+        Write::Create(id, body) => {
+            let params = PatchParams::apply(MANAGER);
+            patch(cx, namespace, &id, (&params, &body, "create")).await
+        }
+        Write::Update(id, body) => {
+            let params = PatchParams::apply(MANAGER).force();
+            patch(cx, namespace, &id, (&params, &body, "apply")).await
+        }
+        Write::Suspend(id, suspend) => {
+            let resource = id.kind.api_resource();
+            let body = json!({
+                "apiVersion": resource.api_version,
+                "kind": resource.kind,
+                "metadata": {"name": id.name},
+                "spec": {"suspend": suspend},
+            });
+            let params = PatchParams::apply(ADMISSION).force();
+            patch(cx, namespace, &id, (&params, &body, "suspend")).await
+        }
+        Write::Delete(id, uid) => delete(cx, namespace, &id, uid).await,
+        Write::FailPod(pod) => fail_pod(cx, namespace, &pod).await,
+    }
+}
+
+async fn patch(
+    cx: &Context,
+    namespace: &str,
+    id: &ChildId,
+    (params, body, verb): (&PatchParams, &Value, &'static str),
+) -> Result<(), ApplyError> {
+    cx.metrics.wrote(id.kind.as_str(), verb);
+    let api = api(cx, namespace, &id.kind.api_resource());
+    let written = cx
+        .in_time(api.patch(&id.name, params, &Patch::Apply(body)))
+        .await
+        .map_err(|source| write_error(id, source))?;
+    cx.remember_write(namespace, id, live_of(id.kind, &written));
+    tracing::info!(kind = id.kind.as_str(), namespace, name = id.name, verb, "written");
+    Ok(())
+}
+
+async fn delete(
+    cx: &Context,
+    namespace: &str,
+    id: &ChildId,
+    uid: String,
+) -> Result<(), ApplyError> {
+    cx.metrics.wrote(id.kind.as_str(), "delete");
+    let params = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Background),
+        preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let api = api(cx, namespace, &id.kind.api_resource());
+    match cx.in_time(api.delete(&id.name, &params)).await {
+        Ok(_) => {}
+        // Gone, or another object by now: either way there is nothing to do.
+        Err(CallError::Api(kube::Error::Api(status))) if [404, 409].contains(&status.code) => {}
+        Err(source) => return Err(write_error(id, source)),
+    }
+    let gone = Live { uid, deleting: true, ..Live::default() };
+    cx.remember_write(namespace, id, gone);
+    tracing::info!(kind = id.kind.as_str(), namespace, name = id.name, "deleted");
+    Ok(())
+}
+
+/// Marks a pod as failed by the loss of its node, so that its Job goes on.
+async fn fail_pod(cx: &Context, namespace: &str, pod: &LostPod) -> Result<(), ApplyError> {
+    cx.metrics.wrote("Pod", "fail");
+    let now = cx.clock.now().to_string();
+    let message = format!("node {} does not answer, and the pod's time to end is over", pod.node);
+    let body = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod.name, "uid": pod.uid},
+        "status": {
+            "phase": "Failed",
+            "reason": "NodeLost",
+            "message": message,
+            "conditions": [{
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "NodeLost",
+                "message": message,
+                "lastTransitionTime": now,
+            }],
+        },
+    });
+    let api: Api<Pod> = Api::namespaced(cx.client.clone(), namespace);
+    let params = PatchParams::apply(MANAGER).force();
+    match cx.in_time(api.patch_status(&pod.name, &params, &Patch::Apply(&body))).await {
+        Ok(_) => {}
+        Err(CallError::Api(kube::Error::Api(status))) if [404, 409].contains(&status.code) => {}
+        Err(source) => return Err(ApplyError::FailPod { name: pod.name.clone(), source }),
+    }
+    tracing::warn!(namespace, pod = pod.name, node = pod.node, "pod given up: its node is lost");
+    Ok(())
+}
+
+/// Writes an object's whole status. The caller has found that it differs.
+pub async fn status(
+    cx: &Context,
+    resource: &ApiResource,
+    of: &ObjectReference,
+    status: &Value,
+) -> Result<(), CallError> {
+    let (namespace, name) = (of.namespace.as_deref().unwrap_or_default(), of.name.as_deref());
+    let (name, uid) = (name.unwrap_or_default(), of.uid.as_deref().unwrap_or_default());
+    let body = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": name, "uid": uid},
+        "status": status,
+    });
+    cx.metrics.wrote(kind_label(&resource.kind), "status");
+    let api = api(cx, namespace, resource);
+    let params = PatchParams::apply(MANAGER).force();
+    let written = cx.in_time(api.patch_status(name, &params, &Patch::Apply(&body))).await?;
+    cx.remember_status(
+        uid,
+        WrittenStatus {
+            version: observed::version(&written.metadata),
+            status: status.clone(),
+            at: cx.clock.now(),
+        },
+    );
+    Ok(())
+}
+
+/// Publishes events. One that is lost is logged: conditions say the same.
+pub async fn notify(cx: &Context, about: &ObjectReference, action: &str, notices: &[Notice]) {
+    for notice in notices {
+        cx.metrics.wrote("Event", "create");
+        let event = Event {
+            type_: if notice.warning { EventType::Warning } else { EventType::Normal },
+            reason: notice.reason.to_owned(),
+            note: Some(notice.note.chars().take(1000).collect()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = cx.in_time(cx.recorder.publish(&event, about)).await {
+            tracing::warn!(reason = notice.reason, error = error.said(), "event not published");
+        }
+    }
+}
+
+fn api(cx: &Context, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+    Api::namespaced_with(cx.client.clone(), namespace, resource)
+}
+
+fn write_error(id: &ChildId, source: CallError) -> ApplyError {
+    ApplyError::Write { kind: id.kind, name: id.name.clone(), source }
+}
+
+/// The view of an object that the API server has just given back.
+fn live_of(kind: Kind, object: &DynamicObject) -> Live {
+    let mut live = observed::live(&object.metadata);
+    if kind == Kind::ConfigMap {
+        live.data = serde_json::from_value(object.data["data"].clone()).ok();
+    }
+    live.suspended = object.data["spec"]["suspend"] == true;
+    live
+}
+
+/// A label of a closed set.
+fn kind_label(kind: &str) -> &'static str {
+    match kind {
+        "TrainingJob" => "TrainingJob",
+        "ModelDeployment" => "ModelDeployment",
+        _ => "Other",
+    }
+}

@@ -1,0 +1,305 @@
+//! Reads what a deployment's decisions need: stores, and while an old revision
+//! drains, the gateways over HTTP.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_crds::model_deployment::CompressionReport;
+use hearth_crds::names;
+use hearth_crds::routing::{ROUTING_KEY, RoutingTable};
+use hearth_crds::{condition, source::Source};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+
+use super::plan::{
+    ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL,
+    ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER,
+};
+use super::target::{self, Target};
+use super::validate::{Origin, ValidDeployment};
+use crate::children::{ChildId, Kind, LiveChildren};
+use crate::context::Context;
+use crate::error::GatherError;
+use crate::lost_pods::suspects;
+use crate::observed::{JobView, Phase, PodView};
+
+/// What was observed of a deployment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// All its children.
+    pub children: LiveChildren,
+    /// The model that it names.
+    pub model: Model,
+    /// Claims that it needs and that are not there.
+    pub missing_claims: Vec<String>,
+    /// The Job that compresses for the target.
+    pub quantize: Option<JobView>,
+    /// That Job's pods.
+    pub quantize_pods: Vec<PodView>,
+    /// Servers by revision.
+    pub servers: BTreeMap<String, Workload>,
+    /// Pods of the target's servers.
+    pub server_pods: Vec<PodView>,
+    /// The gateways.
+    pub gateway: Option<Workload>,
+    /// The routing table as it is.
+    pub routing: Option<RoutingTable>,
+    /// When traffic was last sent to another revision.
+    pub routed_at: Option<Timestamp>,
+    /// The revision that each running gateway sends traffic to; asked only
+    /// while an old revision waits to go. `None` where a gateway did not say.
+    pub gateways_at: Option<Vec<Option<String>>>,
+    /// Nodes of pods that should have ended, where the node does not answer.
+    pub silent_nodes: BTreeSet<String>,
+}
+
+impl Observed {
+    /// The revision that gets the traffic.
+    pub fn routed(&self) -> Option<&str> {
+        self.routing.as_ref()?.variants.first().map(|variant| variant.revision.as_str())
+    }
+}
+
+/// The model that a deployment names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Model {
+    /// Not there: reason and sentence.
+    Missing {
+        /// CamelCase.
+        reason: &'static str,
+        /// What to do.
+        message: String,
+        /// Waiting alone will not help.
+        hopeless: bool,
+    },
+    /// Here.
+    Here {
+        /// The directory.
+        uri: Source,
+        /// Digest, where known.
+        digest: Option<String>,
+    },
+    /// Not looked for.
+    #[default]
+    Unknown,
+}
+
+/// A live `apps/v1` Deployment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Workload {
+    /// Pods wanted.
+    pub wanted: i32,
+    /// Pods of the newest template that have been ready for a while.
+    pub available: i32,
+    /// The newest template is everywhere, and enough pods are available.
+    pub complete: bool,
+    /// Why it makes no progress.
+    pub stuck: Option<String>,
+    /// The directory that is served.
+    pub model: Option<String>,
+    /// Digest of the source model.
+    pub digest: Option<String>,
+    /// The compression that the model came from.
+    pub artifact: Option<String>,
+    /// What that compression did.
+    pub compression: Option<CompressionReport>,
+}
+
+impl Workload {
+    fn of(deployment: &Deployment) -> Self {
+        let status = deployment.status.clone().unwrap_or_default();
+        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let observed = status.observed_generation >= deployment.metadata.generation;
+        let available = status.available_replicas.unwrap_or(0);
+        let updated = status.updated_replicas.unwrap_or(0);
+        let stuck = status
+            .conditions
+            .into_iter()
+            .flatten()
+            .find(|c| c.type_ == "Progressing" && c.status == "False")
+            .map(|c| c.message.unwrap_or_default());
+        let note = |key: &str| deployment.annotations().get(key).cloned();
+        Self {
+            wanted,
+            available,
+            complete: observed && updated >= wanted && available >= wanted,
+            stuck,
+            model: note(ANNOTATION_MODEL),
+            digest: note(ANNOTATION_DIGEST),
+            artifact: note(ANNOTATION_ARTIFACT),
+            compression: note(ANNOTATION_COMPRESSION)
+                .and_then(|text| serde_json::from_str(&text).ok()),
+        }
+    }
+}
+
+/// Observes a deployment; gives its target too, where its model is here.
+pub async fn observe(
+    cx: &Context,
+    valid: &ValidDeployment,
+) -> Result<(Observed, Option<Target>), GatherError> {
+    let namespace = valid.namespace.as_str();
+    let model = model(cx, valid);
+    let target = target::of(valid, &model, &cx.settings.images.worker);
+    let mut ids: BTreeSet<_> = expected(valid, target.as_ref()).into_iter().collect();
+    ids.extend(cx.caches.owned_by(namespace, &valid.uid).into_keys());
+    let child = |id: ChildId| cx.child(namespace, &id).map(|live| (id, live));
+    let children = ids.into_iter().filter_map(child).collect();
+    let quantize = target
+        .as_ref()
+        .and_then(|target| target.artifact.as_ref())
+        .and_then(|artifact| cx.caches.job(namespace, &artifact.job));
+    let pods = |component, revision: Option<&str>| {
+        pods_of(cx, valid, component, revision)
+    };
+    let artifact = target.as_ref().and_then(|t| t.artifact.as_ref()).map(|a| a.id.as_str());
+    let quantize_pods: Vec<_> = pods(QUANTIZE, artifact)
+        .into_iter()
+        .filter(|pod| quantize.as_ref().is_some_and(|job| job.uid == pod.owner))
+        .collect();
+    let server_pods = pods(SERVER, target.as_ref().map(|t| t.revision.as_str()));
+    let (routing, routed_at) = routing(cx, valid);
+    let mut seen = Observed {
+        missing_claims: missing_claims(cx, valid, target.as_ref()),
+        children,
+        model,
+        quantize,
+        quantize_pods,
+        servers: servers(cx, valid),
+        server_pods,
+        gateway: workload(cx, valid, &valid.child_name("gateway")),
+        routing,
+        routed_at,
+        ..Observed::default()
+    };
+    if seen.servers.len() > 1 && seen.routed() == target.as_ref().map(|t| t.revision.as_str()) {
+        seen.gateways_at = Some(ask_gateways(cx, &pods(GATEWAY, None)).await);
+    }
+    seen.silent_nodes = cx.silent_nodes(suspects(&seen.quantize_pods)).await?;
+    Ok((seen, target))
+}
+
+/// Children that may have been written a moment ago.
+fn expected(valid: &ValidDeployment, target: Option<&Target>) -> Vec<ChildId> {
+    let id = |kind, name: &str| ChildId { kind, name: name.to_owned() };
+    let gateway = valid.child_name("gateway");
+    let mut ids: Vec<_> = Kind::ALL.into_iter().map(|kind| id(kind, &gateway)).collect();
+    ids.push(id(Kind::ConfigMap, &valid.child_name("routing")));
+    ids.push(id(Kind::Service, &valid.child_name("")));
+    if let Some(target) = target {
+        let server = target.server_name(valid);
+        ids.extend(Kind::ALL.into_iter().map(|kind| id(kind, &server)));
+        if let Some(artifact) = &target.artifact {
+            ids.extend(Kind::ALL.into_iter().map(|kind| id(kind, &artifact.job)));
+        }
+    }
+    ids
+}
+
+fn model(cx: &Context, valid: &ValidDeployment) -> Model {
+    let name = match &valid.origin {
+        Origin::Directory(uri) => return Model::Here { uri: uri.clone(), digest: None },
+        Origin::TrainingJob(name) => name,
+    };
+    let missing =
+        |reason, message, hopeless| Model::Missing { reason, message, hopeless };
+    let key = ObjectRef::new(name).within(&valid.namespace);
+    let guarded = cx.caches.training_jobs.get(&key);
+    let Some(Ok(job)) = guarded.as_deref().map(|guard| &guard.0) else {
+        let message = format!(
+            "namespace {} has no TrainingJob {name}: create it, or correct model.fromTrainingJob",
+            valid.namespace
+        );
+        return missing("MissingTrainingJob", message, false);
+    };
+    let status = job.status.clone().unwrap_or_default();
+    if let Some(failed) = condition::get(&status.conditions, condition::training_job::FAILED)
+        && failed.status == "True"
+    {
+        let message = format!("TrainingJob {name} failed and left no model: {}", failed.message);
+        return missing("TrainingFailed", message, true);
+    }
+    let Some(model) = status.model else {
+        return missing("WaitingForTraining", format!("waits for TrainingJob {name} to end"), false);
+    };
+    match Source::parse(&model.uri) {
+        Ok(uri) => Model::Here { uri, digest: Some(model.digest) },
+        Err(error) => missing("BadModelLocation", error.to_string(), true),
+    }
+}
+
+fn missing_claims(
+    cx: &Context,
+    valid: &ValidDeployment,
+    target: Option<&Target>,
+) -> Vec<String> {
+    let mut claims: BTreeSet<&str> = valid.gate_rows.iter().filter_map(Source::claim).collect();
+    if let Some(target) = target {
+        claims.extend(target.model.claim());
+        let from = target.artifact.as_ref().map(|artifact| &artifact.from);
+        claims.extend(from.and_then(Source::claim));
+    }
+    let missing = claims.into_iter().filter(|claim| !cx.caches.has_claim(&valid.namespace, claim));
+    missing.map(str::to_owned).collect()
+}
+
+fn pods_of(
+    cx: &Context,
+    valid: &ValidDeployment,
+    component: &str,
+    revision: Option<&str>,
+) -> Vec<PodView> {
+    cx.caches
+        .pods_of(&valid.namespace, "ModelDeployment", &valid.name, component)
+        .into_iter()
+        .filter(|(labels, _)| {
+            revision.is_none_or(|wanted| {
+                labels.get(names::LABEL_REVISION).is_some_and(|found| found == wanted)
+            })
+        })
+        .map(|(_, pod)| pod)
+        .collect()
+}
+
+fn servers(cx: &Context, valid: &ValidDeployment) -> BTreeMap<String, Workload> {
+    cx.caches
+        .deployments
+        .state()
+        .iter()
+        .filter(|deployment| {
+            deployment.metadata.namespace.as_deref() == Some(&valid.namespace)
+                && deployment.metadata.deletion_timestamp.is_none()
+                && deployment.owner_references().iter().any(|owner| owner.uid == valid.uid)
+        })
+        .filter_map(|deployment| {
+            let revision = deployment.labels().get(names::LABEL_REVISION)?.clone();
+            Some((revision, Workload::of(deployment)))
+        })
+        .collect()
+}
+
+fn workload(cx: &Context, valid: &ValidDeployment, name: &str) -> Option<Workload> {
+    let key = ObjectRef::new(name).within(&valid.namespace);
+    cx.caches.deployments.get(&key).map(|deployment| Workload::of(&deployment))
+}
+
+fn routing(
+    cx: &Context,
+    valid: &ValidDeployment,
+) -> (Option<RoutingTable>, Option<Timestamp>) {
+    let key = ObjectRef::new(&valid.child_name("routing")).within(&valid.namespace);
+    let Some(map) = cx.caches.config_maps.get(&key) else { return (None, None) };
+    let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
+    let at = map.annotations().get(ANNOTATION_ROUTED_AT).and_then(|text| text.parse().ok());
+    (text.and_then(|text| serde_json::from_str(text).ok()), at)
+}
+
+async fn ask_gateways(cx: &Context, pods: &[PodView]) -> Vec<Option<String>> {
+    let running = pods.iter().filter(|pod| pod.phase == Phase::Running);
+    let ask = running.map(|pod| async {
+        let table = cx.pods.gateway_routing(pod.ip.as_deref()?).await.ok()?;
+        table.variants.first().map(|variant| variant.revision.clone())
+    });
+    futures::future::join_all(ask).await
+}

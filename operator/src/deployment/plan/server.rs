@@ -1,0 +1,197 @@
+//! The servers of one revision.
+
+use std::collections::BTreeMap;
+
+use hearth_crds::pod::Resources;
+use hearth_crds::training_job::Accelerator;
+use hearth_crds::worker_config::{
+    CONFIG_PATH, CONFIG_VERSION, JobIdentity, SERVE_PORT, ServeConfig,
+};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, ContainerPort, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec,
+    Service, ServicePort, ServiceSpec, SleepAction,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{
+    ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL, Frame,
+    GATEWAY, PRE_STOP_SECONDS, SERVER, budget,
+};
+use crate::children::Child;
+use crate::deployment::policy::Decision;
+use crate::deployment::target::Target;
+use crate::network;
+use crate::pods::{self, MemoryDefault, Program};
+use crate::source_rules::{Backend, path_of};
+use crate::training_job::validate::ClaimUse;
+
+/// Memory of a server that asks for none.
+const MEMORY: MemoryDefault = MemoryDefault { request: "512Mi", limit: "8Gi" };
+
+pub(super) fn children(frame: &Frame<'_>, target: &Target, decision: &Decision) -> Vec<Child> {
+    let name = target.server_name(frame.valid);
+    let meta = || frame.meta(&name, SERVER, &target.revision);
+    let selector = || frame.selector(SERVER, &target.revision);
+    let text = serde_json::to_string_pretty(&config(frame, target)).unwrap_or_default();
+    let mut children = vec![
+        Child::ConfigMap(ConfigMap {
+            metadata: meta(),
+            data: Some(BTreeMap::from([("config.json".to_owned(), text)])),
+            ..ConfigMap::default()
+        }),
+        Child::Service(Service {
+            metadata: meta(),
+            spec: Some(ServiceSpec {
+                selector: selector().match_labels,
+                ports: Some(vec![ServicePort {
+                    name: Some("http".to_owned()),
+                    port: i32::from(SERVE_PORT),
+                    protocol: Some("TCP".to_owned()),
+                    ..ServicePort::default()
+                }]),
+                ..ServiceSpec::default()
+            }),
+            ..Service::default()
+        }),
+        Child::NetworkPolicy(wall(frame)),
+        Child::Deployment(Box::new(deployment(frame, target, decision, &name))),
+    ];
+    if frame.valid.spec.serving.replicas > 1 {
+        children.push(budget(meta(), selector()));
+    }
+    children
+}
+
+fn config(frame: &Frame<'_>, target: &Target) -> ServeConfig {
+    let (valid, serving) = (frame.valid, &frame.valid.spec.serving);
+    let count = |figure: i32| figure.unsigned_abs();
+    ServeConfig {
+        version: CONFIG_VERSION.into(),
+        job: JobIdentity {
+            namespace: valid.namespace.clone(),
+            name: valid.name.clone(),
+            uid: valid.uid.clone(),
+        },
+        revision: target.revision.clone(),
+        model: path_of(&target.model, &Backend::Cluster),
+        accelerator: accelerator(&serving.resources),
+        max_batch_size: count(serving.max_batch_size),
+        max_batch_delay_milliseconds: count(serving.max_batch_delay_milliseconds),
+        max_queue_depth: count(serving.max_queue_depth),
+        max_body_bytes: valid.spec.gateway.max_body_bytes.unsigned_abs(),
+        port: SERVE_PORT,
+    }
+}
+
+fn accelerator(resources: &Resources) -> Accelerator {
+    if resources.gpus() > 0 { Accelerator::CUDA } else { Accelerator::CPU }
+}
+
+/// Only gateways talk to servers, and servers to nobody.
+fn wall(frame: &Frame<'_>) -> NetworkPolicy {
+    let mut ingress = vec![network::from_pods(frame.parent.selector(GATEWAY), &[SERVE_PORT])];
+    if let Some(scraper) = &frame.settings.metrics_namespace {
+        ingress.push(network::from_namespace(scraper, &[SERVE_PORT]));
+    }
+    NetworkPolicy {
+        metadata: frame.parent.child_meta(&frame.valid.child_name(SERVER), SERVER),
+        spec: Some(network::policy(frame.parent.selector(SERVER), ingress, Vec::new())),
+    }
+}
+
+fn deployment(
+    frame: &Frame<'_>,
+    target: &Target,
+    decision: &Decision,
+    name: &str,
+) -> Deployment {
+    let mut metadata = frame.meta(name, SERVER, &target.revision);
+    let notes = metadata.annotations.get_or_insert_default();
+    notes.insert(ANNOTATION_MODEL.into(), target.model.to_string());
+    notes.extend(target.digest.clone().map(|digest| (ANNOTATION_DIGEST.into(), digest)));
+    let made = target.artifact.as_ref().map(|artifact| artifact.id.clone());
+    notes.extend(made.map(|id| (ANNOTATION_ARTIFACT.into(), id)));
+    let report = decision.compression.as_ref().and_then(|r| serde_json::to_string(r).ok());
+    notes.extend(report.map(|text| (ANNOTATION_COMPRESSION.into(), text)));
+    Deployment {
+        metadata,
+        spec: Some(DeploymentSpec {
+            replicas: Some(frame.valid.spec.serving.replicas),
+            selector: frame.selector(SERVER, &target.revision),
+            strategy: Some(never_fewer()),
+            // Endpoints reach every node within this time, in practice.
+            min_ready_seconds: Some(2),
+            progress_deadline_seconds: Some(600),
+            revision_history_limit: Some(1),
+            template: PodTemplateSpec {
+                metadata: Some(frame.pod_meta(SERVER, Some(&target.revision))),
+                spec: Some(pod(frame, target, name)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn pod(frame: &Frame<'_>, target: &Target, config: &str) -> PodSpec {
+    let (images, serving) = (&frame.settings.images, &frame.valid.spec.serving);
+    let mut container = pods::container(Program {
+        name: SERVER,
+        image: &images.worker,
+        pull_policy: &images.pull_policy,
+        args: ["serve", "--config", CONFIG_PATH].map(str::to_owned).into(),
+        resources: pods::requirements(&serving.resources, MEMORY),
+    });
+    listen(&mut container, "http", SERVE_PORT);
+    container.readiness_probe = Some(pods::http_probe("/readyz", SERVE_PORT, 2, 3));
+    container.liveness_probe = Some(pods::http_probe("/healthz", SERVE_PORT, 10, 6));
+    let mut pod = pods::pod(container, &serving.placement);
+    pod.termination_grace_period_seconds = Some(grace(frame));
+    pod.affinity = Some(pods::apart(frame.parent.selector(SERVER)));
+    pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);
+    pods::add_config(&mut pod, config);
+    let claims = target.model.claim().map(|claim| (claim, ClaimUse::Read));
+    pods::add_claims(&mut pod, &claims.into_iter().collect());
+    if accelerator(&serving.resources) == Accelerator::CUDA {
+        pods::add_shared_memory(&mut pod);
+    }
+    pod
+}
+
+/// Names a port, and waits before SIGTERM until nobody sends there any more.
+/// The wait needs no shell in the image.
+pub(super) fn listen(container: &mut Container, name: &str, port: u16) {
+    container.ports.get_or_insert_default().push(ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(port),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    });
+    container.lifecycle = Some(Lifecycle {
+        pre_stop: Some(LifecycleHandler {
+            sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }),
+            ..LifecycleHandler::default()
+        }),
+        ..Lifecycle::default()
+    });
+}
+
+/// Room for the longest request after the wait before SIGTERM.
+pub(super) fn grace(frame: &Frame<'_>) -> i64 {
+    i64::from(frame.valid.spec.gateway.request_timeout_seconds) + PRE_STOP_SECONDS + 10
+}
+
+/// A rollout adds a pod before it takes one away.
+pub(super) fn never_fewer() -> DeploymentStrategy {
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(1)),
+            max_unavailable: Some(IntOrString::Int(0)),
+        }),
+    }
+}

@@ -1,0 +1,316 @@
+//! What users read of a deployment: conditions, revisions, events.
+//!
+//! [`next_status`] and [`notices`] are pure; [`publish`] sends what changed.
+
+use std::time::Duration;
+
+use hearth_crds::condition::{self, Finding, Truth, model_deployment as types};
+use hearth_crds::model_deployment::{ModelDeployment, ModelDeploymentStatus, RevisionStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ApiResource;
+use kube::core::error_boundary::InvalidObject;
+use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
+
+use super::gather::Observed;
+use super::policy::{Decision, Stage};
+use super::target::Target;
+use super::validate::ValidDeployment;
+use crate::apply::{self, Notice};
+use crate::context::Context;
+use crate::error::ReconcileError;
+use crate::fault::{Fault, SpecFaults};
+use crate::observed::version;
+
+/// Time until a deployment is looked at again though nothing happened to it.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// What came of looking at a deployment.
+pub enum Verdict<'a> {
+    /// The spec is refused.
+    Invalid(SpecFaults),
+    /// The cluster refuses its objects, in these words.
+    Trouble(String),
+    /// It stands here.
+    Stage(&'a ValidDeployment, Option<&'a Target>, &'a Observed, &'a Decision),
+}
+
+/// Writes status and events where they changed.
+pub async fn publish(
+    cx: &Context,
+    deployment: &ModelDeployment,
+    verdict: Verdict<'_>,
+) -> Result<Action, ReconcileError> {
+    let (uid, now) = (deployment.uid().unwrap_or_default(), cx.clock.now());
+    let before: ModelDeploymentStatus =
+        match cx.newer_status(&uid, version(deployment.meta())) {
+            Some(written) => serde_json::from_value(written.status).unwrap_or_default(),
+            None => deployment.status.clone().unwrap_or_default(),
+        };
+    let after = next_status(deployment, &before, &verdict, now);
+    if after != before {
+        let about = deployment.object_ref(&());
+        write(cx, &about, &after).await?;
+        apply::notify(cx, &about, "Deploy", &notices(&before, &after)).await;
+    }
+    Ok(look_again(&verdict))
+}
+
+async fn write(
+    cx: &Context,
+    about: &ObjectReference,
+    status: &ModelDeploymentStatus,
+) -> Result<(), ReconcileError> {
+    let value = serde_json::to_value(status).unwrap_or_default();
+    let name = || about.name.clone().unwrap_or_default();
+    apply::status(cx, &ApiResource::erase::<ModelDeployment>(&()), about, &value)
+        .await
+        .map_err(|source| ReconcileError::Status { name: name(), source })
+}
+
+/// Tells the user of a refusal by the cluster, and hands the error on so that
+/// the deployment is tried again.
+pub async fn trouble(
+    cx: &Context,
+    deployment: &ModelDeployment,
+    error: ReconcileError,
+) -> Result<Action, ReconcileError> {
+    if error.category().needs_a_person() {
+        publish(cx, deployment, Verdict::Trouble(error.sentence())).await?;
+    }
+    Err(error)
+}
+
+/// Tells the user that the object cannot be read at all.
+pub async fn unreadable(
+    cx: &Context,
+    object: &InvalidObject,
+) -> Result<Action, ReconcileError> {
+    let fault = Fault::invalid(
+        "spec",
+        format!("cannot be read: {}", object.error),
+        "correct it, or delete the deployment and create it anew",
+    );
+    let about = ObjectReference {
+        api_version: Some(ModelDeployment::api_version(&()).into_owned()),
+        kind: Some(ModelDeployment::kind(&()).into_owned()),
+        name: object.metadata.name.clone(),
+        namespace: object.metadata.namespace.clone(),
+        uid: object.metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let before: ModelDeploymentStatus = cx
+        .newer_status(&uid, 0)
+        .and_then(|written| serde_json::from_value(written.status).ok())
+        .unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or(0);
+    let found = [finding(types::DEGRADED, Truth::True, "Unreadable", fault.to_string())];
+    let after = ModelDeploymentStatus {
+        observed_generation: Some(generation),
+        state: Some("Invalid".into()),
+        conditions: condition::merge(
+            &before.conditions,
+            &found,
+            generation,
+            &Time(cx.clock.now()),
+        ),
+        ..before.clone()
+    };
+    if after != before {
+        write(cx, &about, &after).await?;
+    }
+    Ok(Action::await_change())
+}
+
+/// The status after this look at the deployment.
+pub fn next_status(
+    deployment: &ModelDeployment,
+    before: &ModelDeploymentStatus,
+    verdict: &Verdict<'_>,
+    now: Timestamp,
+) -> ModelDeploymentStatus {
+    let generation = deployment.metadata.generation.unwrap_or(0);
+    let mut after = before.clone();
+    after.observed_generation = Some(generation);
+    let (state, found) = match verdict {
+        Verdict::Invalid(faults) => {
+            ("Invalid", unchanged(before, faults.reason(), faults.to_string()))
+        }
+        Verdict::Trouble(said) => ("Degraded", unchanged(before, "Rejected", said.clone())),
+        Verdict::Stage(valid, target, seen, decision) => {
+            after.address =
+                Some(format!("http://{}.{}.svc", valid.child_name(""), valid.namespace));
+            after.stable = decision.route.as_ref().map(|revision| {
+                revision_status(revision, 100, *target, seen, decision)
+            });
+            let on_its_way = target.filter(|target| Some(&target.revision) != decision.route.as_ref());
+            after.canary = on_its_way
+                .map(|target| revision_status(&target.revision, 0, Some(target), seen, decision));
+            findings(seen, decision)
+        }
+    };
+    after.state = Some(state.into());
+    after.conditions = condition::merge(&before.conditions, &found, generation, &Time(now));
+    after
+}
+
+/// One revision as its servers' annotations, or the target, describe it.
+fn revision_status(
+    revision: &str,
+    weight: i32,
+    target: Option<&Target>,
+    seen: &Observed,
+    decision: &Decision,
+) -> RevisionStatus {
+    let target = target.filter(|target| target.revision == revision);
+    let server = seen.servers.get(revision);
+    RevisionStatus {
+        revision: revision.to_owned(),
+        digest: target
+            .map_or_else(|| server.and_then(|s| s.digest.clone()), |t| t.digest.clone()),
+        weight,
+        model: target.map_or_else(
+            || server.and_then(|s| s.model.clone()),
+            |t| Some(t.model.to_string()),
+        ),
+        compression: match target {
+            Some(_) => decision.compression.clone(),
+            None => server.and_then(|s| s.compression.clone()),
+        },
+    }
+}
+
+/// Conditions where what runs is left as it is.
+fn unchanged(
+    before: &ModelDeploymentStatus,
+    reason: &'static str,
+    message: String,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if condition::get(&before.conditions, types::READY).is_none() {
+        let none = "Nothing is served yet.".to_owned();
+        found.push(finding(types::READY, Truth::False, "NothingServed", none));
+    }
+    let kept = "What is served stays as it is.".to_owned();
+    found.push(finding(types::PROGRESSING, Truth::False, reason, kept));
+    found.push(finding(types::DEGRADED, Truth::True, reason, message));
+    found
+}
+
+fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>) {
+    let answers = answers(seen, decision);
+    let progressing = |reason, message: &str| {
+        finding(types::PROGRESSING, Truth::True, reason, message.to_owned())
+    };
+    let still = |reason, message: &str| {
+        finding(types::PROGRESSING, Truth::False, reason, message.to_owned())
+    };
+    let degraded =
+        |reason, message: &str| finding(types::DEGRADED, Truth::True, reason, message.to_owned());
+    let well = || finding(types::DEGRADED, Truth::False, "AsExpected", "Nothing needs a person.".into());
+    let (state, rest) = match &decision.stage {
+        Stage::Waiting { reason, message, hopeless: true } => {
+            ("Degraded", vec![still(reason, message), degraded(reason, message)])
+        }
+        Stage::Waiting { reason, message, hopeless: false } => {
+            ("Waiting", vec![progressing(reason, message), well()])
+        }
+        Stage::Compressing(message) => {
+            ("Compressing", vec![progressing("Compressing", message), well()])
+        }
+        Stage::Refused { reason, message } => {
+            ("Refused", vec![still(reason, "The new revision is refused."), degraded(reason, message)])
+        }
+        Stage::Starting(message) => ("Starting", vec![progressing("Starting", message), well()]),
+        Stage::Stuck(message) => {
+            ("Degraded", vec![progressing("Starting", message), degraded("ServersNotReady", message)])
+        }
+        Stage::Draining => (
+            if answers { "Ready" } else { "Starting" },
+            vec![progressing("Switching", "The old revision ends its requests."), well()],
+        ),
+        Stage::Live => ("Ready", vec![still("Complete", "The wanted revision is served."), well()]),
+    };
+    let mut found = vec![ready(seen, decision, answers)];
+    found.extend(rest);
+    (state, found)
+}
+
+/// Whether the address answers: a gateway is there, and a server behind it.
+fn answers(seen: &Observed, decision: &Decision) -> bool {
+    let served = decision.route.as_ref().and_then(|revision| seen.servers.get(revision));
+    served.is_some_and(|server| server.available > 0)
+        && seen.gateway.as_ref().is_some_and(|gateway| gateway.available > 0)
+}
+
+fn ready(seen: &Observed, decision: &Decision, answers: bool) -> Finding {
+    match (&decision.route, answers) {
+        (Some(revision), true) => {
+            let message = format!("Revision {revision} answers.");
+            finding(types::READY, Truth::True, "Serving", message)
+        }
+        (Some(revision), false) if seen.gateway.as_ref().is_none_or(|g| g.available == 0) => {
+            let message = format!("Revision {revision} waits for the gateway.");
+            finding(types::READY, Truth::False, "GatewayNotReady", message)
+        }
+        (Some(revision), false) => {
+            let message = format!("No server of revision {revision} is ready.");
+            finding(types::READY, Truth::False, "ServersNotReady", message)
+        }
+        (None, _) => {
+            let message = "Nothing is served yet.".to_owned();
+            finding(types::READY, Truth::False, "NothingServed", message)
+        }
+    }
+}
+
+/// Events for what changed.
+pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    let mut say = |warning, reason, note: String| notices.push(Notice { warning, reason, note });
+    let stable = |status: &ModelDeploymentStatus| {
+        status.stable.as_ref().map(|revision| revision.revision.clone())
+    };
+    let canary = |status: &ModelDeploymentStatus| {
+        status.canary.as_ref().map(|revision| revision.revision.clone())
+    };
+    if let Some(revision) = canary(after).filter(|new| Some(new) != canary(before).as_ref()) {
+        say(false, "RevisionCreated", format!("Revision {revision} is on its way."));
+    }
+    if let Some(revision) = stable(after).filter(|new| Some(new) != stable(before).as_ref()) {
+        say(false, "TrafficSwitched", format!("All traffic goes to revision {revision}."));
+    }
+    let degraded = condition::get(&after.conditions, types::DEGRADED).filter(|c| c.status == "True");
+    let then = condition::get(&before.conditions, types::DEGRADED);
+    if let Some(now) = degraded
+        && then.is_none_or(|then| then.status != now.status || then.reason != now.reason)
+    {
+        say(true, "Degraded", format!("{}: {}", now.reason, now.message));
+    }
+    notices
+}
+
+/// When to look again.
+fn look_again(verdict: &Verdict<'_>) -> Action {
+    let seconds = |s| Action::requeue(Duration::from_secs(s));
+    let Verdict::Stage(_, _, seen, decision) = verdict else { return Action::requeue(RESYNC) };
+    match &decision.stage {
+        _ if !seen.silent_nodes.is_empty() => seconds(5),
+        Stage::Draining => seconds(2),
+        Stage::Waiting { .. } => seconds(30),
+        Stage::Compressing(_) if seen.quantize_pods.iter().any(|pod| pod.deadline.is_some()) => {
+            seconds(5)
+        }
+        Stage::Compressing(_) => seconds(10),
+        Stage::Refused { .. } | Stage::Starting(_) | Stage::Stuck(_) | Stage::Live => {
+            Action::requeue(RESYNC)
+        }
+    }
+}
+
+fn finding(type_: &'static str, status: Truth, reason: &'static str, message: String) -> Finding {
+    Finding { type_, status, reason, message }
+}

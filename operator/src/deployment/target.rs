@@ -1,0 +1,131 @@
+//! What a deployment should come to: the revision that its spec and its model
+//! call for.
+
+use std::path::PathBuf;
+
+use hearth_crds::model_deployment::Serving;
+use hearth_crds::names;
+use hearth_crds::source::Source;
+
+use super::gather::Model;
+use super::validate::ValidDeployment;
+
+/// The wanted revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Hash of all that may change answers or how they are computed.
+    pub revision: String,
+    /// The directory that is served.
+    pub model: Source,
+    /// Digest of the source model, where known.
+    pub digest: Option<String>,
+    /// The compression that makes `model`, where there is one.
+    pub artifact: Option<Artifact>,
+}
+
+/// A compressed model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    /// Hash of what it is made from, and how.
+    pub id: String,
+    /// The uncompressed model.
+    pub from: Source,
+    /// Name of the Job that makes it.
+    pub job: String,
+}
+
+impl Target {
+    /// Name of the servers' Deployment, Service and ConfigMap.
+    pub fn server_name(&self, valid: &ValidDeployment) -> String {
+        server_name(valid, &self.revision)
+    }
+}
+
+/// Name of a revision's servers.
+pub fn server_name(valid: &ValidDeployment, revision: &str) -> String {
+    valid.child_name(&format!("server-{revision}"))
+}
+
+/// The target, where the model is here. The number of pods is no part of the
+/// revision: a scaled revision is the same one.
+pub fn of(valid: &ValidDeployment, model: &Model, worker_image: &str) -> Option<Target> {
+    let Model::Here { uri, digest } = model else { return None };
+    let artifact = valid.spec.compression.as_ref().map(|compression| {
+        let how = (compression.quantization, &compression.gate, &compression.destination);
+        let id = names::digest(&(uri.to_string(), digest, how));
+        let job = valid.child_name(&format!("quantize-{id}"));
+        let suffix = format!("{}-{id}", compression.quantization.as_str());
+        (Artifact { id, from: uri.clone(), job }, suffix)
+    });
+    let served = match &artifact {
+        Some((_, suffix)) => {
+            valid.destination.clone().unwrap_or_else(|| beside(uri, suffix))
+        }
+        None => uri.clone(),
+    };
+    let artifact = artifact.map(|(artifact, _)| artifact);
+    let serving = Serving { replicas: 0, ..valid.spec.serving.clone() };
+    let settings = (&serving, valid.spec.gateway.max_body_bytes, worker_image);
+    let made = artifact.as_ref().map(|artifact| artifact.id.as_str());
+    let revision =
+        names::digest(&(served.to_string(), digest, made, settings));
+    Some(Target { revision, model: served, digest: digest.clone(), artifact })
+}
+
+/// The directory `NAME-SUFFIX` beside a directory `NAME`.
+fn beside(source: &Source, suffix: &str) -> Source {
+    let rename = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        path.with_file_name(format!("{name}-{suffix}"))
+    };
+    match source {
+        Source::Pvc { claim, path } => Source::Pvc { claim: claim.clone(), path: rename(path) },
+        Source::File { path } => Source::File { path: rename(path) },
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deployment::validate::{self, tests::sample};
+    use serde_json::{Value, json};
+
+    fn target(change: impl FnOnce(&mut Value), digest: &str, image: &str) -> Target {
+        let valid = validate::deployment(&sample(change)).unwrap();
+        let uri = Source::parse("pvc://models/spam/model").unwrap();
+        of(&valid, &Model::Here { uri, digest: Some(digest.into()) }, image).unwrap()
+    }
+
+    #[test]
+    fn a_revision_follows_what_is_served_and_not_how_often() {
+        let plain = target(|_| {}, "d1", "w:1");
+        let scaled = target(|d| d["spec"]["serving"]["replicas"] = 5.into(), "d1", "w:1");
+        let retrained = target(|_| {}, "d2", "w:1");
+        let upgraded = target(|_| {}, "d1", "w:2");
+        let batched = target(|d| d["spec"]["serving"]["maxBatchSize"] = 8.into(), "d1", "w:1");
+        assert_eq!(plain, scaled);
+        assert_ne!(plain.revision, retrained.revision);
+        assert_ne!(plain.revision, batched.revision);
+        assert_ne!(plain.revision, upgraded.revision);
+        assert_ne!(plain.artifact, retrained.artifact);
+        // A new image serves the same compressed model.
+        assert_eq!(plain.artifact, upgraded.artifact);
+    }
+
+    #[test]
+    fn a_compressed_model_is_beside_its_source_or_where_it_is_told() {
+        let plain = target(|_| {}, "d1", "w:1");
+        let id = plain.artifact.unwrap().id;
+        assert_eq!(plain.model.to_string(), format!("pvc://models/spam/model-int8-{id}"));
+        let told = target(
+            |d| d["spec"]["compression"]["destination"] = "pvc://small/spam".into(),
+            "d1",
+            "w:1",
+        );
+        assert_eq!(told.model.to_string(), "pvc://small/spam");
+        let plain = target(|d| d["spec"]["compression"] = json!(null), "d1", "w:1");
+        assert_eq!(plain.model.to_string(), "pvc://models/spam/model");
+        assert!(plain.artifact.is_none());
+    }
+}

@@ -1,0 +1,206 @@
+//! Turns a ModelDeployment into a [`ValidDeployment`], or says everything that
+//! is wrong with it.
+
+use hearth_crds::model_deployment::{
+    ModelDeployment, ModelDeploymentSpec, Quantization, RolloutStrategy,
+};
+use hearth_crds::names;
+use hearth_crds::source::Source;
+use kube::ResourceExt;
+
+use crate::children::Parent;
+use crate::fault::{Fault, SpecFaults};
+use crate::source_rules::{Backend, quantity_faults, reachable};
+
+/// A deployment that can be planned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidDeployment {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// The spec as it was written, defaults filled in.
+    pub spec: ModelDeploymentSpec,
+    /// Where the model comes from.
+    pub origin: Origin,
+    /// Evaluation rows of the gate.
+    pub gate_rows: Option<Source>,
+    /// Where the smaller model goes, if that is said.
+    pub destination: Option<Source>,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A TrainingJob of the same namespace.
+    TrainingJob(String),
+    /// A directory.
+    Directory(Source),
+}
+
+impl ValidDeployment {
+    /// The deployment as the owner of objects.
+    pub fn parent(&self) -> Parent {
+        Parent {
+            kind: "ModelDeployment",
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+
+    /// Name of a child.
+    pub fn child_name(&self, suffix: &str) -> String {
+        names::child(&self.name, suffix)
+    }
+}
+
+/// The deployment as something that can be planned, or everything wrong with it.
+pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFaults> {
+    let spec = &object.spec;
+    let mut faults = unsupported(spec);
+    faults.extend(quantity_faults("spec.serving.resources", &spec.serving.resources));
+    if let Some(compression) = &spec.compression {
+        faults.extend(quantity_faults("spec.compression.resources", &compression.resources));
+    }
+    let mut source = |field: &str, uri: &str| match reachable(field, uri, &Backend::Cluster) {
+        Ok(source) => Some(source),
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    };
+    let origin = match (&spec.model.from_training_job, &spec.model.source) {
+        (Some(job), _) => Some(Origin::TrainingJob(job.clone())),
+        (None, Some(uri)) => source("spec.model.source", uri).map(Origin::Directory),
+        (None, None) => None,
+    };
+    let compression = spec.compression.as_ref();
+    let gate_rows = compression
+        .and_then(|compression| compression.gate.as_ref())
+        .and_then(|gate| source("spec.compression.gate.data.source", &gate.data.source));
+    let destination = compression
+        .and_then(|compression| compression.destination.as_deref())
+        .and_then(|uri| source("spec.compression.destination", uri));
+
+    SpecFaults::unless_empty(faults, ())?;
+    let origin = origin.ok_or_else(|| {
+        Fault::invalid("spec.model", "names no model", "set fromTrainingJob or source")
+    })?;
+    Ok(ValidDeployment {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        spec: spec.clone(),
+        origin,
+        gate_rows,
+        destination,
+    })
+}
+
+/// What a spec may say and this version does not do.
+pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if spec.model.from_sweep.is_some() {
+        faults.push(Fault::unsupported(
+            "spec.model.fromSweep",
+            "this version runs no sweeps",
+            "use fromTrainingJob or source",
+        ));
+    }
+    if let Some(compression) = &spec.compression {
+        if compression.quantization != Quantization::INT8 {
+            faults.push(Fault::unsupported(
+                "spec.compression.quantization",
+                format!("this version does not write {:?}", compression.quantization),
+                "use INT8, or leave compression out",
+            ));
+        }
+        if spec.serving.resources.gpus() > 0 {
+            faults.push(Fault::unsupported(
+                "spec.serving.resources",
+                "this version computes INT8 models on the CPU, and GPUs would idle",
+                "remove nvidia.com/gpu, or leave compression out",
+            ));
+        }
+    }
+    let strategy = spec.rollout.strategy;
+    if strategy != RolloutStrategy::BlueGreen {
+        faults.push(Fault::unsupported(
+            "spec.rollout.strategy",
+            format!("this version has no {strategy:?}"),
+            "use BlueGreen",
+        ));
+    }
+    if spec.rollout.analysis.is_some() {
+        faults.push(Fault::unsupported(
+            "spec.rollout.analysis",
+            "this version does not judge a revision by its traffic",
+            "leave it out",
+        ));
+    }
+    faults
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A ModelDeployment, changed by `change`.
+    pub(crate) fn sample(change: impl FnOnce(&mut Value)) -> ModelDeployment {
+        let mut value = json!({
+            "apiVersion": "hearth.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": "spam", "namespace": "team-a", "uid": "u-2", "generation": 1},
+            "spec": {
+                "model": {"fromTrainingJob": "spam"},
+                "compression": {
+                    "quantization": "INT8",
+                    "gate": {"data": {"source": "pvc://data/eval.jsonl"}, "maxDrop": 0.005},
+                },
+                "serving": {"replicas": 2},
+            },
+        });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_plain_deployment_is_valid() {
+        let valid = deployment(&sample(|_| {})).unwrap();
+        assert_eq!(valid.origin, Origin::TrainingJob("spam".into()));
+        assert_eq!(valid.gate_rows.unwrap().to_string(), "pvc://data/eval.jsonl");
+    }
+
+    #[test]
+    fn every_refusal_names_its_field() {
+        type Change = fn(&mut Value);
+        let cases: [(&str, Change); 7] = [
+            ("spec.model.fromSweep:", |d| d["spec"]["model"] = json!({"fromSweep": "s"})),
+            ("spec.model.source:", |d| d["spec"]["model"] = json!({"source": "file:///m"})),
+            ("spec.compression.quantization:", |d| {
+                d["spec"]["compression"]["quantization"] = "FP8".into();
+            }),
+            ("spec.serving.resources:", |d| {
+                d["spec"]["serving"]["resources"] = json!({"limits": {"nvidia.com/gpu": 1}});
+            }),
+            ("spec.rollout.strategy:", |d| {
+                d["spec"]["rollout"] = json!({"strategy": "Canary",
+                    "steps": [{"weight": 10, "holdSeconds": 1}]});
+            }),
+            ("spec.rollout.analysis:", |d| {
+                d["spec"]["rollout"] = json!({"analysis": {"maxErrorRate": 0.1}});
+            }),
+            ("spec.compression.gate.data.source:", |d| {
+                d["spec"]["compression"]["gate"]["data"]["source"] = "s3://b/k".into();
+            }),
+        ];
+        for (field, change) in cases {
+            let faults = deployment(&sample(change)).unwrap_err();
+            assert!(faults.to_string().starts_with(field), "{field}: {faults}");
+        }
+    }
+}

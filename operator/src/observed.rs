@@ -1,0 +1,245 @@
+//! Views of live Jobs and pods: what decisions need, and nothing else.
+
+use std::collections::BTreeMap;
+
+use hearth_crds::names;
+use hearth_crds::worker_config::WorkerResult;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::children::{ANNOTATION_HASH, ANNOTATION_SPEC_HASH, Live};
+
+/// A live `batch/v1` Job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobView {
+    /// UID.
+    pub uid: String,
+    /// `spec.suspend`.
+    pub suspended: bool,
+    /// Hash of the TrainingJob's spec that it was started with.
+    pub spec_hash: Option<String>,
+    /// Pods that have not ended.
+    pub active: i32,
+    /// How it ended, if it did.
+    pub ended: Option<JobEnd>,
+}
+
+/// How a Job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    /// Every index succeeded.
+    Complete {
+        /// Since when.
+        at: Option<Timestamp>,
+    },
+    /// It was given up.
+    Failed {
+        /// The Job controller's reason, such as `PodFailurePolicy` or `BackoffLimitExceeded`.
+        reason: String,
+        /// Its message.
+        message: String,
+        /// Since when.
+        at: Option<Timestamp>,
+    },
+}
+
+impl JobEnd {
+    /// Since when.
+    pub fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Complete { at } | Self::Failed { at, .. } => *at,
+        }
+    }
+}
+
+impl JobView {
+    /// The view of a Job.
+    pub fn of(job: &Job) -> Self {
+        let status = job.status.as_ref();
+        let conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+        let ended = conditions.filter(|c| c.status == "True").find_map(|c| {
+            let at = c.last_transition_time.as_ref().map(|time| time.0);
+            match c.type_.as_str() {
+                "Complete" => Some(JobEnd::Complete { at }),
+                "Failed" => Some(JobEnd::Failed {
+                    reason: c.reason.clone().unwrap_or_default(),
+                    message: c.message.clone().unwrap_or_default(),
+                    at,
+                }),
+                _ => None,
+            }
+        });
+        Self {
+            uid: job.uid().unwrap_or_default(),
+            suspended: job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false),
+            spec_hash: job.annotations().get(ANNOTATION_SPEC_HASH).cloned(),
+            active: status.and_then(|s| s.active).unwrap_or(0),
+            ended,
+        }
+    }
+}
+
+/// A live pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodView {
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// UID of the Job or ReplicaSet that made it.
+    pub owner: String,
+    /// Completion index in an Indexed Job.
+    pub index: Option<u32>,
+    /// Phase.
+    pub phase: Phase,
+    /// Its address, once it has one.
+    pub ip: Option<String>,
+    /// Its node, once it has one.
+    pub node: Option<String>,
+    /// The scheduler's message, where it found no place.
+    pub unschedulable: Option<String>,
+    /// Why the container does not start: reason and message.
+    pub waiting: Option<(String, String)>,
+    /// How the container ended.
+    pub exit: Option<Exit>,
+    /// When it should have been gone, if it is being deleted.
+    pub deadline: Option<Timestamp>,
+    /// Since when its container runs.
+    pub running_since: Option<Timestamp>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+}
+
+/// Phase of a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Not started.
+    #[default]
+    Pending,
+    /// Started.
+    Running,
+    /// Ended well.
+    Succeeded,
+    /// Ended badly.
+    Failed,
+    /// The node does not answer.
+    Unknown,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code.
+    pub code: i32,
+    /// Kubernetes' reason, such as `OOMKilled`.
+    pub reason: String,
+    /// Termination message, or the end of the log.
+    pub message: String,
+    /// When.
+    pub at: Option<Timestamp>,
+}
+
+impl Exit {
+    /// The worker's own result, where it left one.
+    pub fn result(&self) -> Option<WorkerResult> {
+        serde_json::from_str(&self.message).ok()
+    }
+}
+
+impl PodView {
+    /// The view of a pod of one container.
+    pub fn of(pod: &Pod) -> Self {
+        let status = pod.status.as_ref();
+        let container = status
+            .and_then(|s| s.container_statuses.as_ref())
+            .and_then(|containers| containers.first());
+        let state = container.and_then(|c| c.state.as_ref());
+        let last = container.and_then(|c| c.last_state.as_ref());
+        let scheduled = status
+            .and_then(|s| s.conditions.as_ref())
+            .into_iter()
+            .flatten()
+            .find(|c| c.type_ == "PodScheduled");
+        Self {
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            owner: live(&pod.metadata).owner,
+            index: pod
+                .annotations()
+                .get("batch.kubernetes.io/job-completion-index")
+                .and_then(|text| text.parse().ok()),
+            phase: match status.and_then(|s| s.phase.as_deref()) {
+                Some("Running") => Phase::Running,
+                Some("Succeeded") => Phase::Succeeded,
+                Some("Failed") => Phase::Failed,
+                Some("Unknown") => Phase::Unknown,
+                _ => Phase::Pending,
+            },
+            ip: status.and_then(|s| s.pod_ip.clone()),
+            node: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
+            unschedulable: scheduled
+                .filter(|c| c.status == "False")
+                .and_then(|c| c.message.clone()),
+            waiting: state.and_then(|s| s.waiting.as_ref()).map(|waiting| {
+                (
+                    waiting.reason.clone().unwrap_or_default(),
+                    waiting.message.clone().unwrap_or_default(),
+                )
+            }),
+            exit: state.and_then(exit_of).or_else(|| last.and_then(exit_of)),
+            deadline: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+            running_since: state
+                .and_then(|s| s.running.as_ref())
+                .and_then(|running| running.started_at.as_ref())
+                .map(|time| time.0),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        }
+    }
+
+    /// Whether it has ended, well or badly.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Succeeded | Phase::Failed)
+    }
+}
+
+fn exit_of(state: &ContainerState) -> Option<Exit> {
+    let over = state.terminated.as_ref()?;
+    Some(Exit {
+        code: over.exit_code,
+        reason: over.reason.clone().unwrap_or_default(),
+        message: over.message.clone().unwrap_or_default(),
+        at: over.finished_at.as_ref().map(|time| time.0),
+    })
+}
+
+/// What matters about a live child, from its metadata.
+pub fn live(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Live {
+    let get = |map: &Option<BTreeMap<String, String>>, key: &str| {
+        map.as_ref().and_then(|entries| entries.get(key).cloned())
+    };
+    let owner = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
+        .map(|owner| owner.uid.clone());
+    Live {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        owner: owner.unwrap_or_default(),
+        hash: get(&metadata.annotations, ANNOTATION_HASH).unwrap_or_default(),
+        revision: get(&metadata.labels, names::LABEL_REVISION),
+        deleting: metadata.deletion_timestamp.is_some(),
+        version: version(metadata),
+        ..Live::default()
+    }
+}
+
+/// Resource version as a number, by which two views of one object are ordered
+/// (Kubernetes has promised since 1.35 that they can be; KEP-5504). 0 where unknown.
+pub fn version(
+    metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+) -> u64 {
+    metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,79 @@
+//! Reads what a job's decisions need: stores, and agent 0 over HTTP.
+
+use std::collections::BTreeSet;
+
+use crate::agent_client::AgentAnswer;
+use crate::children::{ChildId, Kind, LiveChildren};
+use crate::context::Context;
+use crate::error::GatherError;
+use crate::lost_pods::suspects;
+use crate::observed::{JobView, Phase, PodView};
+use crate::training_job::plan::COMPONENT;
+use crate::training_job::validate::ValidJob;
+
+/// What was observed of a job.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Its children.
+    pub children: LiveChildren,
+    /// The child Job.
+    pub job: Option<JobView>,
+    /// Worker pods, ended ones included.
+    pub pods: Vec<PodView>,
+    /// Claims that it names and that are not there.
+    pub missing_claims: Vec<String>,
+    /// What agent 0 said.
+    pub agent: AgentAnswer,
+    /// Nodes of pods that should have ended, where the node does not answer.
+    pub silent_nodes: BTreeSet<String>,
+}
+
+/// Observes a job.
+pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherError> {
+    let (namespace, child) = (valid.namespace.as_str(), valid.child_name());
+    let kinds = [
+        Kind::ConfigMap,
+        Kind::Service,
+        Kind::NetworkPolicy,
+        Kind::PodDisruptionBudget,
+        Kind::Job,
+    ];
+    let children = kinds
+        .into_iter()
+        .map(|kind| ChildId { kind, name: child.clone() })
+        .filter_map(|id| Some((id.clone(), cx.child(namespace, &id)?)))
+        .collect();
+    let job = cx.caches.job(namespace, &child);
+    let pods: Vec<_> = cx
+        .caches
+        .pods_of(namespace, "TrainingJob", &valid.name, COMPONENT)
+        .into_iter()
+        .map(|(_, pod)| pod)
+        // A job of the same name that was deleted may still have pods.
+        .filter(|pod| job.as_ref().is_some_and(|job| job.uid == pod.owner))
+        .collect();
+    let missing_claims = valid
+        .claims()
+        .keys()
+        .filter(|claim| !cx.caches.has_claim(namespace, claim))
+        .map(|claim| (*claim).to_owned())
+        .collect();
+    let agent = match first_agent(&pods) {
+        Some(ip) if job.as_ref().is_some_and(|job| job.ended.is_none()) => {
+            cx.ask_agent(&valid.uid, ip).await
+        }
+        _ => cx.last_answer(&valid.uid),
+    };
+    let silent_nodes = cx.silent_nodes(suspects(&pods)).await?;
+    Ok(Observed { children, job, pods, missing_claims, agent, silent_nodes })
+}
+
+/// Address of the pod that runs agent 0.
+fn first_agent(pods: &[PodView]) -> Option<&str> {
+    pods.iter()
+        .find(|pod| {
+            pod.index == Some(0) && pod.phase == Phase::Running && pod.deadline.is_none()
+        })?
+        .ip
+        .as_deref()
+}

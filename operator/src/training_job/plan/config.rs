@@ -1,0 +1,122 @@
+//! The worker's configuration from a valid job, for pods and local processes.
+
+use std::path::PathBuf;
+
+use hearth_crds::source::Source;
+use hearth_crds::training_job::DataSource;
+use hearth_crds::worker_config::{
+    AGENT_PORT, CONFIG_VERSION, DataFile, JobIdentity, TrainConfig, TrainData,
+};
+
+use crate::source_rules::{Backend, path_of};
+use crate::training_job::validate::ValidJob;
+
+/// What `hearth-worker agent` is told. The same for every agent of the job:
+/// an agent's index comes from its environment.
+pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
+    let spec = &job.spec;
+    let (coordinator_host, coordinator_port) = match backend {
+        Backend::Cluster => (coordinator_host(job), AGENT_PORT),
+        Backend::Local(machine) => ("127.0.0.1".into(), machine.coordinator_port),
+    };
+    TrainConfig {
+        version: CONFIG_VERSION.into(),
+        job: JobIdentity {
+            namespace: job.namespace.clone(),
+            name: job.name.clone(),
+            uid: job.uid.clone(),
+        },
+        task: spec.task,
+        accelerator: spec.workers.accelerator(),
+        model: path_of(&job.model, backend),
+        data: TrainData {
+            train: data_file(&spec.data.train, &job.train, backend),
+            eval: spec
+                .data
+                .eval
+                .as_ref()
+                .zip(job.eval.as_ref())
+                .map(|(rows, source)| data_file(rows, source, backend)),
+            eval_split: spec.data.eval_split,
+            clean: spec.data.clean.clone(),
+            max_bad_rows: spec.data.max_bad_rows.unsigned_abs(),
+        },
+        training: spec.training.clone(),
+        parallelism: spec.parallelism.clone(),
+        replicas: spec.workers.replicas.unsigned_abs(),
+        processes_per_worker: spec.workers.processes_per_worker.unsigned_abs(),
+        output: path_of(&job.output, backend),
+        output_uri: job.output.to_string(),
+        keep_checkpoints: spec.output.keep_checkpoints.unsigned_abs(),
+        max_restarts: spec.restart_policy.max_restarts.unsigned_abs(),
+        coordinator_host,
+        coordinator_port,
+    }
+}
+
+/// Host name of agent 0: pod 0 of the child Job in the headless Service.
+fn coordinator_host(job: &ValidJob) -> String {
+    let child = job.child_name();
+    format!("{child}-0.{child}")
+}
+
+/// Where the export is once the job has succeeded: `model` below the output.
+pub fn model_uri(job: &ValidJob) -> String {
+    below(&job.output, "model").to_string()
+}
+
+/// The location `name` inside a directory.
+fn below(directory: &Source, name: &str) -> Source {
+    match directory.clone() {
+        Source::Pvc { claim, path } => Source::Pvc { claim, path: path.join(name) },
+        Source::File { path } => Source::File { path: path.join(name) },
+        Source::S3 { bucket, key } => Source::S3 { bucket, key: format!("{key}/{name}") },
+        hub @ Source::HuggingFace { .. } => hub,
+    }
+}
+
+/// A file of rows as the back end's processes see it.
+pub(crate) fn data_file(rows: &DataSource, source: &Source, backend: &Backend) -> DataFile {
+    let path: PathBuf = path_of(source, backend);
+    DataFile { path, uri: rows.source.clone(), text: rows.text.clone(), label: rows.label.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source_rules::LocalMachine;
+    use crate::training_job::validate::{self, tests::sample};
+    use std::path::Path;
+
+    #[test]
+    fn pods_and_local_processes_get_the_same_but_for_places() {
+        let valid = validate::job(&sample(|_| {}), &Backend::Cluster).unwrap();
+        let pods = train_config(&valid, &Backend::Cluster);
+        assert_eq!(pods.coordinator_host, "spam-train-0.spam-train");
+        assert_eq!(pods.model, Path::new("/mnt/hearth/models/minilm"));
+        assert_eq!(model_uri(&valid), "pvc://models/spam/model");
+
+        let job = sample(|j| {
+            j["spec"]["model"]["source"] = "file:///m".into();
+            j["spec"]["data"]["train"]["source"] = "file:///d/train.jsonl".into();
+        });
+        let claims = [("models", "/x/models"), ("data", "/x/data")]
+            .map(|(claim, path)| (claim.to_owned(), PathBuf::from(path)));
+        let local = Backend::Local(LocalMachine { claims: claims.into(), coordinator_port: 9000 });
+        let config = train_config(&validate::job(&job, &local).unwrap(), &local);
+        assert_eq!(config.coordinator_host, "127.0.0.1");
+        assert_eq!(config.coordinator_port, 9000);
+        assert_eq!(config.model, Path::new("/m"));
+        assert_eq!(config.data.eval.unwrap().path, Path::new("/x/data/eval.jsonl"));
+        assert_eq!(config.output, Path::new("/x/models/spam"));
+        assert_eq!(config.training, pods.training);
+    }
+
+    #[test]
+    fn the_document_reads_back() {
+        let valid = validate::job(&sample(|_| {}), &Backend::Cluster).unwrap();
+        let config = train_config(&valid, &Backend::Cluster);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TrainConfig>(&text).unwrap(), config);
+    }
+}

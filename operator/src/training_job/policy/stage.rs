@@ -1,0 +1,140 @@
+//! Where a job stands.
+
+use hearth_crds::worker_config::{WorkerState, WorkerStatus};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::outcome::{Outcome, outcome};
+use crate::agent_client::AgentAnswer;
+use crate::observed::{Phase, PodView};
+use crate::training_job::gather::Observed;
+use crate::training_job::validate::ValidJob;
+
+/// How long a worker may run before its silence is worth a word.
+const SILENCE: SignedDuration = SignedDuration::from_secs(30);
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// The spec is not the one that the running job was started with.
+    SpecChanged,
+    /// Claims are missing.
+    MissingClaims(Vec<String>),
+    /// `suspend` is true.
+    Suspended,
+    /// Kueue has not let it start.
+    Queued(String),
+    /// Pods are on their way.
+    Starting {
+        /// CamelCase.
+        reason: &'static str,
+        /// A sentence.
+        message: String,
+    },
+    /// Worker 0 answers.
+    Running(Box<WorkerStatus>),
+    /// Pods run, and worker 0 does not answer: why not.
+    Silent(String),
+    /// The Job has ended.
+    Ended(Outcome),
+}
+
+/// Where the job stands.
+pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
+    let Some(job) = &seen.job else {
+        return if !seen.missing_claims.is_empty() {
+            Stage::MissingClaims(seen.missing_claims.clone())
+        } else if valid.spec.suspend {
+            Stage::Suspended
+        } else {
+            starting(valid, seen)
+        };
+    };
+    let polled = match &seen.agent {
+        AgentAnswer::Status(status) => status.result.as_ref(),
+        AgentAnswer::NotAsked | AgentAnswer::Silent(_) => None,
+    };
+    match outcome(job, &seen.pods, polled, now) {
+        Outcome::Open => {}
+        ended => return Stage::Ended(ended),
+    }
+    if job.spec_hash.as_deref() != Some(valid.spec_hash().as_str()) {
+        return Stage::SpecChanged;
+    }
+    match &valid.queue {
+        Some(queue) if job.suspended => return Stage::Queued(queue.clone()),
+        None if valid.spec.suspend => return Stage::Suspended,
+        _ => {}
+    }
+    match &seen.agent {
+        AgentAnswer::Status(status) => Stage::Running(status.clone()),
+        AgentAnswer::Silent(why) if all_run_since(valid, seen, now, SILENCE) => {
+            Stage::Silent(why.clone())
+        }
+        AgentAnswer::Silent(_) | AgentAnswer::NotAsked => starting(valid, seen),
+    }
+}
+
+/// Whether the ranks make progress.
+pub(crate) fn trains(status: &WorkerStatus) -> bool {
+    match status.state {
+        WorkerState::Training | WorkerState::Evaluating | WorkerState::Exporting => true,
+        WorkerState::Starting
+        | WorkerState::Restarting
+        | WorkerState::Succeeded
+        | WorkerState::Failed => false,
+    }
+}
+
+fn live_pods(seen: &Observed) -> impl Iterator<Item = &PodView> {
+    seen.pods.iter().filter(|pod| !pod.is_over() && pod.deadline.is_none())
+}
+
+fn all_run_since(
+    valid: &ValidJob,
+    seen: &Observed,
+    now: Timestamp,
+    least: SignedDuration,
+) -> bool {
+    let long = |pod: &&PodView| {
+        pod.phase == Phase::Running
+            && pod.running_since.is_some_and(|since| now.duration_since(since) >= least)
+    };
+    live_pods(seen).filter(long).count() >= replicas(valid)
+}
+
+fn replicas(valid: &ValidJob) -> usize {
+    usize::try_from(valid.spec.workers.replicas).unwrap_or(0)
+}
+
+/// What the pods are waiting for; the first thing that a person can change.
+fn starting(valid: &ValidJob, seen: &Observed) -> Stage {
+    let wanted = replicas(valid);
+    let stuck = |pod: &PodView| {
+        let (reason, message) = pod.waiting.clone()?;
+        // These two are a pod's ordinary beginning.
+        let ordinary = ["ContainerCreating", "PodInitializing"].contains(&reason.as_str());
+        (!ordinary).then(|| format!("pod {} waits: {reason}: {message}", pod.name))
+    };
+    if let Some((pod, why)) =
+        live_pods(seen).find_map(|pod| Some((pod, pod.unschedulable.as_ref()?)))
+    {
+        let message = format!("no node takes pod {}: {why}", pod.name);
+        return Stage::Starting { reason: "Unschedulable", message };
+    }
+    if let Some(message) = live_pods(seen).find_map(stuck) {
+        return Stage::Starting { reason: "ContainerWaiting", message };
+    }
+    let there = live_pods(seen).count();
+    let running = live_pods(seen).filter(|pod| pod.phase == Phase::Running).count();
+    let message = if running >= wanted {
+        format!("all {wanted} workers run; ranks are loading")
+    } else if there < wanted && seen.job.is_some() {
+        format!(
+            "{there} of {wanted} worker pods are there; `kubectl describe job {}` tells of any that are refused",
+            valid.child_name()
+        )
+    } else {
+        format!("{running} of {wanted} workers run")
+    };
+    Stage::Starting { reason: "Starting", message }
+}

@@ -1,0 +1,288 @@
+//! Turns a TrainingJob into a [`ValidJob`], or says everything that is wrong
+//! with it.
+//!
+//! CEL has checked the shape already; what is here needs parsing, or is about
+//! what this version offers. [`unsupported`] is the one list of the latter, for
+//! the cluster and for local runs alike.
+
+use hearth_crds::names;
+use hearth_crds::source::Source;
+use hearth_crds::training_arguments::Optimizer;
+use hearth_crds::training_job::{Accelerator, Sharding, Task, TrainingJob, TrainingJobSpec};
+use kube::ResourceExt;
+
+use crate::fault::{Fault, SpecFaults};
+use crate::source_rules::{Backend, quantity_faults, reachable};
+
+/// A job that can be planned: its locations are parsed and reachable, and all
+/// that it asks for is offered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidJob {
+    /// Namespace; `local` where there is none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID; empty in local runs.
+    pub uid: String,
+    /// The spec as it was written, defaults filled in.
+    pub spec: TrainingJobSpec,
+    /// Hugging Face directory to start from.
+    pub model: Source,
+    /// Training rows.
+    pub train: Source,
+    /// Evaluation rows.
+    pub eval: Option<Source>,
+    /// The job's directory.
+    pub output: Source,
+    /// Kueue's queue, where the job is in one.
+    pub queue: Option<String>,
+}
+
+impl ValidJob {
+    /// Name of the child Job, Service, ConfigMap, NetworkPolicy and PDB.
+    pub fn child_name(&self) -> String {
+        names::child(&self.name, "train")
+    }
+
+    /// Hash of what the job starts with. `suspend` is left out: it may change.
+    pub fn spec_hash(&self) -> String {
+        spec_hash(&self.spec)
+    }
+
+    /// Claims that the pods mount, with whether they are written to; sorted.
+    pub fn claims(&self) -> std::collections::BTreeMap<&str, ClaimUse> {
+        let mut claims = std::collections::BTreeMap::new();
+        for source in [Some(&self.model), Some(&self.train), self.eval.as_ref()] {
+            if let Some(claim) = source.and_then(Source::claim) {
+                claims.insert(claim, ClaimUse::Read);
+            }
+        }
+        if let Some(claim) = self.output.claim() {
+            claims.insert(claim, ClaimUse::Write);
+        }
+        claims
+    }
+}
+
+/// How a claim is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimUse {
+    /// Read-only.
+    Read,
+    /// Read and written.
+    Write,
+}
+
+/// Hash of a spec, its `suspend` left out.
+pub fn spec_hash(spec: &TrainingJobSpec) -> String {
+    names::digest(&TrainingJobSpec { suspend: false, ..spec.clone() })
+}
+
+/// The job as something that can be planned, or everything wrong with it.
+pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults> {
+    let spec = &job.spec;
+    let queue = job.labels().get(names::LABEL_QUEUE).cloned();
+    let mut faults = unsupported(spec);
+    faults.extend(contradictions(spec, queue.as_deref()));
+    faults.extend(quantity_faults("spec.workers.resources", &spec.workers.resources));
+
+    let mut source = |field: &str, uri: &str| match reachable(field, uri, backend) {
+        Ok(source) => Some(source),
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    };
+    let model = source("spec.model.source", &spec.model.source);
+    let train = source("spec.data.train.source", &spec.data.train.source);
+    let eval =
+        spec.data.eval.as_ref().map(|rows| source("spec.data.eval.source", &rows.source));
+    let output = source("spec.output.destination", &spec.output.destination);
+
+    SpecFaults::unless_empty(faults, ())?;
+    let (Some(model), Some(train), Some(output)) = (model, train, output) else {
+        return Err(Fault::invalid("spec", "has a location without a place", "correct it").into());
+    };
+    Ok(ValidJob {
+        namespace: job.namespace().unwrap_or_else(|| "local".into()),
+        name: job.name_any(),
+        uid: job.uid().unwrap_or_default(),
+        spec: spec.clone(),
+        model,
+        train,
+        eval: eval.flatten(),
+        output,
+        queue,
+    })
+}
+
+/// What a spec may say and this version does not do. The CLI and the operator
+/// both refuse by this list, and later versions shorten it.
+pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut refuse = |asked: bool, field: &str, problem: String, fix: &str| {
+        if asked {
+            faults.push(Fault::unsupported(field, problem, fix));
+        }
+    };
+    refuse(
+        spec.task != Task::SequenceClassification,
+        "spec.task",
+        format!("this version does not train {:?}", spec.task),
+        "use SequenceClassification",
+    );
+    refuse(
+        spec.training.optim != Optimizer::AdamW,
+        "spec.training.optim",
+        format!("this version has no {:?}", spec.training.optim),
+        "use AdamW",
+    );
+    refuse(
+        spec.training.bf16,
+        "spec.training.bf16",
+        "this version computes in float32 only".into(),
+        "leave it false",
+    );
+    refuse(
+        spec.training.gradient_checkpointing,
+        "spec.training.gradientCheckpointing",
+        "this version keeps all activations".into(),
+        "leave it false, and lower perDeviceTrainBatchSize if memory runs out",
+    );
+    refuse(
+        spec.parallelism.sharding != Sharding::None,
+        "spec.parallelism.sharding",
+        format!("this version does not shard ({:?})", spec.parallelism.sharding),
+        "use None: each rank holds the whole model",
+    );
+    for (field, ways) in [
+        ("spec.parallelism.tensor", spec.parallelism.tensor),
+        ("spec.parallelism.pipeline", spec.parallelism.pipeline),
+    ] {
+        let problem = format!("this version does not split a model ({ways} ways)");
+        refuse(ways > 1, field, problem, "use 1: data parallelism fills all ranks");
+    }
+    faults
+}
+
+/// Fields that cannot both be as they are.
+fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let (workers, gpus) = (&spec.workers, spec.workers.resources.gpus());
+    if workers.accelerator() == Accelerator::CUDA && gpus < workers.processes_per_worker {
+        faults.push(Fault::invalid(
+            "spec.workers.processesPerWorker",
+            format!("{} CUDA processes share {gpus} GPUs", workers.processes_per_worker),
+            "set resources.limits[nvidia.com/gpu] to at least processesPerWorker, or accelerator to CPU",
+        ));
+    }
+    if let Some(queue) = queue
+        && spec.suspend
+    {
+        faults.push(Fault::invalid(
+            "spec.suspend",
+            format!("the job is in the Kueue queue {queue}, and Kueue decides when it starts"),
+            format!("set it to false, or remove the label {}", names::LABEL_QUEUE),
+        ));
+    }
+    faults
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A TrainingJob of the cluster, changed by `change`.
+    pub(crate) fn sample(change: impl FnOnce(&mut Value)) -> TrainingJob {
+        let mut value = json!({
+            "apiVersion": "hearth.dev/v1alpha1",
+            "kind": "TrainingJob",
+            "metadata": {"name": "spam", "namespace": "team-a", "uid": "u-1", "generation": 1},
+            "spec": {
+                "task": "SequenceClassification",
+                "model": {"source": "pvc://models/minilm"},
+                "data": {"train": {"source": "pvc://data/train.jsonl"},
+                         "eval": {"source": "pvc://data/eval.jsonl"}},
+                "workers": {"replicas": 2},
+                "output": {"destination": "pvc://models/spam"},
+            },
+        });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_plain_job_is_valid() {
+        let valid = job(&sample(|_| {}), &Backend::Cluster).unwrap();
+        assert_eq!(valid.child_name(), "spam-train");
+        let claims: Vec<_> = valid.claims().into_iter().collect();
+        assert_eq!(claims, [("data", ClaimUse::Read), ("models", ClaimUse::Write)]);
+    }
+
+    #[test]
+    fn every_refusal_names_its_field_and_fix() {
+        type Change = fn(&mut Value);
+        let cases: [(&str, &str, Change); 14] = [
+            ("spec.task:", "Unsupported", |j| j["spec"]["task"] = "CausalLM".into()),
+            ("spec.training.optim:", "Unsupported", |j| {
+                j["spec"]["training"] = json!({"optim": "SGD"});
+            }),
+            ("spec.training.bf16:", "Unsupported", |j| {
+                j["spec"]["training"] = json!({"bf16": true});
+            }),
+            ("spec.training.gradientCheckpointing:", "Unsupported", |j| {
+                j["spec"]["training"] = json!({"gradientCheckpointing": true});
+            }),
+            ("spec.parallelism.sharding:", "Unsupported", |j| {
+                j["spec"]["parallelism"] = json!({"sharding": "Full"});
+            }),
+            ("spec.parallelism.tensor:", "Unsupported", |j| {
+                j["spec"]["parallelism"] = json!({"tensor": 2});
+            }),
+            ("spec.parallelism.pipeline:", "Unsupported", |j| {
+                j["spec"]["parallelism"] = json!({"pipeline": 2});
+            }),
+            ("spec.model.source:", "Invalid", |j| {
+                j["spec"]["model"]["source"] = "file:///tmp/model".into();
+            }),
+            ("spec.model.source:", "Unsupported", |j| {
+                j["spec"]["model"]["source"] = "hf://org/name".into();
+            }),
+            ("spec.data.train.source:", "Unsupported", |j| {
+                j["spec"]["data"]["train"]["source"] = "s3://bucket/rows".into();
+            }),
+            ("spec.output.destination:", "Invalid", |j| {
+                j["spec"]["output"]["destination"] = "pvc://models/../etc".into();
+            }),
+            ("spec.workers.processesPerWorker:", "Invalid", |j| {
+                j["spec"]["workers"] = json!({"accelerator": "CUDA"});
+            }),
+            ("spec.workers.resources.limits[memory]:", "Invalid", |j| {
+                j["spec"]["workers"]["resources"] = json!({"limits": {"memory": "8GB"}});
+            }),
+            ("spec.suspend:", "Invalid", |j| {
+                j["spec"]["suspend"] = true.into();
+                j["metadata"]["labels"] = json!({"kueue.x-k8s.io/queue-name": "gpu"});
+            }),
+        ];
+        for (field, reason, change) in cases {
+            let faults = job(&sample(change), &Backend::Cluster).unwrap_err();
+            assert_eq!(faults.faults().len(), 1, "{field}: {faults}");
+            assert!(faults.to_string().starts_with(field), "{field}: {faults}");
+            assert_eq!(faults.reason(), reason, "{faults}");
+        }
+    }
+
+    #[test]
+    fn the_hash_ignores_suspend_alone() {
+        let plain = job(&sample(|_| {}), &Backend::Cluster).unwrap().spec_hash();
+        let paused =
+            job(&sample(|j| j["spec"]["suspend"] = true.into()), &Backend::Cluster).unwrap();
+        let larger =
+            job(&sample(|j| j["spec"]["workers"]["replicas"] = 3.into()), &Backend::Cluster)
+                .unwrap();
+        assert_eq!(plain, paused.spec_hash());
+        assert_ne!(plain, larger.spec_hash());
+    }
+}

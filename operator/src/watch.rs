@@ -1,0 +1,144 @@
+//! Watches: one task a kind, each with its own backoff, so that one that fails
+//! delays no other.
+//!
+//! Each task keeps a store and says which parents a change concerns. Errors
+//! stay in the task. After several in a row, or a 410 on start (which kube
+//! would repeat for ever with the same resource version), the watch begins
+//! anew with a list.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::utils::StreamBackoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::metrics::Metrics;
+
+/// The server ends a watch after this time; load balancers forget idle
+/// connections later than that.
+const WATCH_SECONDS: u32 = 200;
+/// Objects in one page of a list.
+const PAGE: u32 = 100;
+/// Errors in a row after which a watch begins anew.
+const PATIENCE: u32 = 8;
+/// Failing for this long is a reason to be restarted.
+const STUCK: Duration = Duration::from_secs(600);
+
+/// Which watches fail, and since when.
+#[derive(Clone, Debug, Default)]
+pub struct WatchHealth {
+    failing: Arc<Mutex<BTreeMap<&'static str, Instant>>>,
+}
+
+impl WatchHealth {
+    /// A kind whose watch has failed for ten minutes.
+    pub fn stuck(&self) -> Option<&'static str> {
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.iter().find(|(_, since)| since.elapsed() >= STUCK).map(|(kind, _)| *kind)
+    }
+
+    fn well(&self, kind: &'static str) {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(kind);
+    }
+
+    fn unwell(&self, kind: &'static str) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.entry(kind).or_insert_with(Instant::now);
+    }
+}
+
+/// What all watches share.
+#[derive(Clone)]
+pub struct Watching {
+    /// Counters.
+    pub metrics: Metrics,
+    /// For the liveness probe.
+    pub health: WatchHealth,
+}
+
+impl Watching {
+    /// Starts to watch `api`; `labels` selects. `touched` is told each object
+    /// that came, changed or went.
+    pub fn start<K>(
+        &self,
+        kind: &'static str,
+        api: Api<K>,
+        labels: Option<&str>,
+        touched: impl Fn(&K) + Send + Sync + 'static,
+    ) -> Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let (store, mut writer) = reflector::store::<K>();
+        let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
+        if let Some(labels) = labels {
+            config = config.labels(labels);
+        }
+        let shared = self.clone();
+        tokio::spawn(async move {
+            loop {
+                shared.follow(kind, &api, &config, &mut writer, &touched).await;
+            }
+        });
+        store
+    }
+
+    /// Follows one watch until it should begin anew.
+    async fn follow<K>(
+        &self,
+        kind: &'static str,
+        api: &Api<K>,
+        config: &watcher::Config,
+        writer: &mut Writer<K>,
+        touched: &(impl Fn(&K) + Send + Sync),
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let events = watcher::watcher(api.clone(), config.clone());
+        let mut events = std::pin::pin!(StreamBackoff::new(events, DefaultBackoff::default()));
+        let mut errors = 0;
+        while let Some(event) = events.next().await {
+            let mut event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    errors += 1;
+                    self.metrics.watch_failed();
+                    self.health.unwell(kind);
+                    let said = crate::agent_client::chain(&error);
+                    tracing::warn!(kind, error = said, "watch failed; it is tried again");
+                    if errors >= PATIENCE || is_gone(&error) {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            errors = 0;
+            self.health.well(kind);
+            if let Event::Apply(object) | Event::InitApply(object) = &mut event {
+                object.managed_fields_mut().clear();
+            }
+            writer.apply_watcher_event(&event);
+            match &event {
+                Event::Apply(object) | Event::Delete(object) => touched(object),
+                // After a new list, everything may have changed.
+                Event::InitDone => writer.as_reader().state().iter().for_each(|o| touched(o)),
+                Event::Init | Event::InitApply(_) => {}
+            }
+        }
+    }
+}
+
+/// Whether a watch was refused with 410 on its start.
+fn is_gone(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}

@@ -1,0 +1,432 @@
+//! A small API server in memory, and an operator's context on top of it.
+//!
+//! It knows server-side apply as far as the operator relies on it: creation,
+//! the UID precondition, status as a subresource, resource versions. Each write
+//! is logged, can be made to fail, and shows in the caches unless they lag.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use hearth_operator::cache::{Caches, GuardedDeployment, GuardedJob};
+use hearth_operator::context::{Clock, Context};
+use hearth_operator::pods::Images;
+use hearth_operator::training_job::plan::Settings;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::client::Body;
+use kube::core::PartialObjectMeta;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::watcher::Event;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// A clock that stands still until it is moved.
+pub struct StillClock(Mutex<Timestamp>);
+
+impl Clock for StillClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+/// Settings of all tests.
+pub fn settings() -> Settings {
+    Settings {
+        images: Images {
+            worker: "hearth-worker:test".into(),
+            gateway: "hearth-operator:test".into(),
+            pull_policy: "IfNotPresent".into(),
+        },
+        namespace: "hearth-system".into(),
+        metrics_namespace: None,
+    }
+}
+
+macro_rules! stores {
+    ($($field:ident: $kind:ty),* $(,)?) => {
+        struct Writers { $($field: Writer<$kind>),* }
+
+        fn stores() -> (Caches, Writers) {
+            $(let $field = reflector::store::<$kind>();)*
+            (Caches { $($field: $field.0),* }, Writers { $($field: $field.1),* })
+        }
+    };
+}
+
+stores! {
+    training_jobs: GuardedJob,
+    model_deployments: GuardedDeployment,
+    jobs: Job,
+    pods: Pod,
+    deployments: Deployment,
+    config_maps: ConfigMap,
+    services: PartialObjectMeta<Service>,
+    network_policies: PartialObjectMeta<NetworkPolicy>,
+    disruption_budgets: PartialObjectMeta<PodDisruptionBudget>,
+    service_accounts: PartialObjectMeta<ServiceAccount>,
+    roles: PartialObjectMeta<Role>,
+    role_bindings: PartialObjectMeta<RoleBinding>,
+    claims: PartialObjectMeta<PersistentVolumeClaim>,
+}
+
+impl Writers {
+    fn show(&mut self, plural: &str, object: &Value, gone: bool) {
+        match plural {
+            "trainingjobs" => show(&mut self.training_jobs, object, gone),
+            "modeldeployments" => show(&mut self.model_deployments, object, gone),
+            "jobs" => show(&mut self.jobs, object, gone),
+            "pods" => show(&mut self.pods, object, gone),
+            "deployments" => show(&mut self.deployments, object, gone),
+            "configmaps" => show(&mut self.config_maps, object, gone),
+            "services" => show(&mut self.services, object, gone),
+            "networkpolicies" => show(&mut self.network_policies, object, gone),
+            "poddisruptionbudgets" => show(&mut self.disruption_budgets, object, gone),
+            "serviceaccounts" => show(&mut self.service_accounts, object, gone),
+            "roles" => show(&mut self.roles, object, gone),
+            "rolebindings" => show(&mut self.role_bindings, object, gone),
+            "persistentvolumeclaims" => show(&mut self.claims, object, gone),
+            _ => {}
+        }
+    }
+}
+
+fn show<K>(writer: &mut Writer<K>, object: &Value, gone: bool)
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + 'static,
+{
+    let object: K = serde_json::from_value(object.clone()).unwrap();
+    writer.apply_watcher_event(&if gone { Event::Delete(object) } else { Event::Apply(object) });
+}
+
+/// Objects by `PLURAL/NAME`, all of one namespace.
+struct State {
+    objects: BTreeMap<String, Value>,
+    writers: Writers,
+    log: Vec<String>,
+    version: u64,
+    /// Caches do not see writes.
+    lag: bool,
+    /// Writes until one fails; it fails before it has an effect, or after it.
+    fail_at: Option<(usize, bool)>,
+}
+
+/// The API server, and an operator's context on top of it.
+pub struct World {
+    state: Arc<Mutex<State>>,
+    pub clock: Arc<StillClock>,
+    pub cx: Arc<Context>,
+}
+
+impl World {
+    /// An empty cluster at a fixed time.
+    pub fn new() -> Self {
+        let (caches, writers) = stores();
+        let state = Arc::new(Mutex::new(State {
+            objects: BTreeMap::new(),
+            writers,
+            log: Vec::new(),
+            version: 100,
+            lag: false,
+            fail_at: None,
+        }));
+        let served = state.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let state = served.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let (code, answer) = state.lock().unwrap().answer(&parts, &body);
+                let body = Body::from(serde_json::to_vec(&answer).unwrap());
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(code).body(body).unwrap(),
+                )
+            }
+        });
+        let client = Client::new(service, "team-a");
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let clock = Arc::new(StillClock(Mutex::new(start)));
+        let reporter = Reporter { controller: "hearth-operator".into(), instance: None };
+        let cx = Arc::new(Context {
+            client: client.clone(),
+            caches,
+            settings: settings(),
+            clock: clock.clone(),
+            metrics: hearth_operator::metrics::Metrics::default(),
+            recorder: Recorder::new(client, reporter),
+            pods: hearth_operator::agent_client::PodClient::default(),
+            memory: Mutex::default(),
+        });
+        Self { state, clock, cx }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, seconds: i64) {
+        let mut now = self.clock.0.lock().unwrap();
+        *now = now.checked_add(SignedDuration::from_secs(seconds)).unwrap();
+    }
+
+    /// Now, as Kubernetes writes it.
+    pub fn now(&self) -> String {
+        self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
+    /// Puts an object there, as a user or another controller does.
+    pub fn put(&self, plural: &str, object: Value) {
+        self.state.lock().unwrap().store(plural, object);
+    }
+
+    /// Changes an object, as another controller does.
+    pub fn change(&self, key: &str, change: impl FnOnce(&mut Value)) {
+        let mut state = self.state.lock().unwrap();
+        let mut object = state.objects[key].clone();
+        change(&mut object);
+        let plural = key.split('/').next().unwrap().to_owned();
+        state.store(&plural, object);
+    }
+
+    /// Takes an object away.
+    pub fn remove(&self, key: &str) {
+        let mut state = self.state.lock().unwrap();
+        let object = state.objects.remove(key).unwrap();
+        let plural = key.split('/').next().unwrap().to_owned();
+        state.writers.show(&plural, &object, true);
+    }
+
+    /// An object as it is, `null` where there is none.
+    pub fn get(&self, key: &str) -> Value {
+        self.state.lock().unwrap().objects.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Names of all objects.
+    pub fn keys(&self) -> Vec<String> {
+        self.state.lock().unwrap().objects.keys().cloned().collect()
+    }
+
+    /// The writes since the last time, `VERB PLURAL/NAME`.
+    pub fn writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().log)
+    }
+
+    /// Whether the caches see writes.
+    pub fn lag(&self, lag: bool) {
+        self.state.lock().unwrap().lag = lag;
+    }
+
+    /// Lets the caches catch up.
+    pub fn catch_up(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.lag = false;
+        for (key, object) in state.objects.clone() {
+            let plural = key.split('/').next().unwrap().to_owned();
+            state.writers.show(&plural, &object, false);
+        }
+    }
+
+    /// Makes the write after `count` others fail, before or after its effect.
+    pub fn fail_after(&self, count: usize, after_effect: bool) {
+        self.state.lock().unwrap().fail_at = Some((count, after_effect));
+    }
+
+    /// Whether the planned failure has happened.
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().unwrap().fail_at.is_none()
+    }
+
+    /// Reconciles a TrainingJob once.
+    pub async fn train(&self, name: &str) -> Result<(), String> {
+        let key = ObjectRef::new(name).within("team-a");
+        let job = self.cx.caches.training_jobs.get(&key).expect("no such job");
+        let done = hearth_operator::training_job::reconcile(job, self.cx.clone()).await;
+        done.map(drop).map_err(|error| error.sentence())
+    }
+
+    /// Reconciles a ModelDeployment once.
+    pub async fn deploy(&self, name: &str) -> Result<(), String> {
+        let key = ObjectRef::new(name).within("team-a");
+        let deployment = self.cx.caches.model_deployments.get(&key).expect("no such deployment");
+        let done = hearth_operator::deployment::reconcile(deployment, self.cx.clone()).await;
+        done.map(drop).map_err(|error| error.sentence())
+    }
+
+    /// Status and reason of a condition, `TYPE=STATUS REASON`.
+    pub fn condition(&self, key: &str, type_: &str) -> String {
+        let object = self.get(key);
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().find(|c| c["type"] == type_).map_or("absent".into(), |c| {
+            format!("{} {}", c["status"].as_str().unwrap(), c["reason"].as_str().unwrap())
+        })
+    }
+
+    /// Message of a condition.
+    pub fn told(&self, key: &str, type_: &str) -> String {
+        let object = self.get(key);
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.iter().find(|c| c["type"] == type_);
+        found.and_then(|c| c["message"].as_str()).unwrap_or_default().to_owned()
+    }
+}
+
+impl State {
+    fn store(&mut self, plural: &str, mut object: Value) -> Value {
+        self.version += 1;
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        object["metadata"]["namespace"] = json!("team-a");
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] = json!(format!("uid-{plural}-{name}-{}", self.version));
+        }
+        self.objects.insert(format!("{plural}/{name}"), object.clone());
+        if !self.lag {
+            self.writers.show(plural, &object, false);
+        }
+        object
+    }
+
+    fn answer(&mut self, parts: &http::request::Parts, body: &[u8]) -> (u16, Value) {
+        let path: Vec<_> = parts.uri.path().trim_matches('/').split('/').collect();
+        let place = path.iter().position(|part| *part == "namespaces");
+        let Some(place) = place else {
+            let key = path[path.len() - 2..].join("/");
+            return self.objects.get(&key).map_or_else(not_found, |object| (200, object.clone()));
+        };
+        let plural = path[place + 2];
+        let name = path.get(place + 3).copied().unwrap_or_default();
+        let subresource = path.get(place + 4).copied();
+        let key = format!("{plural}/{name}");
+        if parts.method == Method::GET {
+            return self.objects.get(&key).map_or_else(not_found, |object| (200, object.clone()));
+        }
+        let query = parts.uri.query().unwrap_or_default();
+        let verb = match (&parts.method, subresource) {
+            (_, Some(sub)) => sub,
+            (&Method::POST, _) => "create",
+            (&Method::DELETE, _) => "delete",
+            _ => "apply",
+        };
+        self.log.push(format!("{verb} {key}"));
+        let after_effect = match self.fail_at {
+            Some((0, after_effect)) => {
+                self.fail_at = None;
+                if !after_effect {
+                    return failure(500, "the write failed");
+                }
+                true
+            }
+            Some((left, after_effect)) => {
+                self.fail_at = Some((left - 1, after_effect));
+                false
+            }
+            None => false,
+        };
+        let answer = match parts.method {
+            Method::POST => (201, serde_json::from_slice(body).unwrap()),
+            Method::DELETE => match self.objects.remove(&key) {
+                Some(object) => {
+                    if !self.lag {
+                        self.writers.show(plural, &object, true);
+                    }
+                    (200, object)
+                }
+                None => not_found(),
+            },
+            _ => self.apply(plural, &key, subresource, (query, body)),
+        };
+        if after_effect { failure(504, "the answer was lost") } else { answer }
+    }
+
+    /// Server-side apply.
+    fn apply(
+        &mut self,
+        plural: &str,
+        key: &str,
+        subresource: Option<&str>,
+        (query, body): (&str, &[u8]),
+    ) -> (u16, Value) {
+        let sent: Value = serde_json::from_slice(body).unwrap();
+        assert!(query.contains("fieldManager=hearth-"), "no field manager: {query}");
+        let there = self.objects.get(key).cloned();
+        let uid = &sent["metadata"]["uid"];
+        let uid_differs =
+            there.as_ref().is_some_and(|t| !uid.is_null() && *uid != t["metadata"]["uid"]);
+        if uid_differs {
+            return failure(409, "another uid");
+        }
+        let next = match (there, subresource) {
+            (None, Some(_)) => return not_found(),
+            (None, None) => sent,
+            (Some(mut object), Some("status")) => {
+                match plural {
+                    "pods" => merge(&mut object["status"], &sent["status"]),
+                    _ => object["status"] = sent["status"].clone(),
+                }
+                object
+            }
+            (Some(mut object), _) => {
+                let foreign = object["metadata"]["annotations"]["hearth.dev/applied-hash"].is_null();
+                if foreign && !query.contains("force=true") {
+                    return failure(409, "conflict with another field manager");
+                }
+                if plural == "jobs" && sent["spec"]["template"].is_object() {
+                    assert_eq!(
+                        object["spec"]["template"], sent["spec"]["template"],
+                        "a Job's template is immutable"
+                    );
+                }
+                // Owned fields that are left out are removed; data is ours alone.
+                if sent["data"].is_object() {
+                    object["data"] = json!({});
+                }
+                merge(&mut object, &sent);
+                object
+            }
+        };
+        (200, self.store(plural, next))
+    }
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+fn not_found() -> (u16, Value) {
+    failure(404, "not found")
+}
+
+fn failure(code: u16, message: &str) -> (u16, Value) {
+    let body = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "message": message, "reason": "Test", "code": code,
+    });
+    (code, body)
+}
+
+/// Answers `path` at `address` with whatever `document` holds at the time.
+pub async fn serve(address: &str, path: &'static str, document: Arc<Mutex<Value>>) {
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let answer = move || {
+        let document = document.lock().unwrap().clone();
+        async move { axum::Json(document) }
+    };
+    let app = axum::Router::new().route(path, axum::routing::get(answer));
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+}

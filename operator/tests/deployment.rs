@@ -1,0 +1,268 @@
+//! A ModelDeployment's life against an API server in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::World;
+use serde_json::{Value, json};
+
+const MD: &str = "modeldeployments/shop";
+
+fn world() -> World {
+    let world = World::new();
+    for claim in ["models", "data"] {
+        world.put("persistentvolumeclaims", json!({"metadata": {"name": claim}}));
+    }
+    world.put(
+        "modeldeployments",
+        json!({
+            "apiVersion": "hearth.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": "shop", "uid": "u-2", "generation": 1},
+            "spec": {
+                "model": {"fromTrainingJob": "spam"},
+                "compression": {"quantization": "INT8",
+                    "gate": {"data": {"source": "pvc://data/eval.jsonl"}, "maxDrop": 0.005}},
+            },
+        }),
+    );
+    world
+}
+
+fn trained(world: &World, digest: &str) {
+    world.put(
+        "trainingjobs",
+        json!({
+            "apiVersion": "hearth.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {"name": "spam", "uid": format!("u-{digest}")},
+            "spec": {
+                "task": "SequenceClassification",
+                "model": {"source": "pvc://models/minilm"},
+                "data": {"train": {"source": "pvc://data/train.jsonl"}},
+                "output": {"destination": "pvc://models/spam"},
+            },
+            "status": {"restarts": 0, "model": {"uri": "pvc://models/spam/model", "digest": digest}},
+        }),
+    );
+}
+
+fn only(world: &World, prefix: &str) -> String {
+    let keys: Vec<_> = world.keys().into_iter().filter(|key| key.starts_with(prefix)).collect();
+    assert_eq!(keys.len(), 1, "{prefix}: {keys:?}");
+    keys[0].clone()
+}
+
+/// The quantize Job of the newest artifact ends.
+fn quantize_ends(world: &World, code: i32) {
+    let key = only(world, "jobs/shop-quantize-");
+    let now = world.now();
+    let made = world.get(&key);
+    let told = json!({"succeeded": code == 0, "reason": if code == 0 { "Completed" } else { "GateFailed" },
+        "message": if code == 0 { "compressed" } else { "f1 fell by more than 0.005" }, "exitCode": code,
+        "compression": {"sizeBeforeBytes": 400, "sizeAfterBytes": 100,
+                        "metricBefore": 0.98, "metricAfter": if code == 0 { 0.979 } else { 0.9 }}});
+    world.put(
+        "pods",
+        json!({
+            "metadata": {
+                "name": format!("{}-x", key.trim_start_matches("jobs/")),
+                "labels": made["spec"]["template"]["metadata"]["labels"],
+                "annotations": made["spec"]["template"]["metadata"]["annotations"],
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j",
+                    "uid": made["metadata"]["uid"], "controller": true}],
+            },
+            "spec": {"containers": []},
+            "status": {"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [{
+                "name": "quantize", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": code, "message": told.to_string(), "finishedAt": now}}}]},
+        }),
+    );
+    world.change(&key, |job| {
+        job["status"] = json!({"conditions": [{"type": if code == 0 { "Complete" } else { "Failed" },
+            "status": "True", "message": "the Job ended", "lastTransitionTime": now}]});
+    });
+}
+
+fn becomes_available(world: &World, key: &str) {
+    world.change(key, |deployment| {
+        let wanted = deployment["spec"]["replicas"].clone();
+        deployment["metadata"]["generation"] = json!(1);
+        deployment["status"] = json!({"observedGeneration": 1, "updatedReplicas": wanted,
+            "availableReplicas": wanted});
+    });
+}
+
+fn server_of(world: &World, revision: &str) -> String {
+    only(world, &format!("deployments/shop-server-{revision}"))
+}
+
+fn routed(world: &World) -> Value {
+    let table = world.get("configmaps/shop-routing");
+    serde_json::from_str(table["data"]["routing.json"].as_str().unwrap()).unwrap()
+}
+
+/// Brings the first revision to traffic; gives its name.
+async fn first_revision(world: &World) -> String {
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Progressing"), "True MissingTrainingJob");
+    trained(world, "blake3:01");
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.get(MD)["status"]["state"], "Compressing");
+    quantize_ends(world, 0);
+    world.deploy("shop").await.unwrap();
+    let key = only(world, "deployments/shop-server-");
+    let revision = key.trim_start_matches("deployments/shop-server-").to_owned();
+    assert_eq!(world.get(MD)["status"]["canary"]["revision"], revision.as_str());
+    assert_eq!(routed(world)["variants"], json!([]));
+    becomes_available(world, &key);
+    becomes_available(world, "deployments/shop-gateway");
+    world.deploy("shop").await.unwrap();
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Ready"), "True Serving");
+    assert_eq!(world.condition(MD, "Progressing"), "False Complete");
+    assert_eq!(routed(world)["variants"][0]["revision"], revision.as_str());
+    revision
+}
+
+#[tokio::test]
+async fn a_model_is_compressed_served_replaced_and_then_nothing_is_written() {
+    let world = world();
+    let first = first_revision(&world).await;
+    let status = world.get(MD)["status"].clone();
+    assert_eq!(status["address"], "http://shop.team-a.svc");
+    assert_eq!(status["stable"]["weight"], 100);
+    assert_eq!(status["stable"]["digest"], "blake3:01");
+    assert_eq!(status["stable"]["compression"]["metricAfter"], 0.979);
+    assert!(status["canary"].is_null());
+    world.writes();
+    for _ in 0..3 {
+        world.pass(600);
+        world.deploy("shop").await.unwrap();
+    }
+    assert_eq!(world.writes(), Vec::<String>::new());
+
+    // The job is trained anew: a new revision, beside the old one.
+    trained(&world, "blake3:02");
+    world.deploy("shop").await.unwrap();
+    quantize_ends(&world, 0);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(routed(&world)["variants"][0]["revision"], first.as_str());
+    let second = world.get(MD)["status"]["canary"]["revision"].as_str().unwrap().to_owned();
+    assert_ne!(first, second);
+    becomes_available(&world, &server_of(&world, &second));
+    world.deploy("shop").await.unwrap();
+    assert_eq!(routed(&world)["variants"][0]["revision"], second.as_str());
+    assert!(world.keys().contains(&format!("deployments/shop-server-{first}")));
+
+    // The gateway has it, but requests may still be under way.
+    let table = Arc::new(Mutex::new(routed(&world)));
+    common::serve("127.90.90.1:9090", "/routing", table.clone()).await;
+    world.put(
+        "pods",
+        json!({
+            "metadata": {"name": "shop-gateway-x", "annotations": {"hearth.dev/parent": "shop"},
+                "labels": world.get("deployments/shop-gateway")["spec"]["template"]["metadata"]["labels"]},
+            "spec": {"containers": []},
+            "status": {"phase": "Running", "podIP": "127.90.90.1"},
+        }),
+    );
+    world.pass(30);
+    world.deploy("shop").await.unwrap();
+    assert!(world.keys().contains(&format!("deployments/shop-server-{first}")));
+    world.pass(60);
+    world.deploy("shop").await.unwrap();
+    let left: Vec<_> = world.keys().into_iter().filter(|key| key.contains(&first)).collect();
+    assert_eq!(left, Vec::<String>::new());
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.get(MD)["status"]["stable"]["revision"], second.as_str());
+    assert_eq!(world.condition(MD, "Ready"), "True Serving");
+    world.writes();
+    world.pass(600);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_failed_gate_tells_its_figures_and_the_old_revision_serves_on() {
+    let world = world();
+    let first = first_revision(&world).await;
+    trained(&world, "blake3:02");
+    world.deploy("shop").await.unwrap();
+    quantize_ends(&world, 76);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Degraded"), "True GateFailed");
+    let said = world.told(MD, "Degraded");
+    assert!(said.contains("before 0.9800, after 0.9000"), "{said}");
+    assert_eq!(world.condition(MD, "Ready"), "True Serving");
+    assert_eq!(world.get(MD)["status"]["stable"]["revision"], first.as_str());
+    world.writes();
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn gateways_may_read_their_own_table_and_nothing_else() {
+    let world = world();
+    first_revision(&world).await;
+    let rules = &world.get("roles/shop-gateway")["rules"];
+    assert_eq!(
+        *rules,
+        json!([{"apiGroups": [""], "resources": ["configmaps"],
+                "resourceNames": ["shop-routing"], "verbs": ["get", "watch"]}])
+    );
+}
+
+#[tokio::test]
+async fn what_this_version_does_not_do_is_refused() {
+    let world = world();
+    world.change(MD, |d| {
+        d["spec"]["rollout"] = json!({"strategy": "Canary", "steps": [{"weight": 10, "holdSeconds": 1}]});
+    });
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Degraded"), "True Unsupported");
+    assert_eq!(world.condition(MD, "Ready"), "False NothingServed");
+    assert!(world.told(MD, "Degraded").contains("spec.rollout.strategy"));
+    world.writes();
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_failed_write_at_any_place_changes_nothing_in_the_end() {
+    let run = async |fail: Option<(usize, bool)>| {
+        let world = world();
+        trained(&world, "blake3:01");
+        if let Some((count, after_effect)) = fail {
+            world.fail_after(count, after_effect);
+        }
+        let mut quantized = false;
+        for _ in 0..14 {
+            let _ = world.deploy("shop").await;
+            let keys = world.keys();
+            if !quantized && keys.iter().any(|key| key.starts_with("jobs/")) {
+                quantize_ends(&world, 0);
+                quantized = true;
+            }
+            for key in keys.iter().filter(|key| key.starts_with("deployments/")) {
+                if world.get(key)["status"].is_null() {
+                    becomes_available(&world, key);
+                }
+            }
+        }
+        assert_eq!(world.condition(MD, "Ready"), "True Serving", "{fail:?}");
+        let writes = world.writes().len();
+        world.deploy("shop").await.unwrap();
+        assert_eq!(world.writes(), Vec::<String>::new(), "{fail:?}");
+        (world.keys(), writes)
+    };
+    let (keys, writes) = run(None).await;
+    for count in 0..writes {
+        for after_effect in [false, true] {
+            let (found, _) = run(Some((count, after_effect))).await;
+            assert_eq!(found, keys, "after write {count}");
+        }
+    }
+}

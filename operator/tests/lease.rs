@@ -1,0 +1,134 @@
+//! Leader election against a Lease in memory, with a clock that is told the time.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hearth_operator::lease::{Elector, RENEW_DEADLINE};
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// The Lease; writes name the version that they build on.
+#[derive(Default)]
+struct Server {
+    lease: Value,
+    version: u64,
+    down: bool,
+    writes: u32,
+}
+
+impl Server {
+    fn answer(&mut self, method: &Method, body: &[u8]) -> (u16, Value) {
+        let failure = |code: u16| (code, json!({"kind": "Status", "status": "Failure", "code": code,
+            "reason": "Test", "message": "no"}));
+        if self.down {
+            return failure(503);
+        }
+        match *method {
+            Method::GET if self.lease.is_null() => failure(404),
+            Method::GET => (200, self.lease.clone()),
+            Method::POST if !self.lease.is_null() => failure(409),
+            _ => {
+                let sent: Value = serde_json::from_slice(body).unwrap();
+                let based_on = sent["metadata"]["resourceVersion"].as_str();
+                if *method == Method::PATCH && based_on != Some(&self.version.to_string()) {
+                    return failure(409);
+                }
+                self.writes += 1;
+                self.version += 1;
+                self.lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                    "metadata": {"name": "l", "resourceVersion": self.version.to_string()},
+                    "spec": sent["spec"]});
+                (200, self.lease.clone())
+            }
+        }
+    }
+}
+
+fn candidate(server: &Arc<Mutex<Server>>, identity: &str) -> Elector {
+    let server = server.clone();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let server = server.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let (code, answer) = server.lock().unwrap().answer(&parts.method, &body);
+            let body = Body::from(serde_json::to_vec(&answer).unwrap());
+            Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
+        }
+    });
+    Elector::new(Client::new(service, "ns"), "ns", "l", identity)
+}
+
+fn holder(server: &Arc<Mutex<Server>>) -> String {
+    let server = server.lock().unwrap();
+    server.lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_leads_and_the_other_follows_within_twenty_seconds_of_its_death() {
+    let server = Arc::new(Mutex::new(Server::default()));
+    let (a, b) = (candidate(&server, "a"), candidate(&server, "b"));
+    a.acquire().await;
+    assert_eq!(holder(&server), "a");
+    // While it renews, nobody else gets it.
+    let both = tokio::time::timeout(Duration::from_secs(120), async {
+        tokio::select! { _ = a.hold() => "lost", () = b.acquire() => "two lead" }
+    });
+    assert!(both.await.is_err());
+    // It died: it renews no more.
+    let died = Instant::now();
+    b.acquire().await;
+    assert!(died.elapsed() <= Duration::from_secs(20), "{:?}", died.elapsed());
+    assert!(died.elapsed() >= Duration::from_secs(11), "{:?}", died.elapsed());
+    assert_eq!(holder(&server), "b");
+    // It was only asleep: it must find out at its first attempt.
+    let why = a.hold().await.to_string();
+    assert!(why.contains("b holds it"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_gives_up_before_its_lease_runs_out() {
+    let server = Arc::new(Mutex::new(Server::default()));
+    let a = candidate(&server, "a");
+    a.acquire().await;
+    server.lock().unwrap().down = true;
+    let began = Instant::now();
+    let why = a.hold().await.to_string();
+    assert!(began.elapsed() >= RENEW_DEADLINE - Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(why.contains("not renewed"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_costs_nothing() {
+    let server = Arc::new(Mutex::new(Server::default()));
+    let a = candidate(&server, "a");
+    a.acquire().await;
+    let outage = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        server.lock().unwrap().down = true;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        server.lock().unwrap().down = false;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    };
+    tokio::select! { lost = a.hold() => panic!("{lost}"), () = outage => {} }
+    assert!(server.lock().unwrap().writes > 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_given_back_is_taken_at_once() {
+    let server = Arc::new(Mutex::new(Server::default()));
+    let (a, b) = (candidate(&server, "a"), candidate(&server, "b"));
+    a.acquire().await;
+    a.release().await;
+    assert_eq!(holder(&server), "");
+    let began = Instant::now();
+    b.acquire().await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+}

@@ -1,0 +1,351 @@
+//! A TrainingJob's life against an API server in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::World;
+use serde_json::{Value, json};
+
+const JOB: &str = "trainingjobs/spam";
+/// Loopback addresses of this file's agents: one a test, so that they may run at once.
+const AGENT: [&str; 2] = ["127.84.70.1", "127.84.70.2"];
+
+fn job(change: impl FnOnce(&mut Value)) -> Value {
+    let mut job = json!({
+        "apiVersion": "hearth.dev/v1alpha1",
+        "kind": "TrainingJob",
+        "metadata": {"name": "spam", "uid": "u-1", "generation": 1},
+        "spec": {
+            "task": "SequenceClassification",
+            "model": {"source": "pvc://models/minilm"},
+            "data": {"train": {"source": "pvc://data/train.jsonl"}},
+            "workers": {"replicas": 2},
+            "output": {"destination": "pvc://models/spam"},
+        },
+    });
+    change(&mut job);
+    job
+}
+
+fn world(change: impl FnOnce(&mut Value)) -> World {
+    let world = World::new();
+    for claim in ["models", "data"] {
+        world.put("persistentvolumeclaims", json!({"metadata": {"name": claim}}));
+    }
+    world.put("trainingjobs", job(change));
+    world
+}
+
+/// A worker's pod, as the Job controller and a kubelet make it.
+fn pod(world: &World, index: u32, ip: &str) {
+    let owner = &world.get("jobs/spam-train")["metadata"]["uid"];
+    world.put(
+        "pods",
+        json!({
+            "metadata": {
+                "name": format!("spam-train-{index}-x"),
+                "labels": world.get("jobs/spam-train")["spec"]["template"]["metadata"]["labels"],
+                "annotations": {"hearth.dev/parent": "spam",
+                    "batch.kubernetes.io/job-completion-index": index.to_string()},
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job",
+                    "name": "spam-train", "uid": owner, "controller": true}],
+            },
+            "spec": {"nodeName": format!("node-{index}"), "containers": []},
+            "status": {"phase": "Running", "podIP": ip, "containerStatuses": [{
+                "name": "worker", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": world.now()}}}]},
+        }),
+    );
+}
+
+fn ends(world: &World, index: u32, code: i32, message: &Value) {
+    world.change(&format!("pods/spam-train-{index}-x"), |pod| {
+        pod["status"]["phase"] = json!(if code == 0 { "Succeeded" } else { "Failed" });
+        pod["status"]["containerStatuses"][0]["state"] = json!({"terminated":
+            {"exitCode": code, "message": message.to_string(), "finishedAt": "2027-01-15T08:00:00Z"}});
+    });
+}
+
+fn job_ends(world: &World, type_: &str, reason: &str) {
+    let now = world.now();
+    world.change("jobs/spam-train", |job| {
+        job["status"] = json!({"conditions": [{"type": type_, "status": "True",
+            "reason": reason, "message": "the Job ended", "lastTransitionTime": now}]});
+    });
+}
+
+fn training(step: i64) -> Value {
+    json!({"state": "Training", "generation": 1, "restarts": 0,
+        "progress": {"step": step, "totalSteps": 100, "epoch": 0.1, "loss": 0.5, "etaSeconds": 200},
+        "ranks": [{"rank": 0, "agent": 0, "step": step, "silentMilliseconds": 0},
+                  {"rank": 1, "agent": 1, "step": step, "silentMilliseconds": 0}]})
+}
+
+fn completed() -> Value {
+    json!({"succeeded": true, "reason": "Completed", "message": "trained 100 steps", "exitCode": 0,
+        "restarts": 0, "progress": {"step": 100, "totalSteps": 100, "epoch": 1.0, "f1": 0.98},
+        "model": {"uri": "pvc://models/spam/model", "digest": "blake3:00"}})
+}
+
+#[tokio::test]
+async fn a_job_lives_on_ten_writes_and_figures_and_then_on_none() {
+    let world = world(|_| {});
+    let status = Arc::new(Mutex::new(training(10)));
+    common::serve(&format!("{}:8470", AGENT[0]), "/status", status.clone()).await;
+
+    world.train("spam").await.unwrap();
+    assert_eq!(
+        world.writes(),
+        [
+            "apply configmaps/spam-train",
+            "apply services/spam-train",
+            "apply networkpolicies/spam-train",
+            "apply poddisruptionbudgets/spam-train",
+            "apply jobs/spam-train",
+            "status trainingjobs/spam",
+        ]
+    );
+    assert_eq!(world.condition(JOB, "Accepted"), "True Valid");
+    assert_eq!(world.condition(JOB, "Running"), "False Starting");
+    world.train("spam").await.unwrap();
+    // The Job exists now, and the message says where to look for its pods.
+    assert!(world.writes().len() <= 1);
+
+    pod(&world, 0, AGENT[0]);
+    pod(&world, 1, "127.84.70.9");
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    assert_eq!(world.condition(JOB, "Running"), "True Training");
+    assert_eq!(world.get(JOB)["status"]["progress"]["eta"], "3m20s");
+
+    *status.lock().unwrap() = training(20);
+    world.pass(3);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty(), "figures are written every 5 seconds at most");
+    world.pass(3);
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes(), ["status trainingjobs/spam"]);
+    assert_eq!(world.get(JOB)["status"]["progress"]["step"], 20);
+    world.pass(10);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty(), "nothing changed");
+
+    job_ends(&world, "Complete", "CompletionsReached");
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Succeeded"), "absent", "the result is still to come");
+    ends(&world, 0, 0, &completed());
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    assert_eq!(world.condition(JOB, "Succeeded"), "True Completed");
+    assert_eq!(world.get(JOB)["status"]["model"]["digest"], "blake3:00");
+    assert_eq!(world.get(JOB)["status"]["state"], "Succeeded");
+
+    for _ in 0..3 {
+        world.pass(3_600);
+        world.train("spam").await.unwrap();
+    }
+    assert!(world.writes().is_empty(), "a job that has ended is left alone");
+}
+
+#[tokio::test]
+async fn a_lagging_cache_makes_nothing_twice() {
+    let world = world(|_| {});
+    world.lag(true);
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes().len(), 6);
+    for _ in 0..3 {
+        world.train("spam").await.unwrap();
+    }
+    assert!(world.writes().len() <= 1, "one status at most: the pods are awaited now");
+    world.catch_up();
+    world.train("spam").await.unwrap();
+    assert!(world.writes().len() <= 1);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_write_at_any_place_changes_nothing_in_the_end() {
+    let calm = world(|_| {});
+    for _ in 0..3 {
+        calm.train("spam").await.unwrap();
+    }
+    for after_effect in [false, true] {
+        for count in 0..6 {
+            let hit = world(|_| {});
+            hit.fail_after(count, after_effect);
+            let first = hit.train("spam").await;
+            assert!(first.is_err(), "write {count} failed unnoticed");
+            for _ in 0..3 {
+                hit.train("spam").await.unwrap();
+            }
+            assert!(hit.has_failed());
+            assert_eq!(hit.keys(), calm.keys(), "after write {count}");
+            assert_eq!(hit.condition(JOB, "Running"), calm.condition(JOB, "Running"));
+            hit.writes();
+            hit.train("spam").await.unwrap();
+            assert!(hit.writes().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_claim_is_named_and_its_arrival_starts_the_job() {
+    let world = world(|_| {});
+    world.remove("persistentvolumeclaims/data");
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Admitted"), "False MissingClaim");
+    assert!(world.told(JOB, "Admitted").contains("PersistentVolumeClaim data"));
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty());
+    world.put("persistentvolumeclaims", json!({"metadata": {"name": "data"}}));
+    world.train("spam").await.unwrap();
+    assert!(world.keys().contains(&"jobs/spam-train".to_owned()));
+    assert_eq!(world.condition(JOB, "Admitted"), "True Admitted");
+}
+
+#[tokio::test]
+async fn an_unsupported_job_is_refused_and_makes_nothing() {
+    let world = world(|j| j["spec"]["task"] = "CausalLM".into());
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Accepted"), "False Unsupported");
+    assert!(world.told(JOB, "Accepted").contains("CausalLM"));
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty());
+    assert!(!world.keys().contains(&"jobs/spam-train".to_owned()));
+}
+
+#[tokio::test]
+async fn an_unreadable_job_is_told_so() {
+    let world = world(|j| j["spec"]["workers"]["replicas"] = "many".into());
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Accepted"), "False Unreadable");
+    assert_eq!(world.writes(), ["status trainingjobs/spam"]);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty());
+}
+
+#[tokio::test]
+async fn suspend_goes_to_the_job_by_its_own_manager_and_back() {
+    let world = world(|j| j["spec"]["suspend"] = true.into());
+    world.train("spam").await.unwrap();
+    assert_eq!(world.get("jobs/spam-train")["spec"]["suspend"], true);
+    assert_eq!(world.condition(JOB, "Admitted"), "False Suspended");
+    world.writes();
+    world.change(JOB, |j| j["spec"]["suspend"] = false.into());
+    world.train("spam").await.unwrap();
+    assert_eq!(world.get("jobs/spam-train")["spec"]["suspend"], false);
+    assert_eq!(world.writes(), ["apply jobs/spam-train", "status trainingjobs/spam"]);
+}
+
+#[tokio::test]
+async fn in_a_queue_suspend_belongs_to_kueue() {
+    let label = json!({"kueue.x-k8s.io/queue-name": "gpus"});
+    let world = world(|j| j["metadata"]["labels"] = label.clone());
+    world.train("spam").await.unwrap();
+    let made = world.get("jobs/spam-train");
+    assert!(made["spec"]["suspend"].is_null());
+    assert_eq!(made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"], "gpus");
+    world.change("jobs/spam-train", |job| job["spec"]["suspend"] = true.into());
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Admitted"), "False Queued");
+    world.writes();
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty(), "Kueue's suspend is not fought over");
+}
+
+#[tokio::test]
+async fn a_running_job_is_not_half_changed() {
+    let world = world(|_| {});
+    world.train("spam").await.unwrap();
+    world.writes();
+    let made = world.get("jobs/spam-train");
+    world.change(JOB, |j| {
+        j["spec"]["workers"]["replicas"] = 4.into();
+        j["metadata"]["generation"] = 2.into();
+    });
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Accepted"), "False SpecChanged");
+    assert_eq!(world.get("jobs/spam-train"), made);
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+}
+
+#[tokio::test]
+async fn a_strangers_object_of_the_same_name_is_left_alone() {
+    let world = world(|_| {});
+    world.put(
+        "services",
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "spam-train"}}),
+    );
+    let said = world.train("spam").await.unwrap_err();
+    assert!(said.contains("belongs to another owner"), "{said}");
+    assert_eq!(world.condition(JOB, "Admitted"), "False Rejected");
+    assert!(world.get("services/spam-train")["metadata"]["labels"].is_null());
+}
+
+#[tokio::test]
+async fn a_permanent_error_is_the_jobs_last_word() {
+    let world = world(|_| {});
+    world.train("spam").await.unwrap();
+    pod(&world, 0, "127.84.70.8");
+    let told = json!({"succeeded": false, "reason": "BadData", "exitCode": 65,
+        "message": "train.jsonl, line 400: not JSON"});
+    ends(&world, 0, 65, &told);
+    job_ends(&world, "Failed", "PodFailurePolicy");
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Failed"), "True BadData");
+    assert!(world.told(JOB, "Failed").contains("line 400"));
+    assert_eq!(world.get(JOB)["status"]["state"], "Failed");
+}
+
+#[tokio::test]
+async fn a_restart_is_an_event_that_names_what_died() {
+    let world = world(|_| {});
+    let status = Arc::new(Mutex::new(training(10)));
+    common::serve(&format!("{}:8470", AGENT[1]), "/status", status.clone()).await;
+    world.train("spam").await.unwrap();
+    pod(&world, 0, AGENT[1]);
+    world.train("spam").await.unwrap();
+    world.writes();
+    let mut again = training(12);
+    again["restarts"] = json!(1);
+    again["generation"] = json!(2);
+    again["lastFailure"] =
+        json!({"rank": 1, "reason": "RankKilled", "message": "rank 1 was killed by signal 9"});
+    *status.lock().unwrap() = again;
+    world.pass(2);
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    assert_eq!(world.get(JOB)["status"]["restarts"], 1);
+    assert!(world.told(JOB, "Running").contains("RankKilled"));
+}
+
+#[tokio::test]
+async fn a_pod_on_a_dead_node_is_given_up_so_that_its_job_goes_on() {
+    let world = world(|_| {});
+    world.train("spam").await.unwrap();
+    pod(&world, 1, "127.84.70.9");
+    let deadline = "2027-01-15T08:02:00Z";
+    world.change("pods/spam-train-1-x", |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!(deadline);
+    });
+    let ready = |status: &str| json!({"metadata": {"name": "node-1"},
+        "status": {"conditions": [{"type": "Ready", "status": status}]}});
+    world.put("nodes", ready("True"));
+    world.pass(60);
+    world.train("spam").await.unwrap();
+    assert!(!world.writes().contains(&"status pods/spam-train-1-x".to_owned()));
+    world.put("nodes", ready("Unknown"));
+    world.train("spam").await.unwrap();
+    assert!(world.writes().contains(&"status pods/spam-train-1-x".to_owned()));
+    let given_up = world.get("pods/spam-train-1-x");
+    assert_eq!(given_up["status"]["phase"], "Failed");
+    assert_eq!(given_up["status"]["conditions"][0]["type"], "DisruptionTarget");
+    world.train("spam").await.unwrap();
+    assert!(!world.writes().contains(&"status pods/spam-train-1-x".to_owned()));
+}
