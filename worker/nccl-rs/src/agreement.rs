@@ -1,9 +1,9 @@
 //! What a rank is about to do, in a form that ranks can compare first.
 //!
-//! Gloo's receiving thread ends the process when a message is longer than the
-//! buffer that waits for it, and NCCL hangs when ranks call different things.
-//! So each collective is preceded by a gather of every rank's [`Call`], of fixed
-//! size, and goes on only when all are equal. Pure: the gathering is in `group`.
+//! When ranks call different things, or with different shapes, Gloo gives one of
+//! them a wrong sum and closes the other's connection, and NCCL hangs. So each
+//! collective is preceded by a gather of every rank's [`Call`], of fixed size, and
+//! goes on only when all are equal. Pure: the gathering is in `group`.
 
 use std::fmt;
 

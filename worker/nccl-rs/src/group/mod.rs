@@ -70,8 +70,8 @@ pub struct GroupOptions {
     pub timeout: Duration,
     /// Whether ranks compare what they are about to do before they do it, at
     /// the cost of one small gather a collective. Without it, ranks that call
-    /// different things, or with different shapes, end their processes on Gloo
-    /// and hang on NCCL.
+    /// different things, or with different shapes, get wrong numbers or lose one
+    /// another on Gloo, and hang on NCCL.
     pub check_agreement: bool,
 }
 

@@ -1,10 +1,12 @@
 //! Two ranks with a batch each against one rank with both batches.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
-use nccl_rs::{Error, Reducer, ReducerOptions};
+use nccl_rs::{Error, GroupOptions, ReduceOp, Reducer, ReducerOptions};
 use tch::{Device, Kind, Tensor};
 
-use crate::ranks::{self, assert_close};
+use crate::ranks::{self, Member, assert_close};
 
 const BATCH: i64 = 6;
 const WIDTHS: [i64; 4] = [16, 24, 24, 8];
@@ -75,10 +77,8 @@ fn small_buckets(gradient_as_bucket_view: bool) -> ReducerOptions {
 fn two_ranks_with_a_batch_each_equal_one_with_both() -> Result<()> {
     ranks::run("reducer::two_ranks_with_a_batch_each_equal_one_with_both", 2, |rank| {
         for view in [true, false] {
-            let mut group = rank.group_with(&nccl_rs::GroupOptions {
-                name: format!("view {view}"),
-                ..Default::default()
-            })?;
+            let mut group = rank
+                .group_with(&GroupOptions { name: format!("view {view}"), ..Default::default() })?;
             let parameters = model();
             let mut reducer = Reducer::new(&parameters, &mut group, &small_buckets(view))?;
             ensure!(reducer.bucket_count() > 2, "{} buckets", reducer.bucket_count());
@@ -99,10 +99,8 @@ fn two_ranks_with_a_batch_each_equal_one_with_both() -> Result<()> {
 fn accumulation_without_sync_is_one_reduction() -> Result<()> {
     ranks::run("reducer::accumulation_without_sync_is_one_reduction", 2, |rank| {
         for view in [true, false] {
-            let mut group = rank.group_with(&nccl_rs::GroupOptions {
-                name: format!("view {view}"),
-                ..Default::default()
-            })?;
+            let mut group = rank
+                .group_with(&GroupOptions { name: format!("view {view}"), ..Default::default() })?;
             let parameters = model();
             let mut reducer = Reducer::new(&parameters, &mut group, &small_buckets(view))?;
             for _step in 0..2 {
@@ -140,6 +138,63 @@ fn ranks_hold_the_same_bits() -> Result<()> {
     })
 }
 
+/// Rank 0 trains a model whose backward makes the head's gradient first, then
+/// computes for long, then makes the stem's. Rank 1 answers with two all-reduces
+/// of its own and tells how far apart they ended: about that computation when the
+/// head's bucket travels meanwhile, and next to nothing when both wait for the end.
+fn reduces_during_backward(rank: &Member) -> Result<()> {
+    const WIDTH: i64 = 384;
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+    let mut group = rank.group_with(&GroupOptions {
+        // Rank 1 stands in for a reducer, which does not announce its buckets.
+        check_agreement: false,
+        ..Default::default()
+    })?;
+    if rank.rank == 1 {
+        let mut bucket = || group.all_reduce_async(Tensor::zeros([WIDTH], CPU), ReduceOp::Sum);
+        let (head, stem) = (bucket()?, bucket()?);
+        head.wait()?;
+        let head_ended = Instant::now();
+        stem.wait()?;
+        let gap = head_ended.elapsed().as_secs_f64();
+        rank.store.set("gap", &gap.to_le_bytes())?;
+        return Ok(group.shutdown()?);
+    }
+    let stem = Tensor::zeros([WIDTH], CPU).set_requires_grad(true);
+    let head = Tensor::ones([WIDTH], CPU).set_requires_grad(true);
+    let (input, frozen) = (wave(&[WIDTH, WIDTH], 0.0), wave(&[WIDTH, WIDTH], 1.0) / 20.0);
+    let loss = || {
+        let deep = (0..24).fold(&input + &stem, |x, _| x.matmul(&frozen).tanh());
+        (deep * &head).mean(Kind::Float)
+    };
+    let named =
+        [("stem".to_owned(), stem.shallow_clone()), ("head".to_owned(), head.shallow_clone())];
+    let mut reducer = Reducer::new(&named, &mut group, &small_buckets(true))?;
+    ensure!(reducer.bucket_count() == 2);
+    let mut computation = f64::MAX;
+    for _ in 0..3 {
+        let loss = loss();
+        let begun = Instant::now();
+        reducer.backward_no_sync(&loss)?;
+        computation = computation.min(begun.elapsed().as_secs_f64());
+    }
+    reducer.backward(&loss())?;
+    let gap = f64::from_le_bytes(rank.store.get("gap")?.try_into().expect("8 bytes"));
+    eprintln!("backward takes {computation:.4} s, the buckets ended {gap:.4} s apart");
+    ensure!(gap > computation * 0.3, "{gap} s apart, in {computation} s of backward");
+    drop(reducer);
+    Ok(group.shutdown()?)
+}
+
+#[test]
+fn the_first_bucket_travels_while_backward_goes_on() -> Result<()> {
+    ranks::run(
+        "reducer::the_first_bucket_travels_while_backward_goes_on",
+        2,
+        reduces_during_backward,
+    )
+}
+
 #[test]
 fn tchs_own_backward_reduces_after_prepare() -> Result<()> {
     ranks::run("reducer::tchs_own_backward_reduces_after_prepare", 2, |rank| {
@@ -159,10 +214,8 @@ fn tchs_own_backward_reduces_after_prepare() -> Result<()> {
 fn an_unused_parameter_is_an_error_unless_looked_for() -> Result<()> {
     ranks::run("reducer::an_unused_parameter_is_an_error_unless_looked_for", 2, |rank| {
         for look in [false, true] {
-            let mut group = rank.group_with(&nccl_rs::GroupOptions {
-                name: format!("look {look}"),
-                ..Default::default()
-            })?;
+            let mut group = rank
+                .group_with(&GroupOptions { name: format!("look {look}"), ..Default::default() })?;
             let mut parameters = model();
             let idle = Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
             parameters.push(("idle".to_owned(), idle));
