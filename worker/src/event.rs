@@ -161,20 +161,41 @@ pub struct EvalMetrics {
 
 /// Where events go.
 pub trait EventSink {
-    /// Sends one event. Losing the reader is no reason to stop training.
+    /// Sends one event. Losing the reader is no reason to stop at once; see
+    /// [`Self::has_reader`].
     fn send(&mut self, event: &RankEvent);
+
+    /// Whether somebody still reads.
+    fn has_reader(&self) -> bool;
 }
 
 /// Writes events as JSON lines.
-pub struct JsonLines<W: Write>(pub W);
+pub struct JsonLines<W: Write> {
+    out: W,
+    broken: bool,
+}
+
+impl<W: Write> JsonLines<W> {
+    /// Writes to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out, broken: false }
+    }
+}
 
 impl<W: Write> EventSink for JsonLines<W> {
     fn send(&mut self, event: &RankEvent) {
-        let written = serde_json::to_string(event)
-            .map_err(std::io::Error::from)
-            .and_then(|line| writeln!(self.0, "{line}").and_then(|()| self.0.flush()));
+        let line = match serde_json::to_string(event) {
+            Ok(line) => line,
+            Err(error) => return tracing::error!(%error, "an event is not JSON"),
+        };
+        let written = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
         if let Err(error) = written {
+            self.broken |= error.kind() == std::io::ErrorKind::BrokenPipe;
             tracing::warn!(%error, "an event was not delivered");
         }
+    }
+
+    fn has_reader(&self) -> bool {
+        !self.broken
     }
 }

@@ -5,6 +5,15 @@
 //! `train`), `quantize` and `serve` start from an export.
 
 pub mod agent;
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod error;
 pub mod event;
+pub mod export;
+pub mod files;
+pub mod model;
 pub mod quantize;
 pub mod serve;
+pub mod termination;
+pub mod train;

@@ -1,0 +1,459 @@
+//! JSON document → [`TrainConfig`] → [`Config`]: every value checked once.
+//!
+//! Invariant: a setting that this worker does not act on is refused here.
+//! Nothing later looks at [`TrainingArguments`] again.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use hearth_crds::TrainingArguments;
+use hearth_crds::training_arguments::{IntervalStrategy, LrSchedulerType, Metric, Optimizer};
+use hearth_crds::training_job::{Accelerator, Sharding, Task};
+use hearth_crds::worker_config::{CONFIG_VERSION, TrainConfig, TrainData};
+use serde::de::DeserializeOwned;
+
+/// Why a configuration cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The document is not there.
+    #[error("configuration {} does not exist", path.display())]
+    Missing {
+        /// The document.
+        path: PathBuf,
+    },
+    /// The document cannot be read.
+    #[error("cannot read configuration {}", path.display())]
+    Read {
+        /// The document.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The document is not what this worker expects.
+    #[error("configuration {}: {detail}", path.display())]
+    Parse {
+        /// The document.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A setting that is wrong or not supported.
+    #[error("{field}: {detail}")]
+    Setting {
+        /// The field, as in YAML.
+        field: &'static str,
+        /// What is wrong, and what to do.
+        detail: String,
+    },
+}
+
+/// Reads a document of the worker's contract.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let bytes = std::fs::read(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => ConfigError::Missing { path: path.to_owned() },
+        _ => ConfigError::Read { path: path.to_owned(), source },
+    })?;
+    let parse = |detail: String| ConfigError::Parse { path: path.to_owned(), detail };
+    let value: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|error| parse(error.to_string()))?;
+    let version = value.get("version").and_then(serde_json::Value::as_str).unwrap_or("none");
+    if version != CONFIG_VERSION {
+        return Err(parse(format!(
+            "version {version:?}, but this worker reads {CONFIG_VERSION:?}; use the worker image of the operator's release"
+        )));
+    }
+    T::deserialize(value).map_err(|error| parse(error.to_string()))
+}
+
+/// A training run that this worker can make.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Hugging Face directory to start from.
+    pub model: PathBuf,
+    /// What to learn from.
+    pub data: TrainData,
+    /// The job's directory.
+    pub output: PathBuf,
+    /// What to compute on.
+    pub accelerator: Accelerator,
+    /// Ranks of the job.
+    pub world_size: NonZeroUsize,
+    /// Ranks of one machine.
+    pub ranks_per_machine: NonZeroUsize,
+    /// Newest checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Samples in one forward pass of training.
+    pub train_batch: NonZeroUsize,
+    /// Samples in one forward pass of evaluation.
+    pub eval_batch: NonZeroUsize,
+    /// Forward passes before an optimizer step.
+    pub accumulation: NonZeroUsize,
+    /// How long to train.
+    pub length: Length,
+    /// Learning rate over time.
+    pub schedule: ScheduleConfig,
+    /// Optimizer.
+    pub adam: Adam,
+    /// Most L2 norm of a gradient; `None` does not clip.
+    pub max_grad_norm: Option<f64>,
+    /// Steps between lines of `metrics.jsonl`.
+    pub logging_steps: u64,
+    /// When to evaluate.
+    pub evaluate: Interval,
+    /// When to save.
+    pub save: Interval,
+    /// Export the best checkpoint, not the last.
+    pub load_best: bool,
+    /// What "best" means.
+    pub metric: Metric,
+    /// Seed of everything random.
+    pub seed: i64,
+    /// Tokens after which a sample is cut.
+    pub max_length: usize,
+    /// Of the settings by which results differ; a checkpoint of other settings
+    /// is not taken up.
+    pub fingerprint: String,
+}
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Length {
+    /// Optimizer steps.
+    Steps(u64),
+    /// Passes over the data.
+    Epochs(f64),
+}
+
+/// When something recurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interval {
+    /// Never.
+    Never,
+    /// Every so many optimizer steps, and at the end.
+    Steps(u64),
+    /// At the end of each epoch, and at the end.
+    Epoch,
+}
+
+/// Learning rate over time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScheduleConfig {
+    /// Shape after warm-up.
+    pub shape: LrSchedulerType,
+    /// Learning rate after warm-up.
+    pub peak: f64,
+    /// Steps of warm-up; below 1 a fraction of all steps.
+    pub warmup: f64,
+}
+
+/// Constants of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Decay of the gradient's mean.
+    pub beta1: f64,
+    /// Decay of the gradient's square.
+    pub beta2: f64,
+    /// Term against division by zero.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+impl Config {
+    /// Reads and checks the document at `path`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::resolve(read(path)?)
+    }
+
+    /// Checks `config`.
+    pub fn resolve(config: TrainConfig) -> Result<Self, ConfigError> {
+        let training = &config.training;
+        refuse_unsupported(&config)?;
+        check_ranges(training)?;
+        let has_eval = config.data.eval.is_some() || config.data.eval_split.is_some();
+        let evaluate = interval(training.eval_strategy, training.eval_interval(), "training.evalSteps")?;
+        let save = interval(training.save_strategy, training.save_steps, "training.saveSteps")?;
+        check_evaluation(&config, evaluate, save, has_eval)?;
+        let fingerprint = fingerprint(&config);
+        let replicas = count("workers.replicas", i64::from(config.replicas))?;
+        let ranks_per_machine =
+            count("workers.processesPerWorker", i64::from(config.processes_per_worker))?;
+        Ok(Self {
+            world_size: replicas.checked_mul(ranks_per_machine).ok_or_else(|| {
+                setting("workers.replicas", "times processesPerWorker is beyond this machine")
+            })?,
+            ranks_per_machine,
+            keep_checkpoints: usize::try_from(config.keep_checkpoints).unwrap_or(usize::MAX).max(1),
+            train_batch: count(
+                "training.perDeviceTrainBatchSize",
+                training.per_device_train_batch_size.into(),
+            )?,
+            eval_batch: count(
+                "training.perDeviceEvalBatchSize",
+                training.per_device_eval_batch_size.into(),
+            )?,
+            accumulation: count(
+                "training.gradientAccumulationSteps",
+                training.gradient_accumulation_steps.into(),
+            )?,
+            length: match u64::try_from(training.max_steps) {
+                Ok(steps) if steps > 0 => Length::Steps(steps),
+                _ => Length::Epochs(training.num_train_epochs),
+            },
+            schedule: ScheduleConfig {
+                shape: training.lr_scheduler_type,
+                peak: training.learning_rate,
+                warmup: training.warmup_steps,
+            },
+            adam: Adam {
+                beta1: training.adam_beta1,
+                beta2: training.adam_beta2,
+                epsilon: training.adam_epsilon,
+                weight_decay: training.weight_decay,
+            },
+            max_grad_norm: (training.max_grad_norm > 0.0).then_some(training.max_grad_norm),
+            logging_steps: steps("training.loggingSteps", training.logging_steps)?,
+            evaluate,
+            save,
+            load_best: training.load_best_model_at_end,
+            metric: training.metric_for_best_model,
+            seed: training.seed,
+            max_length: count("training.maxLength", training.max_length.into())?.get(),
+            accelerator: config.accelerator,
+            model: config.model,
+            data: config.data,
+            output: config.output,
+            fingerprint,
+        })
+    }
+
+    /// Samples of an optimizer step, over all ranks.
+    pub fn global_batch(&self, world_size: usize) -> u64 {
+        (world_size * self.train_batch.get() * self.accumulation.get()) as u64
+    }
+}
+
+fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
+    let training = &config.training;
+    if config.task != Task::SequenceClassification {
+        return Err(setting(
+            "task",
+            format!("{:?} is not supported yet; only SequenceClassification is", config.task),
+        ));
+    }
+    if config.parallelism.sharding != Sharding::None {
+        return Err(setting(
+            "parallelism.sharding",
+            format!("{:?} is not supported yet; use None", config.parallelism.sharding),
+        ));
+    }
+    if (config.parallelism.tensor, config.parallelism.pipeline) != (1, 1) {
+        return Err(setting(
+            "parallelism",
+            "tensor and pipeline parallelism are not supported yet; use 1 for both",
+        ));
+    }
+    if training.optim != Optimizer::AdamW {
+        return Err(setting(
+            "training.optim",
+            format!("{:?} is not supported yet; use AdamW", training.optim),
+        ));
+    }
+    if training.bf16 {
+        return Err(setting("training.bf16", "bfloat16 is not supported yet; use false"));
+    }
+    if training.gradient_checkpointing {
+        return Err(setting("training.gradientCheckpointing", "is not supported yet; use false"));
+    }
+    Ok(())
+}
+
+fn check_ranges(training: &TrainingArguments) -> Result<(), ConfigError> {
+    for (field, value, range) in [
+        ("training.learningRate", training.learning_rate, 0.0..=100.0),
+        ("training.weightDecay", training.weight_decay, 0.0..=10.0),
+        ("training.adamBeta1", training.adam_beta1, 0.0..=0.999_999),
+        ("training.adamBeta2", training.adam_beta2, 0.0..=0.999_999),
+        ("training.adamEpsilon", training.adam_epsilon, 0.0..=1.0),
+        ("training.maxGradNorm", training.max_grad_norm, 0.0..=1e6),
+        ("training.warmupSteps", training.warmup_steps, 0.0..=1e9),
+        ("training.numTrainEpochs", training.num_train_epochs, 0.0..=1e6),
+    ] {
+        if !range.contains(&value) {
+            return Err(setting(
+                field,
+                format!("{value} is not within {} to {}", range.start(), range.end()),
+            ));
+        }
+    }
+    if training.max_steps <= 0 && training.num_train_epochs <= 0.0 {
+        return Err(setting("training.numTrainEpochs", "or maxSteps must be above 0"));
+    }
+    // [CLS], [SEP], and at least one token of the text.
+    if training.max_length < 3 {
+        return Err(setting("training.maxLength", "must be at least 3"));
+    }
+    Ok(())
+}
+
+fn check_evaluation(
+    config: &TrainConfig,
+    evaluate: Interval,
+    save: Interval,
+    has_eval: bool,
+) -> Result<(), ConfigError> {
+    if config.data.eval.is_some() && config.data.eval_split.is_some() {
+        return Err(setting("data.evalSplit", "set data.eval or data.evalSplit, not both"));
+    }
+    if config.data.eval_split.is_some_and(|share| !(0.001..=0.9).contains(&share)) {
+        return Err(setting("data.evalSplit", "must be within 0.001 to 0.9"));
+    }
+    if evaluate != Interval::Never && !has_eval {
+        return Err(setting(
+            "training.evalStrategy",
+            "needs data to evaluate on: set data.eval or data.evalSplit",
+        ));
+    }
+    if !config.training.load_best_model_at_end {
+        return Ok(());
+    }
+    match (evaluate, save) {
+        (Interval::Never, _) => Err(setting(
+            "training.loadBestModelAtEnd",
+            "needs an evaluation: set training.evalStrategy to Steps or Epoch",
+        )),
+        (Interval::Epoch, Interval::Epoch) => Ok(()),
+        (Interval::Steps(evaluate), Interval::Steps(save)) if save % evaluate == 0 => Ok(()),
+        (Interval::Steps(_), Interval::Steps(_)) => Err(setting(
+            "training.saveSteps",
+            "must be a multiple of evalSteps with loadBestModelAtEnd",
+        )),
+        _ => Err(setting(
+            "training.saveStrategy",
+            "must equal evalStrategy with loadBestModelAtEnd",
+        )),
+    }
+}
+
+fn interval(
+    strategy: IntervalStrategy,
+    every: i64,
+    field: &'static str,
+) -> Result<Interval, ConfigError> {
+    Ok(match strategy {
+        IntervalStrategy::No => Interval::Never,
+        IntervalStrategy::Steps => Interval::Steps(steps(field, every)?),
+        IntervalStrategy::Epoch => Interval::Epoch,
+    })
+}
+
+fn steps(field: &'static str, value: i64) -> Result<u64, ConfigError> {
+    u64::try_from(value)
+        .ok()
+        .filter(|steps| *steps > 0)
+        .ok_or_else(|| setting(field, format!("{value} is not above 0")))
+}
+
+fn count(field: &'static str, value: i64) -> Result<NonZeroUsize, ConfigError> {
+    usize::try_from(value)
+        .ok()
+        .and_then(NonZeroUsize::new)
+        .ok_or_else(|| setting(field, format!("{value} is not above 0")))
+}
+
+fn setting(field: &'static str, detail: impl Into<String>) -> ConfigError {
+    ConfigError::Setting { field, detail: detail.into() }
+}
+
+/// Hash of what decides the result. Not in it: where the job runs, how often
+/// it saves, reports or is restarted, and the world size, which may change.
+fn fingerprint(config: &TrainConfig) -> String {
+    let mut training = config.training.clone();
+    training.logging_steps = 1;
+    training.per_device_eval_batch_size = 1;
+    let decisive = serde_json::json!({
+        "task": config.task,
+        "training": training,
+        "evalSplit": config.data.eval_split,
+    });
+    blake3::hash(decisive.to_string().as_bytes()).to_hex()[..32].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> serde_json::Value {
+        serde_json::json!({
+            "version": CONFIG_VERSION,
+            "job": {"namespace": "local", "name": "t", "uid": ""},
+            "task": "SequenceClassification", "accelerator": "CPU", "model": "/m",
+            "data": {
+                "train": {"path": "/d.jsonl", "uri": "file:///d.jsonl", "text": "text", "label": "label"},
+                "eval": null, "evalSplit": 0.1, "clean": [], "maxBadRows": 0
+            },
+            "training": TrainingArguments::default(),
+            "parallelism": {"sharding": "None", "tensor": 1, "pipeline": 1},
+            "replicas": 2, "processesPerWorker": 2, "output": "/o", "outputUri": "file:///o",
+            "keepCheckpoints": 3, "maxRestarts": 1, "coordinatorHost": "h", "coordinatorPort": 8470
+        })
+    }
+
+    fn resolve(pointer: &str, value: serde_json::Value) -> Result<Config, ConfigError> {
+        let mut document = example();
+        if !pointer.is_empty() {
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            document.pointer_mut(parent).unwrap()[field] = value;
+        }
+        Config::resolve(serde_json::from_value(document).unwrap())
+    }
+
+    #[test]
+    fn defaults_resolve() {
+        let config = resolve("", serde_json::Value::Null).unwrap();
+        assert_eq!(config.world_size.get(), 4);
+        assert_eq!(config.global_batch(4), 32);
+        assert_eq!(config.length, Length::Epochs(3.0));
+        assert_eq!(config.evaluate, Interval::Never);
+    }
+
+    #[test]
+    fn what_is_not_acted_on_is_refused_by_its_field() {
+        for (pointer, value, field) in [
+            ("/task", "CausalLM".into(), "task"),
+            ("/parallelism/sharding", "Full".into(), "parallelism.sharding"),
+            ("/parallelism/tensor", 2.into(), "parallelism"),
+            ("/training/optim", "SGD".into(), "training.optim"),
+            ("/training/bf16", true.into(), "training.bf16"),
+            ("/training/gradientCheckpointing", true.into(), "training.gradientCheckpointing"),
+            ("/training/perDeviceTrainBatchSize", 0.into(), "training.perDeviceTrainBatchSize"),
+            ("/training/learningRate", (-1).into(), "training.learningRate"),
+            ("/training/numTrainEpochs", 0.into(), "training.numTrainEpochs"),
+            ("/training/maxLength", 2.into(), "training.maxLength"),
+            ("/training/loadBestModelAtEnd", true.into(), "training.loadBestModelAtEnd"),
+            ("/data/evalSplit", 0.95.into(), "data.evalSplit"),
+        ] {
+            let error = resolve(pointer, value).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{field}: ")), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_evaluation_without_data_is_refused() {
+        let mut document = example();
+        document["data"]["evalSplit"] = serde_json::Value::Null;
+        document["training"]["evalStrategy"] = "Epoch".into();
+        let refused = Config::resolve(serde_json::from_value(document).unwrap());
+        assert!(refused.unwrap_err().to_string().starts_with("training.evalStrategy: "));
+    }
+
+    #[test]
+    fn the_fingerprint_follows_results_and_nothing_else() {
+        let of = |pointer, value| resolve(pointer, value).unwrap().fingerprint;
+        let base = of("/replicas", 2.into());
+        assert_eq!(base, of("/replicas", 1.into()));
+        assert_eq!(base, of("/training/loggingSteps", 3.into()));
+        assert_ne!(base, of("/training/learningRate", 1e-3.into()));
+        assert_ne!(base, of("/training/seed", 1.into()));
+    }
+}

@@ -1,0 +1,137 @@
+//! Text → token ids: cleaning, then the model's own tokenizer.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use hearth_crds::training_job::CleanStep;
+use serde::Deserialize;
+use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
+
+use super::DataError;
+use super::clean::clean;
+
+/// Cleans and tokenizes text. Shared by threads.
+#[derive(Debug)]
+pub struct TextEncoder {
+    tokenizer: Tokenizer,
+    path: PathBuf,
+    /// Hash of `tokenizer.json`.
+    pub(crate) fingerprint: blake3::Hash,
+    pub(crate) clean: Vec<CleanStep>,
+    pub(crate) max_length: usize,
+    pad: u32,
+}
+
+/// The part of an export's `hearth.json` that says how text was prepared.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Recipe {
+    clean: Vec<CleanStep>,
+    max_length: usize,
+}
+
+/// The part of a `config.json` that bounds a text.
+#[derive(Deserialize)]
+struct Bounds {
+    max_position_embeddings: Option<usize>,
+}
+
+impl TextEncoder {
+    /// Reads `tokenizer.json` in `model`. Samples are cut on the right after
+    /// `max_length` tokens, special tokens counted; truncation and padding
+    /// that the file itself asks for are overridden.
+    pub fn load(
+        model: &Path,
+        clean: Vec<CleanStep>,
+        max_length: usize,
+    ) -> Result<Self, DataError> {
+        let path = model.join("tokenizer.json");
+        let bytes = super::source::read_file(&path)?;
+        let failed = |error: tokenizers::Error| DataError::Tokenizer {
+            path: path.clone(),
+            detail: error.to_string(),
+        };
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(failed)?;
+        let pad = tokenizer
+            .get_padding()
+            .map(|padding| padding.pad_id)
+            .or_else(|| ["[PAD]", "<pad>"].iter().find_map(|token| tokenizer.token_to_id(token)))
+            .unwrap_or(0);
+        tokenizer.with_padding(None);
+        let truncation = TruncationParams {
+            direction: TruncationDirection::Right,
+            max_length,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
+        let fingerprint = blake3::hash(&bytes);
+        Ok(Self { tokenizer, fingerprint, clean, max_length, pad, path })
+    }
+
+    /// Prepares text as the training of an exported model did (`hearth.json`);
+    /// a directory without one gets no cleaning and the model's own maximum.
+    pub fn from_export(model: &Path) -> Result<Self, DataError> {
+        let recipe = model.join("hearth.json");
+        if recipe.exists() {
+            let Recipe { clean, max_length } = read_json(&recipe)?;
+            return Self::load(model, clean, max_length);
+        }
+        let bounds: Bounds = read_json(&model.join("config.json"))?;
+        Self::load(model, Vec::new(), bounds.max_position_embeddings.unwrap_or(512))
+    }
+
+    /// Id that fills rows up.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+
+    /// Tokens of the tokenizer's vocabulary, added ones included.
+    pub fn vocabulary_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// Most tokens of a row.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Token ids of one text, special tokens included.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let cleaned = clean(text, &self.clean);
+        let encoding = self.tokenizer.encode_fast(cleaned, true).map_err(|error| {
+            DataError::Tokenizer { path: self.path.clone(), detail: error.to_string() }
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of many texts, on `threads` threads.
+    pub fn encode_all(
+        &self,
+        texts: &[&str],
+        threads: NonZeroUsize,
+    ) -> Result<Vec<Vec<u32>>, DataError> {
+        let encode = |part: &[&str]| -> Result<Vec<Vec<u32>>, DataError> {
+            part.iter().map(|text| self.encode(text)).collect()
+        };
+        let per_thread = texts.len().div_ceil(threads.get()).max(1);
+        let parts = thread::scope(|scope| {
+            let workers: Vec<_> =
+                texts.chunks(per_thread).map(|part| scope.spawn(move || encode(part))).collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+    let bytes = super::source::read_file(path)?;
+    serde_json::from_slice(&bytes).map_err(|error| DataError::Read {
+        path: path.to_owned(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+    })
+}

@@ -1,0 +1,110 @@
+//! Writes the directory: everything under a temporary name, then swapped in.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tch::Tensor;
+
+use super::card::ModelCard;
+use crate::checkpoint::shard;
+use crate::error::Error;
+use crate::files::{replace_directory, temporary_beside, write_synced};
+use crate::model::Classifier;
+
+/// Files of a tokenizer, copied where they are present.
+const TOKENIZER_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+];
+
+/// A written directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Where it is.
+    pub path: PathBuf,
+    /// `blake3:HEX` over its files.
+    pub digest: String,
+}
+
+/// Writes `model` to `target`, replacing what is there. Tokenizer files come
+/// from `source`, the directory that training started from.
+pub fn export(
+    model: &Classifier,
+    source: &Path,
+    target: &Path,
+    card: ModelCard,
+) -> Result<Exported, Error> {
+    let tensors: Vec<(String, Tensor)> = model
+        .parameters()
+        .into_iter()
+        .map(|parameter| (parameter.name, parameter.tensor.detach()))
+        .collect();
+    let built = temporary_beside(target);
+    let written = (|| {
+        fresh_directory(&built)?;
+        shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
+        write_json(&built.join("config.json"), &Value::Object(config(model)))?;
+        copy_tokenizer(source, &built)?;
+        let digest = card.seal(&built)?;
+        replace_directory(&built, target)?;
+        Ok(digest)
+    })();
+    match written {
+        Ok(digest) => Ok(Exported { path: target.to_owned(), digest }),
+        Err(source) => Err(Error::Output { path: target.to_owned(), source }),
+    }
+}
+
+/// `config.json` of the trained model: the start model's, with what training
+/// decided.
+fn config(model: &Classifier) -> Map<String, Value> {
+    let names = model.labels.names();
+    let by_id: Map<String, Value> =
+        names.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
+    let by_name: Map<String, Value> =
+        names.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
+    let mut config = model.config.raw.clone();
+    // `_name_or_path` would name the start model; `num_labels` follows id2label.
+    for outdated in ["_name_or_path", "num_labels", "torch_dtype"] {
+        config.remove(outdated);
+    }
+    config.insert("architectures".into(), json!(["BertForSequenceClassification"]));
+    config.insert("id2label".into(), Value::Object(by_id));
+    config.insert("label2id".into(), Value::Object(by_name));
+    config.insert("problem_type".into(), json!("single_label_classification"));
+    config.insert("dtype".into(), json!("float32"));
+    config
+}
+
+fn copy_tokenizer(source: &Path, target: &Path) -> io::Result<()> {
+    for name in TOKENIZER_FILES {
+        let from = source.join(name);
+        if from.exists() {
+            let bytes = fs::read(from)?;
+            write_synced(&target.join(name), |out| out.write_all(&bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_json(path: &Path, value: &Value) -> io::Result<()> {
+    write_synced(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
+fn fresh_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir_all(path),
+    }
+}

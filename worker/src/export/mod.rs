@@ -1,0 +1,7 @@
+//! A trained model as a Hugging Face directory.
+
+pub mod card;
+pub mod directory;
+
+pub use card::ModelCard;
+pub use directory::{Exported, export};

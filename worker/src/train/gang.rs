@@ -1,0 +1,143 @@
+//! What ranks say to each other outside of gradients.
+//!
+//! Invariant: every rank calls the collective methods in the same order.
+
+use nccl_rs::{GroupOptions, ProcessGroup, ReduceOp, StoreOptions, TcpStore, Work};
+use tch::{Device, Tensor};
+
+use super::rank::Rank;
+use crate::error::Error;
+
+/// The ranks of one generation. A rank that trains alone needs no network.
+pub struct Gang {
+    rank: usize,
+    world_size: usize,
+    device: Device,
+    store: Option<TcpStore>,
+    group: Option<ProcessGroup>,
+}
+
+/// A sum over ranks on its way.
+#[must_use]
+pub enum PendingSum {
+    /// Of one rank.
+    Done(Vec<f64>),
+    /// Of several.
+    Waiting(Work<Tensor>),
+}
+
+impl PendingSum {
+    /// The sum.
+    pub fn wait(self) -> Result<Vec<f64>, Error> {
+        match self {
+            Self::Done(values) => Ok(values),
+            Self::Waiting(work) => Ok(Vec::try_from(work.wait()?.f_to_device(Device::Cpu)?)?),
+        }
+    }
+}
+
+impl Gang {
+    /// Meets the other ranks at the master's store.
+    pub fn meet(rank: &Rank, device: Device) -> Result<Self, Error> {
+        let mut gang = Self {
+            rank: rank.rank,
+            world_size: rank.world_size,
+            device,
+            store: None,
+            group: None,
+        };
+        if rank.world_size > 1 {
+            let options =
+                StoreOptions { timeout: rank.timeout, world_size: Some(rank.world_size) };
+            gang.store = Some(if rank.rank == 0 {
+                TcpStore::serve(rank.listen_address()?, &options)?
+            } else {
+                TcpStore::connect(&rank.master_address, rank.master_port, &options)?
+            });
+        }
+        Ok(gang)
+    }
+
+    /// Makes the process group, before the first collective.
+    pub fn connect(&mut self, rank: &Rank) -> Result<(), Error> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let options = GroupOptions {
+            name: format!("train-{}", rank.generation),
+            timeout: rank.timeout,
+            ..GroupOptions::default()
+        };
+        self.group = Some(match self.device {
+            Device::Cuda(device) => {
+                ProcessGroup::nccl(store, rank.rank, rank.world_size, device, &options)?
+            }
+            _ => {
+                let interface = rank.interface()?;
+                ProcessGroup::gloo(store, rank.rank, rank.world_size, &interface, &options)?
+            }
+        });
+        Ok(())
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Ranks.
+    pub fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    /// Whether this is rank 0, which decides and reports.
+    pub fn leads(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// The process group; `None` where one rank trains alone.
+    pub fn group(&mut self) -> Option<&mut ProcessGroup> {
+        self.group.as_mut()
+    }
+
+    /// Starts to sum `values` over all ranks.
+    pub fn start_sum(&mut self, values: &[f64]) -> Result<PendingSum, Error> {
+        let Some(group) = &mut self.group else { return Ok(PendingSum::Done(values.to_vec())) };
+        let tensor = Tensor::f_from_slice(values)?.f_to_device(self.device)?;
+        Ok(PendingSum::Waiting(group.all_reduce_async(tensor, ReduceOp::Sum)?))
+    }
+
+    /// Sums `values` over all ranks.
+    pub fn sum(&mut self, values: &[f64]) -> Result<Vec<f64>, Error> {
+        self.start_sum(values)?.wait()
+    }
+
+    /// Leaves a message that every rank can [`read`](Self::read).
+    pub fn tell(&self, key: &str, message: &[u8]) -> Result<(), Error> {
+        match &self.store {
+            Some(store) => Ok(store.set(key, message)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for a message. Empty where one rank trains alone.
+    pub fn read(&self, key: &str) -> Result<Vec<u8>, Error> {
+        match &self.store {
+            Some(store) => Ok(store.get(key)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// What rank 0 decides, told to all.
+    pub fn follow_leader(
+        &self,
+        key: &str,
+        decide: impl FnOnce() -> Result<Vec<u8>, Error>,
+    ) -> Result<Vec<u8>, Error> {
+        if self.leads() {
+            let decision = decide()?;
+            self.tell(key, &decision)?;
+            Ok(decision)
+        } else {
+            self.read(key)
+        }
+    }
+}

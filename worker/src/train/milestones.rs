@@ -1,0 +1,199 @@
+//! What happens between steps: evaluation, checkpoints, and the end.
+
+use std::time::{Duration, Instant};
+
+use hearth_crds::training_arguments::Metric;
+use hearth_crds::training_job::Task;
+use tch::Tensor;
+
+use super::evaluate::{self, EvalOptions, Tally};
+use super::session::{Session, note, signed};
+use super::state::Best;
+use crate::error::Error;
+use crate::event::{EvalMetrics, Phase, RankEvent};
+use crate::export::{self, ModelCard};
+
+/// Longest silence of a rank that evaluates.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+impl Session<'_> {
+    /// Evaluates on all ranks. Only a step that is also saved can be the best.
+    pub(super) fn evaluate(&mut self, saved: bool) -> Result<(), Error> {
+        let Some(samples) = self.data.eval.clone() else { return Ok(()) };
+        self.enter(Phase::Evaluating);
+        let started = Instant::now();
+        let options = EvalOptions {
+            batch_size: self.config.eval_batch.get(),
+            pad: self.encoder.pad(),
+            device: self.device,
+            share: self.gang.rank(),
+            shares: self.gang.world_size(),
+        };
+        let step = signed(self.state.step);
+        let mut spoke = Instant::now();
+        let events = &mut *self.events;
+        let own = evaluate::tally(&self.trainer.model, &samples, &options, &mut || {
+            if spoke.elapsed() >= HEARTBEAT {
+                events.send(&RankEvent::Phase { phase: Phase::Evaluating, step });
+                spoke = Instant::now();
+            }
+        })?;
+        let sums = self.gang.sum(&own.to_sums())?;
+        let labels = &self.trainer.model.labels;
+        let tally = Tally::from_sums(labels.len(), &sums)
+            .ok_or_else(|| Error::Internal("ranks evaluated different classes".into()))?;
+        let metrics = tally.metrics(labels, started.elapsed().as_secs_f64());
+        if !metrics.loss.is_finite() {
+            return Err(Error::NotFinite { step: self.state.step, loss: metrics.loss });
+        }
+        self.judge(metrics, saved)
+    }
+
+    /// Takes note of an evaluation.
+    fn judge(&mut self, metrics: EvalMetrics, saved: bool) -> Result<(), Error> {
+        let metric = self.config.metric;
+        let best =
+            saved && self.state.best.as_ref().is_none_or(|best| beats(metric, &metrics, &best.metrics));
+        if best {
+            self.state.best = Some(Best { step: self.state.step, metrics: metrics.clone() });
+        }
+        self.state.last_evaluation = Some(metrics.clone());
+        self.state.evaluation_due = false;
+        let epoch = self.horizon.epochs(self.state.cursor);
+        self.log(&serde_json::json!({"step": self.state.step, "epoch": epoch, "eval": metrics}))?;
+        if self.gang.leads() {
+            let step = signed(self.state.step);
+            self.events.send(&RankEvent::Evaluation { step, epoch, metrics, best });
+        }
+        Ok(())
+    }
+
+    /// Saves a checkpoint and removes what is kept no longer.
+    pub(super) fn save(&mut self) -> Result<(), Error> {
+        self.enter(Phase::Saving);
+        let started = Instant::now();
+        let tensors = self.trainer.tensors();
+        let saved = self.checkpoints.save(&self.state, &tensors, &self.gang)?;
+        let Some(saved) = saved else { return Ok(()) };
+        let best = self.state.best.as_ref().map(|best| best.step);
+        self.checkpoints.retain(self.config.keep_checkpoints, best)?;
+        self.events.send(&RankEvent::Checkpoint {
+            step: signed(self.state.step),
+            path: saved.path,
+            best: best.map(signed),
+            seconds: started.elapsed().as_secs_f64(),
+            bytes: saved.bytes,
+        });
+        Ok(())
+    }
+
+    /// Exports the model, on rank 0.
+    pub(super) fn finish(mut self) -> Result<(), Error> {
+        let (step, total) = (signed(self.state.step), signed(self.horizon.total));
+        if !self.gang.leads() {
+            self.events.send(&RankEvent::Finished {
+                step,
+                total,
+                metrics: None,
+                train_loss: None,
+                model: None,
+                digest: None,
+            });
+            return Ok(());
+        }
+        let (of_step, metrics) = self.choose_weights()?;
+        self.enter(Phase::Exporting);
+        let model = &self.trainer.model;
+        let card = ModelCard {
+            format_version: export::card::FORMAT_VERSION,
+            task: Task::SequenceClassification,
+            clean: self.config.data.clean.clone(),
+            max_length: self.encoder.max_length(),
+            labels: model.labels.names().to_vec(),
+            step: Some(of_step),
+            metrics: metrics.clone(),
+            files: std::collections::BTreeMap::new(),
+        };
+        let target = self.config.output.join("model");
+        let exported = export::export(model, &self.config.model, &target, card)?;
+        self.events.send(&RankEvent::Finished {
+            step,
+            total,
+            metrics,
+            train_loss: Some(self.state.loss_sum / self.state.step.max(1) as f64),
+            model: Some(exported.path),
+            digest: Some(exported.digest),
+        });
+        Ok(())
+    }
+
+    /// Puts the weights to export in place: the best checkpoint's where that
+    /// is asked for. Returns their step and evaluation.
+    fn choose_weights(&mut self) -> Result<(u64, Option<EvalMetrics>), Error> {
+        let last = (self.state.step, self.state.last_evaluation.clone());
+        let best = match self.state.best.clone() {
+            Some(best) if self.config.load_best && best.step != self.state.step => best,
+            _ => return Ok(last),
+        };
+        match self.checkpoints.open(best.step) {
+            Ok(checkpoint) => {
+                let parameters = &self.trainer.parameters;
+                let weights: Vec<(String, Tensor)> = parameters
+                    .iter()
+                    .map(|parameter| (format!("model.{}", parameter.name), parameter.tensor.detach()))
+                    .collect();
+                checkpoint.restore(&weights)?;
+                Ok((best.step, Some(best.metrics)))
+            }
+            Err(reason) => {
+                let message = format!(
+                    "the best checkpoint, of step {}, cannot be used ({reason}); the last weights are exported",
+                    best.step
+                );
+                note(self.events, "BestCheckpointLost", message);
+                Ok(last)
+            }
+        }
+    }
+
+    /// Tells what the rank does from now on.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.events.send(&RankEvent::Phase { phase, step: signed(self.state.step) });
+    }
+
+    /// Appends to `metrics.jsonl`, on rank 0.
+    pub(super) fn log(&mut self, line: &serde_json::Value) -> Result<(), Error> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        journal.append(line).map_err(|source| Error::Output {
+            path: journal.path().to_owned(),
+            source,
+        })
+    }
+}
+
+/// Whether `new` is better than `old`; an equal one is not.
+fn beats(metric: Metric, new: &EvalMetrics, old: &EvalMetrics) -> bool {
+    let value = |metrics: &EvalMetrics| match metric {
+        Metric::Loss => -metrics.loss,
+        Metric::Accuracy => metrics.accuracy,
+        Metric::F1 => metrics.f1,
+        Metric::F1Macro => metrics.f1_macro,
+    };
+    value(new) > value(old)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_better_when_lower_and_all_else_when_higher() {
+        let low = EvalMetrics { loss: 0.1, accuracy: 0.1, f1: 0.1, f1_macro: 0.1, ..Default::default() };
+        let high = EvalMetrics { loss: 0.2, accuracy: 0.2, f1: 0.2, f1_macro: 0.2, ..Default::default() };
+        assert!(beats(Metric::Loss, &low, &high) && !beats(Metric::Loss, &high, &low));
+        for metric in [Metric::Accuracy, Metric::F1, Metric::F1Macro] {
+            assert!(beats(metric, &high, &low) && !beats(metric, &low, &high), "{metric:?}");
+            assert!(!beats(metric, &low, &low), "a tie keeps the earlier one");
+        }
+    }
+}

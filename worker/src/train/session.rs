@@ -1,0 +1,307 @@
+//! Everything that a rank reads before its first step.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use hearth_crds::training_job::Accelerator;
+use tch::Device;
+
+use super::gang::Gang;
+use super::horizon::Horizon;
+use super::journal::Journal;
+use super::optimizer::Optimizer;
+use super::rank::Rank;
+use super::state::{Identity, TrainState};
+use super::step::Trainer;
+use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::store::Checkpoint;
+use crate::config::Config;
+use crate::data::dataset::{self, ReadOptions};
+use crate::data::{TextEncoder, TrainingSet};
+use crate::error::Error;
+use crate::event::{EventSink, Phase, RankEvent};
+use crate::model::{ModelConfig, ModelError, classifier};
+
+/// A rank that is ready to make steps.
+pub(super) struct Session<'a> {
+    pub(super) config: Config,
+    pub(super) gang: Gang,
+    pub(super) data: TrainingSet,
+    pub(super) encoder: TextEncoder,
+    pub(super) trainer: Trainer,
+    pub(super) horizon: Horizon,
+    pub(super) state: TrainState,
+    pub(super) checkpoints: CheckpointStore,
+    /// Rank 0's.
+    pub(super) journal: Option<Journal>,
+    pub(super) device: Device,
+    /// Set by SIGTERM.
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) events: &'a mut dyn EventSink,
+}
+
+impl<'a> Session<'a> {
+    /// Reads configuration, data, model and checkpoint, and meets the other ranks.
+    pub(super) fn prepare(path: &Path, events: &'a mut dyn EventSink) -> Result<Self, Error> {
+        let config = Config::read(path)?;
+        let rank = Rank::from_environment(&config)?;
+        events.send(&RankEvent::Started {
+            rank: rank.rank,
+            world_size: rank.world_size,
+            generation: rank.generation,
+        });
+        events.send(&RankEvent::Phase { phase: Phase::Loading, step: 0 });
+        let stop = stop_on_sigterm()?;
+        let device = device(&config, &rank)?;
+
+        let mut gang = Gang::meet(&rank, device)?;
+        let model_config = ModelConfig::read(&config.model)?;
+        let encoder = encoder(&config, &model_config, gang.leads(), events)?;
+        let data = read_data(&config, &model_config, &encoder, &gang)?;
+        let (model, fresh) = classifier::load_for_training(
+            &model_config,
+            &config.model,
+            &data.labels,
+            device,
+            config.seed,
+        )?;
+        let identity = Identity {
+            settings: config.fingerprint.clone(),
+            data: data.fingerprint.clone(),
+            model: model.fingerprint.clone(),
+        };
+
+        let checkpoints = CheckpointStore::new(&config.output, rank.generation);
+        let resumed = find_checkpoint(&checkpoints, &identity, &gang, events)?;
+        let state = resumed
+            .as_ref()
+            .map_or_else(|| TrainState { identity, ..TrainState::default() }, |from| from.state.clone());
+        let parameters = model.parameters();
+        let optimizer = Optimizer::new(&parameters, config.adam, state.step)?;
+        if let Some(checkpoint) = &resumed {
+            let weights = parameters
+                .iter()
+                .map(|parameter| (format!("model.{}", parameter.name), parameter.tensor.detach()));
+            let tensors: Vec<_> = weights.chain(optimizer.moments()).collect();
+            checkpoint.restore(&tensors)?;
+        }
+        gang.connect(&rank)?;
+        let trainer =
+            Trainer::new(model, optimizer, &mut gang, (device, encoder.pad(), config.seed))?;
+        let horizon = Horizon::new(
+            data.train.len().into(),
+            config.global_batch(rank.world_size),
+            config.length,
+            state.step,
+            state.cursor,
+        );
+        let journal = gang.leads().then(|| open_journal(&config, state.step)).transpose()?;
+        if gang.leads() {
+            tell_what_was_read(&data, &fresh, resumed.as_ref(), events);
+        }
+        Ok(Self {
+            config,
+            gang,
+            data,
+            encoder,
+            trainer,
+            horizon,
+            state,
+            checkpoints,
+            journal,
+            device,
+            stop,
+            events,
+        })
+    }
+}
+
+fn stop_on_sigterm() -> Result<Arc<AtomicBool>, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))
+        .map_err(|error| Error::Internal(format!("no handler for SIGTERM: {error}")))?;
+    Ok(stop)
+}
+
+fn device(config: &Config, rank: &Rank) -> Result<Device, Error> {
+    tch::set_num_threads(i32::try_from(rank.threads.get()).unwrap_or(i32::MAX));
+    match config.accelerator {
+        Accelerator::CPU => Ok(Device::Cpu),
+        Accelerator::CUDA => {
+            nccl_rs::cuda::load_backend()?;
+            let devices = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+            if rank.local_rank >= devices {
+                return Err(Error::NoDevice { wanted: rank.local_rank, devices });
+            }
+            Ok(Device::Cuda(rank.local_rank))
+        }
+    }
+}
+
+/// The tokenizer, bounded by the model's positions.
+fn encoder(
+    config: &Config,
+    model: &ModelConfig,
+    leads: bool,
+    events: &mut dyn EventSink,
+) -> Result<TextEncoder, Error> {
+    let max_length = config.max_length.min(model.max_tokens());
+    if max_length < config.max_length && leads {
+        note(
+            events,
+            "MaxLengthCut",
+            format!(
+                "training.maxLength {} is more than the model's {max_length} positions; samples are cut to those",
+                config.max_length
+            ),
+        );
+    }
+    let encoder = TextEncoder::load(&config.model, config.data.clean.clone(), max_length)?;
+    if encoder.vocabulary_size() as u64 > model.vocab_size.unsigned_abs() {
+        return Err(ModelError::Malformed {
+            path: model.path.clone(),
+            detail: format!(
+                "vocab_size is {}, but tokenizer.json knows {} tokens; they are not of one model",
+                model.vocab_size,
+                encoder.vocabulary_size()
+            ),
+        }
+        .into());
+    }
+    Ok(encoder)
+}
+
+/// Rank 0 reads first, on all cores, and leaves token ids in the cache; the
+/// others then find them there. Where it fails, all meet the same error.
+fn read_data(
+    config: &Config,
+    model: &ModelConfig,
+    encoder: &TextEncoder,
+    gang: &Gang,
+) -> Result<TrainingSet, Error> {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let cache = config.output.join(".cache");
+    let options = ReadOptions { encoder, cache: &cache, threads: cores, seed: config.seed };
+    let read = || dataset::load(&config.data, model.labels.as_ref(), options);
+    if gang.leads() {
+        let data = read();
+        gang.tell("data", b"read")?;
+        Ok(data?)
+    } else {
+        gang.read("data")?;
+        Ok(read()?)
+    }
+}
+
+/// The checkpoint to go on from: rank 0 chooses, all follow.
+fn find_checkpoint(
+    checkpoints: &CheckpointStore,
+    identity: &Identity,
+    gang: &Gang,
+    events: &mut dyn EventSink,
+) -> Result<Option<Checkpoint>, Error> {
+    let mut chosen = None;
+    let decision = gang.follow_leader("resume", || {
+        let found = choose(checkpoints, identity, events);
+        // The others learn of a refusal too: they must not wait for it.
+        let told = match &found {
+            Ok(Some(checkpoint)) => Ok(Some(checkpoint.state.step)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.sentence()),
+        };
+        let message = serde_json::to_vec(&told).unwrap_or_default();
+        match found {
+            Ok(found) => chosen = found,
+            Err(error) => {
+                gang.tell("resume", &message)?;
+                return Err(error);
+            }
+        }
+        Ok(message)
+    })?;
+    if gang.leads() {
+        return Ok(chosen);
+    }
+    let told: Result<Option<u64>, String> = serde_json::from_slice(&decision)
+        .map_err(|error| Error::Internal(format!("rank 0's choice of checkpoint: {error}")))?;
+    match told {
+        Ok(step) => step.map(|step| checkpoints.open_checked(step)).transpose(),
+        Err(detail) => Err(Error::LeaderFailed { detail }),
+    }
+}
+
+fn choose(
+    checkpoints: &CheckpointStore,
+    identity: &Identity,
+    events: &mut dyn EventSink,
+) -> Result<Option<Checkpoint>, Error> {
+    checkpoints.prepare()?;
+    let found = checkpoints.newest()?;
+    let on = match &found.checkpoint {
+        Some(checkpoint) => format!("step {}", checkpoint.state.step),
+        None => "the start".to_owned(),
+    };
+    for (path, reason) in &found.rejected {
+        let message = format!("{}: {reason}; training goes on from {on}", path.display());
+        note(events, "CheckpointCorrupt", message);
+    }
+    if let Some(checkpoint) = &found.checkpoint
+        && let Some(what) = checkpoint.state.identity.difference(identity)
+    {
+        return Err(Error::OtherRun { path: checkpoints.directory().to_owned(), what });
+    }
+    Ok(found.checkpoint)
+}
+
+fn open_journal(config: &Config, step: u64) -> Result<Journal, Error> {
+    Journal::open(&config.output, step)
+        .map_err(|source| Error::Output { path: config.output.join("metrics.jsonl"), source })
+}
+
+fn tell_what_was_read(
+    data: &TrainingSet,
+    fresh: &[&str],
+    resumed: Option<&Checkpoint>,
+    events: &mut dyn EventSink,
+) {
+    if let Some((file, first)) = data.skipped.first() {
+        let (rows, line) = (data.skipped.len(), first.line);
+        let reason = &first.reason;
+        note(
+            events,
+            "BadRows",
+            format!("{rows} malformed row(s) skipped; the first is {file}:{line}: {reason}"),
+        );
+    }
+    match resumed {
+        Some(checkpoint) => events.send(&RankEvent::Resumed {
+            step: signed(checkpoint.state.step),
+            path: checkpoint.path.clone(),
+        }),
+        None if !fresh.is_empty() => note(
+            events,
+            "NewWeights",
+            format!("the model has no {} for this task; fresh weights are trained", fresh.join(" and ")),
+        ),
+        None => {}
+    }
+    tracing::info!(
+        train = data.train.len(),
+        eval = data.eval.as_ref().map_or(0, crate::data::Samples::len),
+        labels = ?data.labels.names(),
+        "data is read"
+    );
+}
+
+/// Sends a note, and logs it.
+pub(super) fn note(events: &mut dyn EventSink, reason: &str, message: String) {
+    tracing::warn!(reason, "{message}");
+    events.send(&RankEvent::Note { reason: reason.to_owned(), message });
+}
+
+/// Step counts are far below 2⁶³.
+pub(super) fn signed(step: u64) -> i64 {
+    i64::try_from(step).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,173 @@
+//! `hearth-worker quantize` on a model that the worker trained: what it writes,
+//! how close it stays, what it refuses.
+
+#[path = "engine/fixture.rs"]
+#[allow(dead_code, reason = "shared with the engine's tests")]
+mod fixture;
+#[path = "export/model.rs"]
+mod model;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fixture::{Fixture, rows};
+use hearth_crds::worker_config::{QuantizeConfig, WorkerResult};
+use hearth_worker::data::{TextEncoder, collate};
+use hearth_worker::model::Dropout;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+
+struct Run {
+    exit_code: i32,
+    result: WorkerResult,
+}
+
+/// Runs the command with `change` applied to its configuration.
+fn quantize(fixture: &Fixture, model: &Path, change: impl FnOnce(&mut Value)) -> Run {
+    let mut config = json!({
+        "version": "hearth.dev/worker/v1",
+        "job": {"namespace": "local", "name": "tiny", "uid": ""},
+        "model": model, "quantization": "INT8",
+        "output": fixture.path("int8"), "outputUri": "file:///int8",
+        "gate": {
+            "data": {"path": fixture.path("eval.jsonl"), "uri": "file:///eval.jsonl",
+                     "text": "text", "label": "label"},
+            "metric": "f1", "maxDrop": 0.05
+        }
+    });
+    change(&mut config);
+    serde_json::from_value::<QuantizeConfig>(config.clone()).unwrap();
+    fixture.write("eval.jsonl", &rows(150));
+    let path = fixture.write("quantize.json", &config.to_string());
+    let message = fixture.path("message.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_hearth-worker"))
+        .arg("quantize")
+        .arg("--config")
+        .arg(path)
+        .env("HEARTH_TERMINATION_LOG", &message)
+        .output()
+        .unwrap();
+    let text = std::fs::read_to_string(&message)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    Run { exit_code: output.status.code().unwrap(), result: serde_json::from_str(&text).unwrap() }
+}
+
+fn json_of(path: PathBuf) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Logits of some texts.
+fn logits(directory: &Path) -> Tensor {
+    let classifier = hearth_worker::quantize::load(directory, Device::Cpu).unwrap();
+    let encoder = TextEncoder::from_export(directory).unwrap();
+    let texts = ["win cash now", "the meeting is for you", "free offer to click", "lunch"];
+    let ids: Vec<Vec<u32>> = texts.iter().map(|text| encoder.encode(text).unwrap()).collect();
+    let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let batch = collate(&rows, encoder.pad(), Device::Cpu).unwrap();
+    tch::no_grad(|| classifier.logits(&batch, Dropout::Off).unwrap())
+}
+
+#[test]
+fn the_int8_model_is_small_close_and_in_the_format_of_compressed_tensors() {
+    let fixture = Fixture::new(0.0);
+    let dense = model::trained(&fixture, 60);
+    let Run { exit_code, result } = quantize(&fixture, &dense, |_| ());
+    assert_eq!(exit_code, 0, "{}", result.message);
+    let report = result.compression.unwrap();
+    assert!(report.size_after_bytes < report.size_before_bytes);
+    let (before, after) = (report.metric_before.unwrap(), report.metric_after.unwrap());
+    assert!(before > 0.8, "the model learned nothing: {before}");
+    assert!((before - after).abs() <= 0.05, "{before} {after}");
+
+    let int8 = fixture.path("int8");
+    let card = json_of(int8.join("hearth.json"));
+    assert_eq!(card["clean"], json!(["CollapseWhitespace"]), "serving must clean as training did");
+    let config = json_of(int8.join("config.json"));
+    assert_eq!(config["quantization_config"]["quant_method"], "compressed-tensors");
+    assert_eq!(config["quantization_config"]["format"], "int-quantized");
+    let bytes = std::fs::read(int8.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let query = "bert.encoder.layer.0.attention.self.query";
+    let weight = tensors.tensor(&format!("{query}.weight")).unwrap();
+    assert_eq!((weight.dtype(), weight.shape()), (safetensors::Dtype::I8, &[32, 32][..]));
+    let scale = tensors.tensor(&format!("{query}.weight_scale")).unwrap();
+    assert_eq!((scale.dtype(), scale.shape()), (safetensors::Dtype::F32, &[32, 1][..]));
+    for kept in ["classifier.weight", "bert.pooler.dense.weight"] {
+        assert_eq!(tensors.tensor(kept).unwrap().dtype(), safetensors::Dtype::F32, "{kept}");
+    }
+
+    let (exact, near) = (logits(&dense), logits(&int8));
+    let error = f64::try_from((&exact - &near).norm() / exact.norm()).unwrap();
+    assert!(error > 0.0, "int8 cannot be exact: the dense layers were computed");
+    assert!(error < 0.05, "relative error {error}");
+}
+
+#[test]
+fn the_written_weights_are_the_dense_ones_within_half_a_step() {
+    let fixture = Fixture::new(0.0);
+    let dense = model::trained(&fixture, 5);
+    assert_eq!(quantize(&fixture, &dense, |config| config["gate"] = Value::Null).exit_code, 0);
+    let name = "bert.encoder.layer.1.intermediate.dense.weight";
+    let read = |directory: &Path| {
+        hearth_worker::model::Weights::read(directory).unwrap()
+    };
+    let (original, compressed) = (read(&dense), read(&fixture.path("int8")));
+    let weight = original.get(name).unwrap();
+    let scale = compressed.get(&format!("{name}_scale")).unwrap();
+    let back = compressed.get(name).unwrap().to_kind(Kind::Float) * &scale;
+    let steps = ((weight - back) / scale).abs().max();
+    let steps = f64::try_from(steps).unwrap();
+    assert!(steps <= 0.5001, "off by {steps} steps");
+}
+
+#[test]
+fn a_second_run_finds_the_work_done_and_a_damaged_output_is_made_again() {
+    let fixture = Fixture::new(0.0);
+    let dense = model::trained(&fixture, 5);
+    let loose = |config: &mut Value| config["gate"]["maxDrop"] = 1.into();
+    let first = quantize(&fixture, &dense, loose);
+    assert_eq!(first.exit_code, 0, "{}", first.result.message);
+    let weights = fixture.path("int8/model.safetensors");
+    let written = || std::fs::metadata(&weights).unwrap().modified().unwrap();
+    let at_first = written();
+    let second = quantize(&fixture, &dense, loose);
+    assert_eq!(second.result, first.result);
+    assert_eq!(written(), at_first, "it was written again");
+
+    let file = std::fs::File::options().write(true).open(&weights).unwrap();
+    file.set_len(1000).unwrap();
+    let third = quantize(&fixture, &dense, loose);
+    assert_eq!(third.result, first.result);
+    assert!(std::fs::metadata(&weights).unwrap().len() > 1000);
+}
+
+#[test]
+fn a_model_that_lost_too_much_is_not_put_in_place() {
+    let fixture = Fixture::new(0.0);
+    let dense = model::trained(&fixture, 60);
+    // To lose -1 is to gain 1, which no model can.
+    let run = quantize(&fixture, &dense, |config| config["gate"]["maxDrop"] = (-1.0).into());
+    assert_eq!((run.exit_code, run.result.reason.as_str()), (76, "GateFailed"));
+    assert!(run.result.message.contains("the gate allows -1"), "{}", run.result.message);
+    assert!(!fixture.path("int8").exists());
+    let report = json_of(fixture.path("int8.report.json"));
+    assert!(report["compression"]["metricAfter"].is_number(), "{report}");
+    assert_eq!(report["digest"], Value::Null);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_what_can() {
+    let fixture = Fixture::new(0.0);
+    let dense = model::trained(&fixture, 2);
+    let fp8 = quantize(&fixture, &dense, |config| config["quantization"] = "FP8".into());
+    assert_eq!(fp8.exit_code, 64);
+    assert!(fp8.result.message.contains("use INT8"), "{}", fp8.result.message);
+
+    let missing = quantize(&fixture, &fixture.path("nowhere"), |_| ());
+    assert_eq!((missing.exit_code, missing.result.reason.as_str()), (66, "MissingInput"));
+
+    assert_eq!(quantize(&fixture, &dense, |config| config["gate"] = Value::Null).exit_code, 0);
+    let twice = quantize(&fixture, &fixture.path("int8"), |_| ());
+    assert_eq!(twice.exit_code, 64);
+    assert!(twice.result.message.contains("compressed already"), "{}", twice.result.message);
+}
