@@ -1,0 +1,165 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Train, compress and serve models on a private Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the jobs of a YAML file on this machine, without a cluster.
+    Run(RunArgs),
+    /// Follow a TrainingJob or ModelDeployment of a cluster until it is done.
+    Watch(WatchArgs),
+    /// Print the version.
+    Version,
+}
+
+/// Runs the TrainingJobs of FILE as processes of this machine: the same YAML, the
+/// same checks and the same worker as on a cluster.
+///
+/// The file is read as strictly as the API server reads it. `workers.replicas`
+/// agents are started; they train, save checkpoints and export the model as they
+/// do in pods. `workers.resources` and what places pods are a cluster's business
+/// and are not enforced here.
+///
+/// Several documents run one after the other, and the first failure ends the run.
+///
+/// Ctrl-C lets the agents save a checkpoint; the same command then goes on from
+/// it. The exit code is 0 for a model, 130 after Ctrl-C, 64-78 for an error that a
+/// retry cannot mend, else 1.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  hearth run manifests/samples/spam.yaml --volume models=./models --volume data=./data"
+)]
+pub struct RunArgs {
+    /// YAML file; `-` reads standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Directory that stands for a PersistentVolumeClaim of `pvc://CLAIM/…`. May be repeated.
+    #[arg(long = "volume", value_name = "CLAIM=DIR", alias = "claim", value_parser = volume)]
+    pub volumes: Vec<(String, PathBuf)>,
+    /// The hearth-worker program [default: beside this one, else in PATH].
+    #[arg(long, env = "HEARTH_WORKER", value_name = "PROGRAM")]
+    pub worker: Option<PathBuf>,
+    /// Agents to start instead of `workers.replicas`. The batch of one optimizer
+    /// step grows and shrinks with them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    pub workers: Option<i32>,
+    /// Show what the agents log.
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Follows an object until it is done, with a progress bar on a terminal and with
+/// plain lines elsewhere.
+///
+/// Ends with 0 once a TrainingJob has succeeded or a ModelDeployment is ready, with
+/// 1 when it has failed (the message says why), with 124 when --timeout has passed.
+/// What it follows goes on in any case.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  hearth watch spam\n  kubectl hearth watch spam -n team-a --kind ModelDeployment --timeout 10m"
+)]
+pub struct WatchArgs {
+    /// Name of the object.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Namespace [default: the context's].
+    #[arg(long, short, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Kind of the object.
+    #[arg(long, short, value_enum, ignore_case = true, default_value_t = Kind::TrainingJob)]
+    pub kind: Kind,
+    /// Context of the kubeconfig [default: the current one].
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+    /// Longest time to follow it, such as 90s or 20m [default: no limit].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// Kinds that can be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Trains a model.
+    #[value(name = "TrainingJob", aliases = ["trainingjobs", "tj"])]
+    TrainingJob,
+    /// Serves a model.
+    #[value(name = "ModelDeployment", aliases = ["modeldeployments", "md"])]
+    ModelDeployment,
+}
+
+/// `CLAIM=DIR`.
+fn volume(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((claim, directory)) if !claim.is_empty() && !directory.is_empty() => {
+            Ok((claim.to_owned(), PathBuf::from(directory)))
+        }
+        _ => Err("write CLAIM=DIRECTORY, such as models=./models".to_owned()),
+    }
+}
+
+/// `90s`, `20m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "write a time such as 90s, 20m or 2h".to_owned())?;
+    parsed.try_into().map_err(|_| "a time cannot be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("hearth").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn kinds_are_known_as_kubectl_knows_them() {
+        for (written, want) in [
+            ("TrainingJob", Kind::TrainingJob),
+            ("trainingjob", Kind::TrainingJob),
+            ("tj", Kind::TrainingJob),
+            ("modeldeployments", Kind::ModelDeployment),
+            ("MD", Kind::ModelDeployment),
+        ] {
+            let Command::Watch(args) = parse(&format!("watch x --kind {written}")).unwrap().command
+            else {
+                panic!("watch is watch");
+            };
+            assert_eq!(args.kind, want, "{written}");
+        }
+        assert!(parse("watch x --kind Pod").is_err());
+    }
+
+    #[test]
+    fn bad_arguments_are_refused_with_the_form_to_write() {
+        for (line, want) in [
+            ("run f --volume models", "write CLAIM=DIRECTORY"),
+            ("run f --volume =x", "write CLAIM=DIRECTORY"),
+            ("run f --workers 0", "0 is not in 1..=1024"),
+            ("watch x --timeout soon", "write a time such as 90s"),
+            ("watch x --timeout=-5s", "cannot be negative"),
+        ] {
+            let said = parse(line).unwrap_err().to_string();
+            assert!(said.contains(want), "{line}: {said}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One TrainingJob: planned as the operator plans it, run as its Job would.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hearth_crds::worker_config::{ExitCode, TrainConfig, WorkerResult};
+use hearth_operator::document;
+use hearth_operator::fault::{Fault, SpecFaults};
+use hearth_operator::training_job::plan::config::train_config;
+use hearth_operator::training_job::{Backend, LocalMachine, validate};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::agents::{Agents, Ended, Recipe};
+use super::config::{WorkDirectory, read_result};
+use super::machine::Machine;
+use super::status::StatusClient;
+use super::stop::Stop;
+use super::{RunError, took};
+use crate::display::{self, Display};
+use crate::exit;
+use crate::render::{self, Snapshot};
+
+/// Time between questions to agent 0.
+const POLL: Duration = Duration::from_millis(250);
+/// Longest wait for agents to save and leave after Ctrl-C.
+const SAVE_LIMIT: Duration = Duration::from_mins(1);
+/// Longest wait for the other agents after agent 0 has told the result.
+const FAREWELL: Duration = Duration::from_secs(20);
+/// Lines of an agent's log that a failure without a sentence shows.
+const LOG_LINES: usize = 20;
+
+/// A job that can start.
+#[derive(Debug)]
+pub(super) struct Planned {
+    config: TrainConfig,
+    /// What a local run does not do, one sentence each.
+    notes: Vec<String>,
+}
+
+/// How the agents ended.
+enum End {
+    /// Agent 0 told the result, or ended without one.
+    Told(Option<Box<WorkerResult>>, Ended),
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+/// Plans the document by the operator's own rules.
+pub(super) fn plan(text: &str, machine: &Machine) -> Result<Planned, SpecFaults> {
+    let mut job = document::training_job(text)?;
+    if let Some(workers) = machine.workers {
+        job.spec.workers.replicas = workers;
+    }
+    if job.spec.suspend {
+        return Err(Fault::invalid(
+            "spec.suspend",
+            "is true, and a local run starts at once",
+            "set it to false",
+        )
+        .into());
+    }
+    let backend = Backend::Local(LocalMachine {
+        claims: machine.claims.clone(),
+        coordinator_port: free_port(),
+    });
+    let valid = validate::job(&job, &backend)?;
+    let workers = &job.spec.workers;
+    let mut notes = Vec::new();
+    if !(workers.resources.limits.is_empty() && workers.resources.requests.is_empty()) {
+        notes.push("workers.resources are a cluster's and are not enforced here".to_owned());
+    }
+    Ok(Planned { config: train_config(&valid, &backend), notes })
+}
+
+/// A port that is free now. Should another process take it before agent 0 does,
+/// agent 0 says so and is started again.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map_or(hearth_crds::worker_config::AGENT_PORT, |address| address.port())
+}
+
+impl Planned {
+    /// Runs it to its end; the exit code.
+    pub(super) async fn run(
+        self,
+        machine: &Machine,
+        stop: &mut Stop,
+        verbose: bool,
+    ) -> Result<i32, RunError> {
+        let since = Instant::now();
+        let name = self.config.job.name.clone();
+        let files = WorkDirectory::new(&name)?;
+        let recipe = Recipe {
+            worker: machine.worker.clone(),
+            config: files.write_config(&self.config)?,
+            port: self.config.coordinator_port,
+            verbose,
+        };
+        let mut display = Display::new(&name);
+        display.say(&self.opening());
+        for note in &self.notes {
+            display.say(&format!("note: {note}"));
+        }
+        let mut agents = Agents::new(recipe);
+        for index in 0..self.config.replicas {
+            agents.start(index, &files)?;
+        }
+        let (end, last) = self.follow(&mut agents, &files, &mut display, stop).await?;
+        let code = match end {
+            End::Told(Some(result), _) if result.succeeded => {
+                display.end();
+                display::out(&self.success(&result, since));
+                exit::DONE
+            }
+            End::Told(result, ended) => {
+                display.end();
+                display::err(&self.failure(result.as_deref(), ended, &files));
+                display::err(&format!("logs of its agents: {}", files.keep().display()));
+                result.map_or(ended.code(), |result| result.exit_code)
+            }
+            End::Interrupted => {
+                display.end();
+                display::err(&self.interrupted(&last));
+                exit::INTERRUPTED
+            }
+        };
+        Ok(code)
+    }
+
+    /// Shows how it goes until agent 0 has ended or someone stops it.
+    async fn follow(
+        &self,
+        agents: &mut Agents,
+        files: &WorkDirectory,
+        display: &mut Display,
+        stop: &mut Stop,
+    ) -> Result<(End, Snapshot), RunError> {
+        let client = StatusClient::new(self.config.coordinator_port);
+        let mut last = Snapshot { state: "starting".to_owned(), ..Snapshot::default() };
+        let mut retries = 0;
+        let mut poll = interval(POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = poll.tick() => {
+                    if let Some(status) = client.ask().await {
+                        let now = Snapshot::from(&status);
+                        display.training(&last, &now);
+                        last = now;
+                    }
+                }
+                ended = agents.next_end() => {
+                    let Some(ended) = ended else { return Ok((End::Interrupted, last)) };
+                    if ended.may_be_retried() && retries < self.config.max_restarts {
+                        retries += 1;
+                        display.say(&format!(
+                            "agent {} ended with code {}; it is started again",
+                            ended.agent, ended.code()
+                        ));
+                        agents.start(ended.agent, files)?;
+                    } else if ended.agent == 0 {
+                        part(agents).await;
+                        return Ok((End::Told(read_result(&files.result(0)).map(Box::new), ended), last));
+                    }
+                }
+                () = stop.asked() => {
+                    display.say("stopping: agents save a checkpoint (Ctrl-C again: stop at once)");
+                    leave(agents, stop).await;
+                    if let Some(status) = left(files) {
+                        last = status;
+                    }
+                    return Ok((End::Interrupted, last));
+                }
+            }
+        }
+    }
+
+    fn opening(&self) -> String {
+        let config = &self.config;
+        let (agents, ranks) = (config.replicas, config.replicas * config.processes_per_worker);
+        let plural =
+            |n: u32, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
+        format!(
+            "{:?} from {} on this machine: {}, {}, {:?}; output {}",
+            config.task,
+            config.model.display(),
+            plural(agents, "agent"),
+            plural(ranks, "rank"),
+            config.accelerator,
+            config.output.display(),
+        )
+    }
+
+    fn success(&self, result: &WorkerResult, since: Instant) -> String {
+        let progress = result.progress.clone().unwrap_or_default();
+        let mut parts = vec![format!(
+            "{} succeeded: {} steps in {}",
+            self.config.job.name,
+            progress.step,
+            took(since)
+        )];
+        let metrics = render::metrics(&progress);
+        if !metrics.is_empty() {
+            parts.push(metrics);
+        }
+        if result.restarts > 0 {
+            parts.push(format!("restarts {}", result.restarts));
+        }
+        if let Some(model) = &result.model {
+            parts.push(format!("model {}", self.local(&model.uri).display()));
+        }
+        parts.join("  ")
+    }
+
+    /// The path of a URI below the output.
+    fn local(&self, uri: &str) -> PathBuf {
+        let below = uri.strip_prefix(self.config.output_uri.trim_end_matches('/'));
+        below.map_or_else(
+            || PathBuf::from(uri),
+            |below| self.config.output.join(below.trim_start_matches('/')),
+        )
+    }
+
+    fn failure(
+        &self,
+        result: Option<&WorkerResult>,
+        ended: Ended,
+        files: &WorkDirectory,
+    ) -> String {
+        let name = &self.config.job.name;
+        match result {
+            Some(result) => format!("{name} failed ({}): {}", result.reason, result.message),
+            None => format!(
+                "{name} failed: agent 0 ended with code {} and left no result; the end of its log:\n{}",
+                ended.code(),
+                tail(&files.log(0)),
+            ),
+        }
+    }
+
+    fn interrupted(&self, last: &Snapshot) -> String {
+        let name = &self.config.job.name;
+        match &last.checkpoint {
+            Some(checkpoint) => format!(
+                "{name} stopped; the same command goes on from the checkpoint of step {}",
+                checkpoint.step
+            ),
+            None => format!("{name} stopped before its first checkpoint; nothing is kept"),
+        }
+    }
+}
+
+/// What agent 0 said when it left: it may have saved once more.
+fn left(files: &WorkDirectory) -> Option<Snapshot> {
+    let left = ExitCode::Terminated as i32;
+    let result = read_result(&files.result(0)).filter(|result| result.exit_code == left)?;
+    Some(Snapshot {
+        progress: result.progress.unwrap_or_default(),
+        checkpoint: result.checkpoint,
+        restarts: result.restarts,
+        ..Snapshot::default()
+    })
+}
+
+/// Lets the other agents go after agent 0 has told the result.
+async fn part(agents: &mut Agents) {
+    if timeout(FAREWELL, all_ended(agents)).await.is_err() {
+        agents.kill();
+        all_ended(agents).await;
+    }
+}
+
+/// Asks the agents to leave; kills them at the second signal, or when they take too long.
+async fn leave(agents: &mut Agents, stop: &mut Stop) {
+    agents.terminate();
+    let saved = tokio::select! {
+        saved = timeout(SAVE_LIMIT, all_ended(agents)) => saved.is_ok(),
+        () = stop.asked() => false,
+    };
+    if !saved {
+        agents.kill();
+        all_ended(agents).await;
+    }
+}
+
+async fn all_ended(agents: &mut Agents) {
+    while agents.next_end().await.is_some() {}
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
