@@ -32,8 +32,9 @@ use crate::training_job::TrainingJobSpec;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
+    validation = Rule::new("false").message("this version of Hearth does not run sweeps yet: create a TrainingJob for each combination"),
     validation = Rule::new("self.trials.parallel <= self.trials.max").message("trials.parallel cannot exceed trials.max").field_path(".trials.parallel"),
-    validation = Rule::new("self.algorithm.type != 'Grid' || self.parameters.all(p, has(p.values))").message("algorithm Grid needs values for every parameter").field_path(".parameters"),
+    validation = Rule::new("self.algorithm.type != 'Grid' || self.parameters.all(p, !has(p.range))").message("algorithm Grid needs values, not a range, for every parameter").field_path(".parameters"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HyperparamSweepSpec {
@@ -103,12 +104,14 @@ pub enum AlgorithmType {
     ASHA,
 }
 
-/// One dimension of the space.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[x_kube(
-    validation = Rule::new("has(self.values) != has(self.range)").message("give a parameter values or a range, not both"),
-)]
+/// One dimension of the space: `values` or `range`, not both. (No CEL rule: the API
+/// server's CEL does not see a list whose elements may be of any type.)
+///
+/// Values or a range, not both. CEL cannot see `values`, whose items have no
+/// one type, so the schema says it itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [{"required": ["values"]}, {"required": ["range"]}]))]
 pub struct Parameter {
     /// Typed path into the job's spec, such as `training.learningRate`.
     #[schemars(length(min = 1, max = 256))]

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use hearth_crds::{ModelDeployment, TrainingJob, all_crds};
+use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob, all_crds};
 use serde_json::Value;
 
 const JOB: &str = r"
@@ -82,6 +82,21 @@ fn a_deployment_names_exactly_one_model() {
         let deployment: ModelDeployment = serde_json::from_str(&text).unwrap();
         assert_eq!(deployment.validate_cel().is_ok(), good, "{model}");
     }
+}
+
+#[test]
+fn a_sweep_is_refused_until_something_runs_it() {
+    let job: Value = serde_yaml_ng::from_str(JOB).unwrap();
+    let sweep: HyperparamSweep = serde_json::from_value(serde_json::json!({
+        "apiVersion": "hearth.dev/v1alpha1", "kind": "HyperparamSweep", "metadata": {"name": "x"},
+        "spec": {
+            "objective": {"metric": "f1", "goal": "Maximize"}, "trials": {"max": 2}, "job": job["spec"],
+            "parameters": [{"path": "training.learningRate", "values": [1e-5, 3e-5]}]
+        }
+    }))
+    .unwrap();
+    let said = sweep.validate_cel().unwrap_err().to_string();
+    assert!(said.contains("does not run sweeps yet"), "{said}");
 }
 
 #[test]
