@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use hearth_worker::{agent, quantize, serve};
+use hearth_worker::{agent, quantize, serve, train};
 
 /// Trains, compresses and serves models.
 #[derive(Parser)]
@@ -16,7 +16,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Start this pod's ranks, watch them, and replace the gang after a failure.
-    Agent(Config),
+    Agent(agent::Arguments),
     /// Be one rank of a training job.
     Train(Config),
     /// Compress a model and check what it lost.
@@ -42,8 +42,11 @@ fn main() {
         )
         .init();
     let exit_code = match command {
-        Command::Agent(Config { config }) => agent::run(&config),
-        Command::Train(Config { config: _ }) => 70,
+        Command::Agent(arguments) => agent::run(&arguments),
+        Command::Train(Config { config }) => {
+            agent::process::die_with_agent();
+            train::run(&config)
+        }
         Command::Quantize(Config { config }) => quantize::run(&config),
         Command::Serve(Config { config }) => serve::run(&config),
     };

@@ -172,7 +172,9 @@ fn metrics_and_history_tell_the_same_as_the_status() {
     let mut crew = Crew::start(Options::default());
     crew.wait_for_step(60);
     let (_, metrics) = crew.get("/metrics").unwrap();
-    for name in ["hearth_training_loss ", "hearth_training_tokens_total ", "hearth_checkpoint_bytes "] {
+    for name in
+        ["hearth_training_loss ", "hearth_training_tokens_total ", "hearth_checkpoint_bytes "]
+    {
         assert!(metrics.contains(name), "{name} is not in:\n{metrics}");
     }
     let (_, history) = crew.get("/history").unwrap();

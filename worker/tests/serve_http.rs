@@ -204,7 +204,9 @@ fn both_protocols_give_the_librarys_numbers() {
 
     assert_eq!(server.get("/v2/models/tiny").json()["inputs"][0]["name"], "text");
     assert_eq!(server.get("/v2").json()["name"], "hearth");
-    for path in ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready"] {
+    for path in
+        ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready"]
+    {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
 }

@@ -236,12 +236,11 @@ impl Coordinator {
     /// What every agent is to do now.
     pub fn directive(&self) -> Directive {
         match &self.stage {
-            Stage::Joining => Directive::Stop,
             Stage::Running | Stage::Breaking => Directive::Run(self.generation),
             Stage::Ended(verdict) if self.recorded => {
                 Directive::Finish(verdict.exit_code_of_others())
             }
-            Stage::Ended(_) => Directive::Stop,
+            Stage::Joining | Stage::Ended(_) => Directive::Stop,
         }
     }
 

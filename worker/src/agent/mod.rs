@@ -22,12 +22,12 @@ pub mod service;
 pub mod watchdog;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hearth_crds::worker_config::{AGENT_PORT, ExitCode, TrainConfig, WorkerResult};
+use hearth_crds::worker_config::{AGENT_PORT, ExitCode, TrainConfig};
 use tokio::net::TcpListener;
 
 use coordinator::Timing;
@@ -37,6 +37,8 @@ use member::{End, Member};
 use record::Files;
 use service::{Service, chain, is_loopback, new_id};
 use watchdog::Limits;
+
+use crate::termination::{failure, tell};
 
 /// Agent 0 stays for the others to hear the end for at most this long.
 const FAREWELL: Duration = Duration::from_secs(15);
@@ -121,17 +123,7 @@ pub fn run(arguments: &Arguments) -> i32 {
             let message = chain(&error);
             tracing::error!("{message}");
             if arguments.index == 0 {
-                tell(&WorkerResult {
-                    succeeded: false,
-                    reason: error.reason().to_owned(),
-                    message,
-                    exit_code,
-                    restarts: 0,
-                    progress: None,
-                    checkpoint: None,
-                    model: None,
-                    compression: None,
-                });
+                tell(&failure(error.reason(), message, exit_code));
             }
             exit_code
         }
@@ -166,15 +158,12 @@ async fn supervise(arguments: &Arguments) -> Result<i32, AgentError> {
     tokio::spawn(member::leave_on_sigterm(ranks.clone(), leaving.clone(), grace));
     let reaped = ranks.clone();
     tokio::spawn(process::reap_orphans(move || reaped.pids()));
-    let (router, link) = match &service {
-        Some(service) => {
-            tokio::spawn(keep_time(service.clone()));
-            (http::coordinator(service.clone()), Link::Local(service.clone()))
-        }
-        None => {
-            let client = Client::new(&config.coordinator_host, config.coordinator_port);
-            (http::member(), Link::Remote(client))
-        }
+    let (router, link) = if let Some(service) = &service {
+        tokio::spawn(keep_time(service.clone()));
+        (http::coordinator(service.clone()), Link::Local(service.clone()))
+    } else {
+        let client = Client::new(&config.coordinator_host, config.coordinator_port);
+        (http::member(), Link::Remote(client))
     };
     tokio::spawn(async move { axum::serve(listener, router).await });
 
@@ -282,14 +271,4 @@ async fn finish(service: &Arc<Service>) -> i32 {
         interval.tick().await;
     }
     service.result().map_or(ExitCode::Failure as i32, |result| tell(&result))
-}
-
-/// Leaves `result` where the kubelet finds it; its exit code.
-fn tell(result: &WorkerResult) -> i32 {
-    let told = record::termination_log()
-        .map(|path: PathBuf| record::write_termination_message(Path::new(&path), result));
-    if let Some(Err(error)) = told {
-        tracing::error!("{}", chain(&error));
-    }
-    result.exit_code
 }

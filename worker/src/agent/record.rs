@@ -1,20 +1,14 @@
 //! What agent 0 keeps on disk: counters that survive its own death, and the
 //! result, which is written exactly once.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use hearth_crds::worker_config::{
-    Failure, JobIdentity, TERMINATION_LOG, TrainConfig, WorkerResult,
-};
+use hearth_crds::worker_config::{Failure, JobIdentity, TrainConfig, WorkerResult};
 use serde::{Deserialize, Serialize};
 
 use super::coordinator::Carried;
 use crate::files::write_atomically;
-
-/// Environment variable with another path for the termination message.
-const TERMINATION_LOG_VARIABLE: &str = "HEARTH_TERMINATION_LOG";
 
 /// `.hearth/agent.json` of a job's output directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,27 +91,6 @@ impl Files {
     }
 }
 
-/// Where the termination message goes; none outside a pod, unless
-/// `HEARTH_TERMINATION_LOG` names a file.
-pub fn termination_log() -> Option<PathBuf> {
-    match std::env::var_os(TERMINATION_LOG_VARIABLE) {
-        Some(path) => Some(PathBuf::from(path)),
-        None => Some(PathBuf::from(TERMINATION_LOG)).filter(|path| path.exists()),
-    }
-}
-
-/// Writes `result` as this container's termination message. In place: the
-/// kubelet has mounted the file itself, so it cannot be replaced by a rename.
-pub fn write_termination_message(path: &Path, result: &WorkerResult) -> Result<(), RecordError> {
-    let write = || {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
-        file.write_all(result.to_termination_message().as_bytes())?;
-        // The log is no regular file everywhere; what matters is written.
-        file.sync_all().or(Ok(()))
-    };
-    write().map_err(|source| RecordError { action: "write", path: path.to_owned(), source })
-}
-
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
     let text = fs::read_to_string(path).ok()?;
     serde_json::from_str(&text)
@@ -134,6 +107,8 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), RecordError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     fn record(uid: &str) -> Record {
@@ -199,17 +174,5 @@ mod tests {
         let file = OpenOptions::new().write(true).open(&files.record).unwrap();
         file.set_len(20).unwrap();
         assert_eq!(files.record(&record("1").job), None);
-    }
-
-    #[test]
-    fn a_termination_message_replaces_the_longer_one_before_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let mut long = result();
-        long.message = "x".repeat(2000);
-        write_termination_message(&path, &long).unwrap();
-        write_termination_message(&path, &result()).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(serde_json::from_str::<WorkerResult>(&text).unwrap(), result());
     }
 }

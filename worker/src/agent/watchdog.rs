@@ -109,7 +109,7 @@ mod tests {
     use crate::event::StepReport;
 
     const LIMITS: Limits =
-        Limits { training: Duration::from_secs(30), loading: Duration::from_secs(600) };
+        Limits { training: Duration::from_secs(30), loading: Duration::from_mins(10) };
 
     fn step(step: i64, seconds: f64) -> RankEvent {
         RankEvent::Step(StepReport { step, seconds, ..StepReport::default() })
@@ -165,6 +165,6 @@ mod tests {
     fn a_step_time_that_is_no_number_is_no_limit() {
         let mut watchdog = Watchdog::new(LIMITS, Duration::ZERO);
         watchdog.hear(&step(1, f64::NAN), Duration::ZERO);
-        assert_eq!(watchdog.limit(), Duration::from_secs(120));
+        assert_eq!(watchdog.limit(), Duration::from_mins(2));
     }
 }

@@ -1,6 +1,216 @@
-//! Placeholder: filled by the next commit.
+//! `hearth-worker serve`: a classifier over HTTP.
+//!
+//! [`queue`] decides what is computed together, [`engine`] has the one thread
+//! that computes, [`http`] the routes; [`classify`] and [`inference`] are the
+//! two protocols.
+
+pub mod classify;
+pub mod engine;
+pub mod http;
+pub mod inference;
+pub mod metrics;
+pub mod queue;
+
+use std::future::IntoFuture as _;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hearth_crds::training_job::Accelerator;
+use hearth_crds::worker_config::{ExitCode, ServeConfig};
+use tch::Device;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::data::TextEncoder;
+use crate::error::Error;
+use engine::{Engine, Model};
+use http::Server;
+use metrics::ServingMetrics;
+use queue::Bounds;
+
+/// After SIGTERM, load balancers may send a little longer: connections are
+/// still taken for this long, though `/readyz` says no.
+const LAST_CALL: Duration = Duration::from_millis(500);
+/// Longest wait for answers in flight once no connection is taken.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Engine(#[from] Error),
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    #[error("cannot listen on {address}; see which process has the port")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the server failed")]
+    Serve(#[source] std::io::Error),
+}
 
 /// Runs `hearth-worker serve`; the process's exit code.
-pub fn run(_config: &std::path::Path) -> i32 {
-    70
+pub fn run(config: &Path) -> i32 {
+    let served = crate::config::read::<ServeConfig>(config)
+        .map_err(|error| ServeError::Engine(error.into()))
+        .and_then(|config| serve(&config));
+    match served {
+        Ok(()) => ExitCode::Done as i32,
+        Err(error) => {
+            let (message, code) = match &error {
+                ServeError::Engine(error) => (error.sentence(), error.exit_code()),
+                ServeError::Zero(_) => (error.to_string(), ExitCode::Usage),
+                ServeError::Listen { .. } | ServeError::Serve(_) => {
+                    (crate::agent::service::chain(&error), ExitCode::Failure)
+                }
+            };
+            tracing::error!("{message}");
+            code as i32
+        }
+    }
+}
+
+fn serve(config: &ServeConfig) -> Result<(), ServeError> {
+    let bounds = bounds(config)?;
+    let device = device(config.accelerator)?;
+    tch::set_num_threads(threads());
+    let runtime = tokio::runtime::Runtime::new().map_err(ServeError::Serve)?;
+    runtime.block_on(async {
+        let listener = listen(config.port)?;
+        let directory = config.model.clone();
+        let loading = tokio::task::spawn_blocking(move || load(&directory, device, bounds.batch));
+        let (model, encoder) = while_loading(&listener, loading).await?;
+        let labels = model.classifier.labels.names().to_vec();
+        let metrics = Arc::new(ServingMetrics::default());
+        let (engine, thread) =
+            Engine::start(model, bounds, metrics.clone()).map_err(ServeError::Serve)?;
+        let server = Arc::new(Server {
+            name: config.job.name.clone(),
+            revision: config.revision.clone(),
+            labels,
+            encoder,
+            engine: engine.clone(),
+            metrics,
+            ready: Arc::new(AtomicBool::new(true)),
+            max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
+        });
+        let served = answer(listener, server).await;
+        engine.close();
+        if thread.join().is_err() {
+            tracing::error!("the computing thread panicked");
+        }
+        served
+    })
+}
+
+fn load(directory: &Path, device: Device, batch: usize) -> Result<(Model, TextEncoder), Error> {
+    let encoder = TextEncoder::from_export(directory)?;
+    let classifier = crate::quantize::load(directory, device)?;
+    let model = Model { classifier, pad: encoder.pad(), device };
+    warm_up(&model, &encoder, batch)?;
+    Ok((model, encoder))
+}
+
+fn bounds(config: &ServeConfig) -> Result<Bounds, ServeError> {
+    let at_least_one = |name, value: u32| match usize::try_from(value) {
+        Ok(value) if value > 0 => Ok(value),
+        _ => Err(ServeError::Zero(name)),
+    };
+    Ok(Bounds {
+        batch: at_least_one("serving.maxBatchSize", config.max_batch_size)?,
+        delay: Duration::from_millis(config.max_batch_delay_milliseconds.into()),
+        depth: at_least_one("serving.maxQueueDepth", config.max_queue_depth)?,
+    })
+}
+
+fn device(accelerator: Accelerator) -> Result<Device, Error> {
+    match accelerator {
+        Accelerator::CPU => Ok(Device::Cpu),
+        Accelerator::CUDA => {
+            nccl_rs::cuda::load_backend()?;
+            Ok(Device::Cuda(0))
+        }
+    }
+}
+
+/// `HEARTH_THREADS`, else one a core.
+fn threads() -> i32 {
+    let asked = std::env::var("HEARTH_THREADS").ok().and_then(|threads| threads.parse().ok());
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    i32::try_from(asked.unwrap_or_else(cores)).unwrap_or(1).max(1)
+}
+
+/// The first passes allocate and choose kernels: not at a client's cost.
+fn warm_up(model: &Model, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
+    let began = Instant::now();
+    let short = encoder.encode("warm-up")?;
+    let long = encoder.encode(&"warm up ".repeat(encoder.max_length()))?;
+    for rows in [vec![&short[..]], vec![&long[..]], vec![&short[..]; batch], vec![&short[..]]] {
+        model.scores(&rows)?;
+    }
+    tracing::info!(seconds = began.elapsed().as_secs_f64(), "the model is warm");
+    Ok(())
+}
+
+/// Listens on `port` of all addresses; without IPv6, of all IPv4 addresses.
+fn listen(port: u16) -> Result<StdListener, ServeError> {
+    let address = SocketAddr::from(([0_u16; 8], port));
+    let bound = StdListener::bind(address)
+        .or_else(|_| StdListener::bind(SocketAddr::from(([0, 0, 0, 0], port))));
+    let listener = bound.map_err(|source| ServeError::Listen { address, source })?;
+    listener.set_nonblocking(true).map_err(ServeError::Serve)?;
+    Ok(listener)
+}
+
+/// Answers probes until `loading` is done: a large model must not be killed for
+/// being slow to load. Connections that wait in the listener stay there.
+async fn while_loading<T: Send + 'static>(
+    listener: &StdListener,
+    mut loading: JoinHandle<Result<T, Error>>,
+) -> Result<T, ServeError> {
+    let clone = listener.try_clone().and_then(TcpListener::from_std).map_err(ServeError::Serve)?;
+    let (loaded, is_loaded) = oneshot::channel::<()>();
+    let serving = axum::serve(clone, http::loading()).with_graceful_shutdown(async {
+        let _ = is_loaded.await;
+    });
+    let serving = tokio::spawn(async move { serving.await });
+    let result = (&mut loading).await;
+    // Its receiver goes with the server: either way it stops.
+    let _ = loaded.send(());
+    let _ = tokio::time::timeout(LAST_CALL, serving).await;
+    let result = result.map_err(|error| ServeError::Serve(std::io::Error::other(error)))?;
+    Ok(result?)
+}
+
+/// Serves until SIGTERM, then finishes what is in flight.
+async fn answer(listener: StdListener, server: Arc<Server>) -> Result<(), ServeError> {
+    let listener = TcpListener::from_std(listener).map_err(ServeError::Serve)?;
+    let address = listener.local_addr().map_err(ServeError::Serve)?;
+    tracing::info!(%address, model = server.name, revision = server.revision, "serving");
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Serve)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Serve)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let ready = server.ready.clone();
+    let serving = axum::serve(listener, http::router(server)).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    let stopping = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("asked to stop: finishing what is in flight");
+        ready.store(false, Ordering::Relaxed);
+        tokio::time::sleep(LAST_CALL).await;
+        // Its receiver lives as long as the server.
+        let _ = stop.send(());
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = serving.into_future() => served.map_err(ServeError::Serve),
+        () = stopping => {
+            tracing::warn!("answers were still in flight after {} s", DRAIN.as_secs());
+            Ok(())
+        }
+    }
 }

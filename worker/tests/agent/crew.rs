@@ -151,7 +151,11 @@ impl Crew {
                     self.agents[index] = None;
                     return status.code();
                 }
-                assert!(Instant::now() < deadline, "agent {index} does not end:\n{}", logs.concat());
+                assert!(
+                    Instant::now() < deadline,
+                    "agent {index} does not end:\n{}",
+                    logs.concat()
+                );
                 std::thread::sleep(Duration::from_millis(20));
             }
         })
@@ -187,7 +191,10 @@ impl Drop for Crew {
         if std::thread::panicking() {
             for index in [0, 1] {
                 let log = self.fixture.path(&format!("agent-{index}.log"));
-                eprintln!("--- agent {index}\n{}", std::fs::read_to_string(log).unwrap_or_default());
+                eprintln!(
+                    "--- agent {index}\n{}",
+                    std::fs::read_to_string(log).unwrap_or_default()
+                );
             }
         }
     }

@@ -1,0 +1,178 @@
+//! The one thread that owns the model, and the way to it.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tch::{Device, Kind};
+use tokio::sync::oneshot;
+
+use super::metrics::ServingMetrics;
+use super::queue::{Bounds, Next, Queue, Refused};
+use crate::data::collate;
+use crate::model::{Classifier, Dropout, ModelError};
+
+/// Probabilities of the classes, in the order of their ids.
+pub type Scores = Vec<f32>;
+
+/// One text, and where its scores go.
+struct Item {
+    ids: Vec<u32>,
+    reply: oneshot::Sender<Result<Scores, String>>,
+}
+
+/// A text's scores did not come.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Not taken.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The model failed.
+    #[error("the model failed: {0}")]
+    Model(String),
+    /// The computing thread is gone.
+    #[error("the computing thread has ended")]
+    Gone,
+}
+
+/// Hands texts to the computing thread.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue<Item>>,
+    arrived: Condvar,
+    started: Instant,
+    metrics: Arc<ServingMetrics>,
+}
+
+impl Engine {
+    /// Starts the computing thread. It ends after [`Self::close`], once the
+    /// queue is empty; the handle then returns.
+    pub fn start(
+        model: Model,
+        bounds: Bounds,
+        metrics: Arc<ServingMetrics>,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue::new(bounds)),
+            arrived: Condvar::new(),
+            started: Instant::now(),
+            metrics,
+        });
+        let own = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("compute".to_owned())
+            .spawn(move || own.compute(&model))?;
+        Ok((Self { shared }, thread))
+    }
+
+    /// The scores of texts that were tokenized, in their order.
+    pub async fn scores(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Scores>, EngineError> {
+        let (items, replies): (Vec<_>, Vec<_>) = texts
+            .into_iter()
+            .map(|ids| {
+                let (reply, receiver) = oneshot::channel();
+                (Item { ids, reply }, receiver)
+            })
+            .unzip();
+        self.shared.offer(items)?;
+        let mut scores = Vec::with_capacity(replies.len());
+        for reply in replies {
+            let answer = reply.await.map_err(|_| EngineError::Gone)?;
+            scores.push(answer.map_err(EngineError::Model)?);
+        }
+        Ok(scores)
+    }
+
+    /// Takes nothing more; what waits is still computed.
+    pub fn close(&self) {
+        self.shared.lock().close();
+        self.shared.arrived.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue<Item>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(&self, items: Vec<Item>) -> Result<(), Refused> {
+        let mut queue = self.lock();
+        queue.offer(items, self.started.elapsed())?;
+        self.metrics.queue_depth(queue.len());
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    fn compute(&self, model: &Model) {
+        while let Some(batch) = self.take() {
+            // Whoever went away needs no answer.
+            let batch: Vec<Item> =
+                batch.into_iter().filter(|item| !item.reply.is_closed()).collect();
+            if batch.is_empty() {
+                continue;
+            }
+            self.metrics.batch(batch.len());
+            let rows: Vec<&[u32]> = batch.iter().map(|item| item.ids.as_slice()).collect();
+            match model.scores(&rows) {
+                Ok(scores) => {
+                    for (item, scores) in batch.into_iter().zip(scores) {
+                        let _ = item.reply.send(Ok(scores));
+                    }
+                }
+                Err(error) => {
+                    let why = crate::agent::service::chain(&error);
+                    tracing::error!("{why}");
+                    for item in batch {
+                        let _ = item.reply.send(Err(why.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a batch; `None` once the queue is closed and empty.
+    fn take(&self) -> Option<Vec<Item>> {
+        let mut queue = self.lock();
+        loop {
+            let now = self.started.elapsed();
+            queue = match queue.next(now) {
+                Next::Batch(batch) => {
+                    self.metrics.queue_depth(queue.len());
+                    return Some(batch);
+                }
+                Next::Closed => return None,
+                Next::Idle => self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Next::WaitUntil(time) => {
+                    let wait: Duration = time.saturating_sub(now);
+                    let woken = self.arrived.wait_timeout(queue, wait);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+/// A classifier with what it needs to compute texts.
+pub struct Model {
+    /// The classifier.
+    pub classifier: Classifier,
+    /// Id that fills rows up.
+    pub pad: u32,
+    /// Where it computes.
+    pub device: Device,
+}
+
+impl Model {
+    /// Softmax of the logits of each row. Rows must not be empty.
+    pub fn scores(&self, rows: &[&[u32]]) -> Result<Vec<Scores>, ModelError> {
+        tch::no_grad(|| {
+            let batch = collate(rows, self.pad, self.device)?;
+            let logits = self.classifier.logits(&batch, Dropout::Off)?;
+            let scores = logits.f_softmax(-1, Kind::Float)?.f_to_device(Device::Cpu)?;
+            Ok(Vec::<Scores>::try_from(&scores)?)
+        })
+    }
+}
