@@ -66,12 +66,12 @@ remove_strays() {
 exclusively
 sockets=$(shim_sockets)
 for node in $(nodes); do kill_node "$node"; done
-stop TERM proxy dns scheduler controller-manager
-stop KILL apiserver etcd
+# Nothing of theirs is to be kept, so they need no time to end well.
+stop KILL proxy dns scheduler controller-manager apiserver etcd
 for id in $(daemons "$DIR/"); do kill -KILL "$id" 2>/dev/null || true; done
 unmount_all
 remove_cgroups
 remove_network
 remove_strays
 for socket in $sockets; do rm -f "$socket"; done
-rm -rf --one-file-system "$DIR"
+rm -rf --one-file-system "$DIR" "$KUBECACHEDIR"

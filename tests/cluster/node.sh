@@ -15,14 +15,17 @@ network() {
   ip link show "$(bridge "$node")" >/dev/null 2>&1 || ip link add "$(bridge "$node")" type bridge
   ip addr replace "$(node_address "$node")/24" dev "$(bridge "$node")"
   ip link set "$(bridge "$node")" up
+  # containerd watches the folder: it must not see half a file.
+  [ ! -e "$home/cni/10-hearth.conflist" ] || return 0
   mkdir -p "$home/cni"
-  cat >"$home/cni/10-hearth.conflist" <<JSON
+  cat >"$home/cni.new" <<JSON
 {"cniVersion": "0.4.0", "name": "hearth$node", "plugins": [
   {"type": "bridge", "bridge": "$(bridge "$node")", "isGateway": true, "hairpinMode": true,
    "ipam": {"type": "host-local", "dataDir": "$home/ipam",
             "ranges": [[{"subnet": "10.244.$node.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "loopback"}]}
 JSON
+  mv "$home/cni.new" "$home/cni/10-hearth.conflist"
 }
 
 # Version 1's cpuset starts empty in a new group, and refuses processes until it is filled.

@@ -26,7 +26,7 @@ check() {
   local what=$1 said
   shift
   if said=$("$@" 2>&1); then
-    echo "ok: $what${said:+ ($(tail -n 1 <<<"$said"))}"
+    echo "ok: $SECONDS s: $what${said:+ ($(tail -n 1 <<<"$said"))}"
   else
     printf 'FAILED: %s\n%s\n' "$what" "$said"
     ours get pods -o wide
@@ -38,6 +38,7 @@ check() {
 image() {
   cp /bin/busybox "$here/smoke/smoke" "$context/"
   base_image
+  keep_layers "$BASE_IMAGE"
   image=hearth.dev/smoke:$({ echo "$BASE_IMAGE"; cat "$here"/smoke/{Dockerfile,smoke} /bin/busybox; } | sha256sum | cut -c1-12)
   build_image "$image" "$here/smoke/Dockerfile" "$context" --build-arg "BASE=$BASE_IMAGE"
   deliver "$image"
@@ -63,14 +64,14 @@ both_nodes() {
   [ "$used" -eq "$NODES" ] && echo "$used nodes"
 }
 
-from_machine() { timeout 5 "$here/smoke/smoke" get "$1" "$2" /name; }
-# reaches_all HOST PORT: every pod behind a Service answers in turn.
-reaches_all() {
+from_machine() { timeout 10 "$here/smoke/smoke" "$@"; }
+from_pod() { ours exec "$pod" -- smoke "$@"; }
+# all_answer FROM HOST PORT: every pod behind a Service, where one asks often enough.
+all_answer() {
   local seen
-  seen=$(for _ in $(seq 30); do "${@:3}" "$1" "$2"; done | sort -u)
+  seen=$("$1" names "$2" "$3" | sort -u)
   [ "$(wc -l <<<"$seen")" -eq $((NODES * GPUS)) ] && tr '\n' ' ' <<<"$seen"
 }
-from_pod() { ours exec "$pod" -- smoke get "$1" "$2" /name; }
 
 refused() {
   ! ours run privileged --image "$image" --privileged --restart=Never 2>&1 && echo "refused by Pod Security"
@@ -85,7 +86,7 @@ heard() {
 
 forwarded() {
   await 10 "port-forward" grep -q 127.0.0.1 "$context/forward"
-  from_machine 127.0.0.1 "$(sed -nE 's/.*127\.0\.0\.1:([0-9]+).*/\1/p' "$context/forward" | head -n 1)"
+  from_machine get 127.0.0.1 "$(sed -nE '1s/.*127\.0\.0\.1:([0-9]+).*/\1/p' "$context/forward")" /name
 }
 
 nothing_outside() { ! ours exec "$pod" -- timeout 3 bash -c 'echo >/dev/tcp/192.0.2.1/80' 2>/dev/null && echo "rejected"; }
@@ -101,11 +102,11 @@ check "nodes are ready" nodes_ready
 check "as many pods run as there are GPUs; one more waits" only_gpus_run
 check "they are on all nodes" both_nodes app=web
 check "a pod that Pod Security forbids is refused" refused
-pod=$(ours get pods -l app=web --field-selector status.phase=Running -o name | head -n 1)
+pod=$(ours get pods -l app=web --field-selector status.phase=Running -o jsonpath='{.items[0].metadata.name}')
 check "exec" ours exec "$pod" -- hostname
-check "a Service's name answers in a pod, from every pod behind it" reaches_all web 80 from_pod
-check "a Service's address answers on this machine" reaches_all "$(field service web '{.spec.clusterIP}')" 80 from_machine
-check "a NodePort answers on this machine" from_machine "$(node_address 1)" "$(field service web '{.spec.ports[0].nodePort}')"
+check "a Service's name answers in a pod, from every pod behind it" all_answer from_pod web 80
+check "a Service's address answers on this machine" all_answer from_machine "$(field service web '{.spec.clusterIP}')" 80
+check "a NodePort answers on this machine" from_machine names "$(node_address 1)" "$(field service web '{.spec.ports[0].nodePort}')"
 ours port-forward service/web :80 >"$context/forward" 2>&1 &
 forward=$!
 check "port-forward" forwarded

@@ -121,7 +121,7 @@ controllers() {
   run controller-manager kube kube-controller-manager --kubeconfig "$DIR/pki/controller-manager.kubeconfig" \
     --service-account-private-key-file "$DIR/pki/service-account.key" --root-ca-file "$DIR/pki/ca.crt" \
     --use-service-account-credentials --leader-elect=false --node-monitor-period 1s --node-monitor-grace-period 10s \
-    --kube-api-qps 200 --kube-api-burst 400 --bind-address 127.0.0.1 \
+    --kube-api-qps 200 --kube-api-burst 400 --bind-address 127.0.0.1 --flex-volume-plugin-dir "$DIR/flexvolume" \
     --controllers '*,-node-ipam-controller,-node-route-controller,-service-lb-controller,-cloud-node-lifecycle-controller'
   run scheduler kube kube-scheduler --kubeconfig "$DIR/pki/scheduler.kubeconfig" --leader-elect=false \
     --kube-api-qps 200 --kube-api-burst 400 --bind-address 127.0.0.1

@@ -32,23 +32,30 @@ strip_to() {
   done
 }
 
-# libtorch's folder is named by its content; links spare a copy of half a gigabyte.
+# Links spare a copy of half a gigabyte; libtorch.so is a linker script, for builds only.
 libtorch_to() {
-  local folder=$1
-  [ "$(cat "$folder.from" 2>/dev/null)" = "$LIBTORCH" ] && return
-  rm -rf "$folder"
-  mkdir -p "$folder"
-  find -L "$LIBTORCH/lib" -maxdepth 1 -type f -name '*.so*' -size +4k -print0 |
-    xargs -0 -I{} sh -c 'ln -L "$1" "$2" 2>/dev/null || cp -L "$1" "$2"' _ {} "$folder/"
-  echo "$LIBTORCH" >"$folder.from"
+  local library
+  rm -rf "$1"
+  mkdir -p "$1/lib"
+  for library in "$LIBTORCH"/lib/*.so*; do
+    [ "$(basename "$library")" != libtorch.so ] || continue
+    ln -L "$library" "$1/lib/" 2>/dev/null || cp -L "$library" "$1/lib/"
+  done
+  cp -R "$LIBTORCH/licenses" "$1/"
 }
 
-# publish NAME DOCKERFILE CONTEXT KEY_OF…: builds, delivers, and says the image's name.
+# name_for NAME DOCKERFILE FOLDER FROM: with a tag that hashes all that the image is made of.
+name_for() {
+  local key
+  key=$({ echo "$4"; cat "$2"; find "$3" -maxdepth 1 -type f -exec sha256sum {} + | sort; } | sha256sum | cut -c1-12)
+  echo "$registry/$1:$key"
+}
+
+# publish NAME DOCKERFILE FOLDER FROM: builds, delivers, and says the image's name.
 publish() {
-  local name=$1 dockerfile=$2 context=$3 image
-  shift 3
-  image=$registry/$name:$({ echo "$BASE_IMAGE $*"; cat "$dockerfile"; find "$context" -maxdepth 1 -type f -exec sha256sum {} + | sort; } | sha256sum | cut -c1-12)
-  build_image "$image" "$dockerfile" "$context" --build-arg "BASE=$BASE_IMAGE"
+  local image
+  image=$(name_for "$@")
+  build_image "$image" "$2" "$3" --build-arg "BASE=$4"
   if [ -n "${HEARTH_REGISTRY:-}" ]; then
     images push --quiet "$image" "docker://$image" >&2
   else
@@ -58,10 +65,24 @@ publish() {
   echo "$image"
 }
 
+# libtorch on the base, once for each libtorch: its folder is named by its content.
+libtorch_image() {
+  local image
+  image=$(registry=hearth.dev name_for libtorch "$root/worker/libtorch.Dockerfile" "$LIBTORCH" "$BASE_IMAGE ${LIBTORCH##*/}")
+  if ! image_exists "$image"; then
+    libtorch_to "$contexts/libtorch"
+    build_image "$image" "$root/worker/libtorch.Dockerfile" "$contexts/libtorch" --build-arg "BASE=$BASE_IMAGE"
+  fi
+  keep_layers "$image"
+  forget_others "$image"
+  echo "$image"
+}
+
 base_image
+keep_layers "$BASE_IMAGE"
+libtorch=$(libtorch_image)
 strip_to "$contexts/operator" hearth-operator hearth-gateway
 strip_to "$contexts/worker" hearth-worker
-libtorch_to "$contexts/worker/libtorch"
-operator=$(publish hearth-operator "$root/operator/Dockerfile" "$contexts/operator")
-worker=$(publish hearth-worker "$root/worker/Dockerfile" "$contexts/worker" "$LIBTORCH")
+operator=$(publish hearth-operator "$root/operator/Dockerfile" "$contexts/operator" "$BASE_IMAGE")
+worker=$(publish hearth-worker "$root/worker/Dockerfile" "$contexts/worker" "$libtorch")
 echo "export HEARTH_OPERATOR_IMAGE=$operator HEARTH_WORKER_IMAGE=$worker"

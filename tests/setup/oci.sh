@@ -57,12 +57,18 @@ build_image() {
 
 # forget_others IMAGE: removes older images of the same name from the cache.
 forget_others() {
-  local name=${1%:*} image layout
+  local name=${1%:*} image layout current part
   images images --format '{{.Name}}:{{.Tag}}' | { grep -F "$name:" || true; } | while read -r image; do
     [ "$image" = "$1" ] || images rmi "$image" >/dev/null 2>&1 || true
   done
-  for layout in "$HEARTH_CACHE/images/layouts/${name//\//-}"-*; do
-    [ "$layout" = "$(layout_path "$1")" ] || rm -rf "$layout"
+  current=$(layout_path "$1")
+  [ -d "$current" ] || return 0
+  for layout in "${current%-*}"-*; do
+    [ -e "$layout/index.json" ] && [ "$layout" != "$current" ] || continue
+    for part in $(parts_of "$layout" | { grep -vxFf <(parts_of "$current") || true; }); do
+      rm -f "$layout/blobs/${part/://}"
+    done
+    rm -rf "$layout"
   done
 }
 
@@ -79,14 +85,15 @@ in_node() {
 
 layout_path() { echo "$HEARTH_CACHE/images/layouts/$(tr '/:' '--' <<<"$1")"; }
 
-# The image as an OCI layout in the cache. zstd is quicker than writing the layers
-# as they are: a third of the bytes, and nodes unpack it in no time.
+# The image as an OCI layout in the cache. All layouts share one folder of blobs, and
+# a layer that is there (see keep_layers) is neither read nor compressed again.
 layout_of() {
-  local layout new
+  local layout new blobs=$HEARTH_CACHE/images/blobs
   layout=$(layout_path "$1")
   if [ ! -e "$layout/index.json" ]; then
-    mkdir -p "${layout%/*}"
+    mkdir -p "${layout%/*}" "$blobs/sha256"
     new=$(mktemp -d "$layout.XXXXXX")
+    ln -s ../../blobs "$new/blobs"
     images push --quiet --compression-format zstd --compression-level 1 "$1" "oci:$new:$1" >&2
     rm -rf "$layout"
     mv -T "$new" "$layout"
@@ -94,11 +101,23 @@ layout_of() {
   echo "$layout"
 }
 
-# Blobs of a layout that a node lacks, as paths within it.
-missing_blobs() {
-  local socket=$1 layout=$2 have
-  have=$(in_node "$socket" content ls -q)
-  python3 - "$layout" <<'PYTHON' | grep -vxFf <(printf '%s\n' "${have:-none}") | sed 's|^sha256:|blobs/sha256/|'
+# keep_layers IMAGE: its layers as they are among the blobs, once. Images on top of it
+# are then written and sent without them.
+keep_layers() {
+  local work mark
+  mark=$(layout_path "$1").kept
+  [ ! -e "$mark" ] || return 0
+  mkdir -p "$HEARTH_CACHE/images/layouts" "$HEARTH_CACHE/images/blobs/sha256"
+  work=$(mktemp -d "$HEARTH_CACHE/images/keep.XXXXXX")
+  images push --quiet --disable-compression "$1" "dir:$work" >&2
+  find "$work" -type f -regextype egrep -regex '.*/[0-9a-f]{64}' -exec mv -t "$HEARTH_CACHE/images/blobs/sha256" {} +
+  rm -rf "$work"
+  touch "$mark"
+}
+
+# Digests of an image's parts: of its manifest, configuration and layers.
+parts_of() {
+  python3 - "$1" <<'PYTHON'
 import json, pathlib, sys
 
 layout = pathlib.Path(sys.argv[1])
@@ -110,13 +129,20 @@ for part in [content["config"], *content["layers"]]:
 PYTHON
 }
 
+# Parts of a layout that a node lacks, as paths within it.
+missing_parts() {
+  local socket=$1 layout=$2 have
+  have=$(in_node "$socket" content ls -q)
+  parts_of "$layout" | { grep -vxFf <(printf '%s\n' "${have:-none}") || true; } | sed 's|^sha256:|blobs/sha256/|'
+}
+
 # to_node SOCKET IMAGE [TAG…]: imports what the node lacks of the image.
 to_node() {
   local socket=$1 image=$2 layout missing tag
   shift 2
   if ! in_node "$socket" images ls -q | grep -qxF "$image"; then
     layout=$(layout_of "$image")
-    missing=$(missing_blobs "$socket" "$layout" || true)
+    missing=$(missing_parts "$socket" "$layout")
     # shellcheck disable=SC2086 # a list of paths without blanks
     tar -C "$layout" -cf - oci-layout index.json $missing |
       in_node "$socket" images import --base-name "${image%:*}" - >/dev/null
