@@ -16,6 +16,7 @@ die() {
 }
 
 [[ $# -eq 1 ]] || die "usage: build-nccl.sh OUT_DIR"
+# shellcheck disable=SC2016 # for the reader to run
 advice='run: eval "$(tests/setup/libtorch.sh)"'
 [[ -e ${LIBTORCH:-}/lib/libtorch_cpu.so ]] || die "LIBTORCH does not name a libtorch; $advice"
 [[ -e ${HEARTH_TORCH_CUDA:-}/lib/libtorch_cuda.so ]] ||

@@ -21,10 +21,20 @@ fn directory(variable: &str, probe: &str) -> Result<PathBuf, String> {
     Err(format!("{variable} is {}, which has no {probe}; {advice}", path.display()))
 }
 
+/// Whether this build is clippy's, which links nothing and, since it has build
+/// directories of its own, would have everything compiled a second time.
+fn only_linted() -> bool {
+    println!("cargo:rerun-if-env-changed=RUSTC_WORKSPACE_WRAPPER");
+    env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy-driver"))
+}
+
 fn main() -> Result<(), String> {
     let libtorch = directory("LIBTORCH", "lib/libtorch_cpu.so")?;
     let gloo = directory("HEARTH_GLOO_INCLUDE", "gloo/context.h")?;
     println!("cargo:rerun-if-changed=cpp");
+    if only_linted() {
+        return Ok(());
+    }
 
     cc::Build::new()
         .cpp(true)
