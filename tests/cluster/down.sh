@@ -65,9 +65,10 @@ remove_strays() {
 
 exclusively
 sockets=$(shim_sockets)
-for node in $(nodes); do kill_node "$node"; done
 # Nothing of theirs is to be kept, so they need no time to end well.
+for node in $(nodes); do kill_node "$node" & done
 stop KILL proxy dns scheduler controller-manager apiserver etcd
+wait
 for id in $(daemons "$DIR/"); do kill -KILL "$id" 2>/dev/null || true; done
 unmount_all
 remove_cgroups

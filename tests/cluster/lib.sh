@@ -24,8 +24,13 @@ exclusively() {
 }
 
 # Kernel's start time of a process: with the id, it names one process for good.
-# The name, which may hold blanks, is cut off first.
-start_time() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# The name in the file may hold blanks, so it is cut off first.
+start_time() {
+  local line fields
+  read -r line 2>/dev/null <"/proc/$1/stat" || return 0
+  read -ra fields <<<"${line##*) }"
+  echo "${fields[19]}"
+}
 
 # run NAME COMMAND…: starts a process of the cluster in a session of its own.
 run() {

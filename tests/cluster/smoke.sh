@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Shows that the cluster of up.sh is one: scheduling by GPUs, pods on two nodes that
 # find each other by name and talk, Services, logs, exec, port-forward, Pod Security.
-# Makes the cluster where it is not up, and then removes it and looks for leftovers.
+# Makes the cluster where it is not up; after success it then removes it and looks for
+# leftovers, after a failure it leaves it to be looked at.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
@@ -21,7 +22,8 @@ trap leave EXIT
 ours() { admin -n smoke "$@"; }
 field() { ours get "$1" "$2" -o jsonpath="$3"; }
 
-# check WHAT COMMAND…: says so, or ends with what the command said.
+# check WHAT COMMAND…: says so, or ends with what the command said. Bash ignores
+# `set -e` in the command, so the functions below say `|| return` themselves.
 check() {
   local what=$1 said
   shift
@@ -45,14 +47,15 @@ image() {
 }
 
 nodes_ready() {
-  admin wait --for=condition=Ready nodes --all --timeout=30s >/dev/null
+  admin wait --for=condition=Ready nodes --all --timeout=30s >/dev/null || return 1
   local count
   count=$(admin get nodes --no-headers | wc -l)
   [ "$count" -eq "$NODES" ] && echo "$count nodes"
 }
 
+ready_pods() { [ "$(field deployment web '{.status.readyReplicas}')" = "$1" ]; }
 only_gpus_run() {
-  await 60 "ready pods" bash -c "[ \"\$(kubectl --kubeconfig '$KUBECONFIG_ADMIN' -n smoke get deployment web -o jsonpath='{.status.readyReplicas}')\" = $((NODES * GPUS)) ]"
+  await 60 "ready pods" ready_pods $((NODES * GPUS)) || return 1
   local pending
   pending=$(ours get pods -l app=web --field-selector status.phase=Pending -o jsonpath='{range .items[*]}{.status.conditions[?(@.type=="PodScheduled")].message}{"\n"}{end}')
   [ "$(wc -l <<<"$pending")" -eq 1 ] && grep 'Insufficient nvidia.com/gpu' <<<"$pending"
@@ -74,22 +77,25 @@ all_answer() {
 }
 
 refused() {
-  ! ours run privileged --image "$image" --privileged --restart=Never 2>&1 && echo "refused by Pod Security"
+  { ours run privileged --image "$image" --privileged --restart=Never 2>&1 || true; } | grep -oE 'violates PodSecurity "[^"]*"'
 }
 
 heard() {
-  ours wait --for=condition=Complete job/pair --timeout=90s >/dev/null
+  ours wait --for=condition=Complete job/pair --timeout=90s >/dev/null || return 1
   local log
   log=$(ours logs -l job-name=pair --tail=-1)
   grep -q '^pair-0 heard from pair-1$' <<<"$log" && grep -q '^pair-1 heard from pair-0$' <<<"$log" && tr '\n' ';' <<<"$log"
 }
 
 forwarded() {
-  await 10 "port-forward" grep -q 127.0.0.1 "$context/forward"
+  await 10 "port-forward" grep -q 127.0.0.1 "$context/forward" || return 1
   from_machine get 127.0.0.1 "$(sed -nE '1s/.*127\.0\.0\.1:([0-9]+).*/\1/p' "$context/forward")" /name
 }
 
-nothing_outside() { ! ours exec "$pod" -- timeout 3 bash -c 'echo >/dev/tcp/192.0.2.1/80' 2>/dev/null && echo "rejected"; }
+# 198.51.100.1 is an address for documentation: it is nobody's.
+nothing_outside() {
+  ours exec "$pod" -- bash -c '! timeout 3 bash -c "echo >/dev/tcp/198.51.100.1/80" 2>&1' && echo "rejected"
+}
 
 image
 admin delete namespace smoke --ignore-not-found >/dev/null
