@@ -50,6 +50,41 @@ pub fn files() -> anyhow::Result<Vec<(PathBuf, String)>> {
 fn documents() -> anyhow::Result<Vec<(String, String)>> {
     hearth_crds::all_crds()
         .into_iter()
-        .map(|crd| Ok((crd.name_any(), serde_yaml_ng::to_string(&crd)?)))
+        .map(|crd| Ok((crd.name_any(), for_yaml_1_1(&serde_yaml_ng::to_string(&crd)?))))
         .collect()
+}
+
+/// Quotes plain scalars that are booleans to a reader of YAML 1.1, as kubectl
+/// and Helm are: `No` is a value of `evalStrategy`.
+fn for_yaml_1_1(text: &str) -> String {
+    const BOOLEANS: [&str; 8] = ["y", "yes", "n", "no", "on", "off", "true", "false"];
+    let quoted = |line: &str| {
+        let start = line.rfind([' ', '-']).map_or(0, |at| at + 1);
+        let (head, word) = line.split_at(start);
+        let ours = ["true", "false"].contains(&word);
+        let boolean = BOOLEANS.contains(&word.to_lowercase().as_str()) && !ours;
+        let is_value = head.ends_with(": ") || head.trim() == "-";
+        if boolean && is_value { format!("{head}'{word}'\n") } else { format!("{line}\n") }
+    };
+    text.lines().map(quoted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_old_readers_take_for_booleans_are_quoted() {
+        let text = "default: No\nenum:\n- No\n- 'Yes'\nnullable: true\ntext: say no\n";
+        let want = "default: 'No'\nenum:\n- 'No'\n- 'Yes'\nnullable: true\ntext: say no\n";
+        assert_eq!(for_yaml_1_1(text), want);
+    }
+
+    #[test]
+    fn the_files_say_what_the_types_say() {
+        for (crd, (_, text)) in hearth_crds::all_crds().iter().zip(documents().unwrap()) {
+            let read: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+            assert_eq!(read, serde_json::to_value(crd).unwrap());
+        }
+    }
 }

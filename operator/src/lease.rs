@@ -17,12 +17,27 @@ use tokio::time::Instant;
 use crate::context::{Clock, SystemClock};
 use crate::error::CallError;
 
-/// How long a lease lasts without being renewed.
-pub const DURATION: Duration = Duration::from_secs(15);
-/// How long its holder tries to renew it before it gives up.
-pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Time between two attempts.
-pub const RETRY_PERIOD: Duration = Duration::from_secs(2);
+/// The three times of an election.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long a lease lasts without being renewed.
+    pub duration: Duration,
+    /// How long its holder tries to renew it before it gives up.
+    pub renew_deadline: Duration,
+    /// Time between two attempts.
+    pub retry_period: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
 /// Longest wait for one request.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -67,12 +82,13 @@ impl Record {
     }
 }
 
-/// What to do about a record seen unchanged for `age`.
-fn step(record: Option<&Record>, identity: &str, age: Duration) -> Step {
+/// What to do about a record, which `ran_out` where it was seen unchanged for
+/// longer than a lease lasts.
+fn step(record: Option<&Record>, identity: &str, ran_out: bool) -> Step {
     match record {
         None => Step::Create,
         Some(record) if record.holder == identity || record.holder.is_empty() => Step::Take,
-        Some(_) if age >= DURATION => Step::Take,
+        Some(_) if ran_out => Step::Take,
         Some(_) => Step::Wait,
     }
 }
@@ -82,6 +98,7 @@ pub struct Elector {
     api: Api<Lease>,
     name: String,
     identity: String,
+    timing: Timing,
     seen: tokio::sync::Mutex<Option<(Record, Instant)>>,
 }
 
@@ -89,10 +106,21 @@ impl Elector {
     /// A candidate named `identity` for the lease `name`. The client must not
     /// retry by itself.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
+        Self::with_timing(client, (namespace, name), identity, Timing::default())
+    }
+
+    /// A candidate with other times than the usual ones.
+    pub fn with_timing(
+        client: Client,
+        (namespace, name): (&str, &str),
+        identity: &str,
+        timing: Timing,
+    ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
             identity: identity.to_owned(),
+            timing,
             seen: tokio::sync::Mutex::new(None),
         }
     }
@@ -107,7 +135,7 @@ impl Elector {
                     tracing::warn!(error = error.said(), "cannot read or take the lease");
                 }
             }
-            tokio::time::sleep(RETRY_PERIOD).await;
+            tokio::time::sleep(self.timing.retry_period).await;
         }
     }
 
@@ -115,8 +143,8 @@ impl Elector {
     pub async fn hold(&self) -> LeaseError {
         let mut renewed = Instant::now();
         loop {
-            tokio::time::sleep(RETRY_PERIOD).await;
-            let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+            tokio::time::sleep(self.timing.retry_period).await;
+            let left = self.timing.renew_deadline.saturating_sub(renewed.elapsed());
             let why = match tokio::time::timeout(left, self.attempt()).await {
                 Ok(Ok(None)) => {
                     renewed = Instant::now();
@@ -129,9 +157,9 @@ impl Elector {
                 Err(_) => "no answer".to_owned(),
             };
             tracing::warn!(error = why, "lease not renewed");
-            if renewed.elapsed() >= RENEW_DEADLINE {
-                let seconds = RENEW_DEADLINE.as_secs();
-                return LeaseError::Lost { why: format!("not renewed for {seconds} s: {why}") };
+            if renewed.elapsed() >= self.timing.renew_deadline {
+                let time = self.timing.renew_deadline;
+                return LeaseError::Lost { why: format!("not renewed for {time:?}: {why}") };
             }
         }
     }
@@ -154,7 +182,8 @@ impl Elector {
         let found = self.call(self.api.get_opt(&self.name)).await?;
         let record = found.as_ref().map(Record::of);
         let age = self.notice(record.clone()).await;
-        let written = match (step(record.as_ref(), &self.identity, age), record) {
+        let ran_out = age >= self.timing.duration;
+        let written = match (step(record.as_ref(), &self.identity, ran_out), record) {
             (Step::Create, _) | (_, None) => self.create().await?,
             (Step::Take, Some(record)) => {
                 let changed = record.holder != self.identity;
@@ -183,7 +212,7 @@ impl Elector {
     async fn create(&self) -> Result<Lease, CallError> {
         let lease = Lease {
             metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
-            spec: Some(spec(&self.identity, 0)),
+            spec: Some(self.spec(&self.identity, 0)),
         };
         self.call(self.api.create(&PostParams::default(), &lease)).await
     }
@@ -197,7 +226,7 @@ impl Elector {
     ) -> Result<Lease, CallError> {
         let body = serde_json::json!({
             "metadata": {"resourceVersion": over.version},
-            "spec": spec(holder, transitions),
+            "spec": self.spec(holder, transitions),
         });
         self.call(self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&body))).await
     }
@@ -211,17 +240,17 @@ impl Elector {
             Err(_) => Err(CallError::Timeout(CALL_TIMEOUT)),
         }
     }
-}
 
-/// The record of a holder. Its times are for people; no decision reads them.
-fn spec(holder: &str, transitions: i32) -> LeaseSpec {
-    let now = MicroTime(SystemClock.now());
-    LeaseSpec {
-        holder_identity: Some(holder.to_owned()),
-        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-        acquire_time: (transitions == 0).then(|| now.clone()),
-        renew_time: Some(now),
-        lease_transitions: Some(transitions),
-        ..LeaseSpec::default()
+    /// The record of a holder. Its times are for people; no decision reads them.
+    fn spec(&self, holder: &str, transitions: i32) -> LeaseSpec {
+        let now = MicroTime(SystemClock.now());
+        LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: i32::try_from(self.timing.duration.as_secs().max(1)).ok(),
+            acquire_time: (transitions == 0).then(|| now.clone()),
+            renew_time: Some(now),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }
     }
 }

@@ -183,10 +183,8 @@ impl PodView {
                 .filter(|c| c.status == "False")
                 .and_then(|c| c.message.clone()),
             waiting: state.and_then(|s| s.waiting.as_ref()).map(|waiting| {
-                (
-                    waiting.reason.clone().unwrap_or_default(),
-                    waiting.message.clone().unwrap_or_default(),
-                )
+                let text = |part: &Option<String>| part.clone().unwrap_or_default();
+                steady(text(&waiting.reason), text(&waiting.message))
             }),
             exit: state.and_then(exit_of).or_else(|| last.and_then(exit_of)),
             deadline: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
@@ -202,6 +200,16 @@ impl PodView {
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Succeeded | Phase::Failed)
     }
+}
+
+/// A kubelet that cannot pull an image alternates between two reasons, which
+/// would be a write each time: both become one.
+fn steady(reason: String, message: String) -> (String, String) {
+    if reason != "ErrImagePull" && reason != "ImagePullBackOff" {
+        return (reason, message);
+    }
+    let cause = message.split_once("ErrImagePull: ").map_or(message.as_str(), |(_, cause)| cause);
+    ("ErrImagePull".to_owned(), cause.to_owned())
 }
 
 fn exit_of(state: &ContainerState) -> Option<Exit> {

@@ -111,7 +111,7 @@ impl Watching {
                     errors += 1;
                     self.metrics.watch_failed();
                     self.health.unwell(kind);
-                    let said = crate::agent_client::chain(&error);
+                    let said = said(&error);
                     tracing::warn!(kind, error = said, "watch failed; it is tried again");
                     if errors >= PATIENCE || is_gone(&error) {
                         return;
@@ -132,6 +132,16 @@ impl Watching {
                 Event::Init | Event::InitApply(_) => {}
             }
         }
+    }
+}
+
+/// What the API server said, or what broke.
+fn said(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => format!("{}: {}", status.code, status.message),
+        other => crate::agent_client::chain(other),
     }
 }
 

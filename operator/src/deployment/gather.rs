@@ -296,7 +296,11 @@ fn routing(
 }
 
 async fn ask_gateways(cx: &Context, pods: &[PodView]) -> Vec<Option<String>> {
-    let running = pods.iter().filter(|pod| pod.phase == Phase::Running);
+    let now = cx.clock.now();
+    // One that should have ended by now is on a dead node and cannot answer.
+    let running = pods.iter().filter(|pod| {
+        pod.phase == Phase::Running && pod.deadline.is_none_or(|deadline| deadline > now)
+    });
     let ask = running.map(|pod| async {
         let table = cx.pods.gateway_routing(pod.ip.as_deref()?).await.ok()?;
         table.variants.first().map(|variant| variant.revision.clone())

@@ -43,6 +43,13 @@ pub struct Decision {
     pub lost_pods: Vec<LostPod>,
 }
 
+impl Decision {
+    /// Whether there is something to send traffic to, or soon will be.
+    pub fn has_gateway(&self) -> bool {
+        self.serve || self.route.is_some()
+    }
+}
+
 /// Where a deployment stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Stage {

@@ -141,8 +141,8 @@ pub fn next_status(
         }
         Verdict::Trouble(said) => ("Degraded", unchanged(before, "Rejected", said.clone())),
         Verdict::Stage(valid, target, seen, decision) => {
-            after.address =
-                Some(format!("http://{}.{}.svc", valid.child_name(""), valid.namespace));
+            let address = format!("http://{}.{}.svc", valid.child_name(""), valid.namespace);
+            after.address = decision.has_gateway().then_some(address);
             after.stable = decision.route.as_ref().map(|revision| {
                 revision_status(revision, 100, *target, seen, decision)
             });

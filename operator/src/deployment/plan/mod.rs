@@ -52,7 +52,9 @@ pub fn build(
     settings: &Settings,
 ) -> Plan {
     let frame = Frame { valid, parent: valid.parent(), settings };
-    let mut children = gateway::children(&frame, decision);
+    // No gateway waits for hours for a model that is still being trained.
+    let mut children =
+        if decision.has_gateway() { gateway::children(&frame, decision) } else { Vec::new() };
     if let Some(target) = target {
         if let Some(artifact) = target.artifact.as_ref().filter(|_| decision.compress) {
             children.extend(quantize::children(&frame, target, artifact));
