@@ -171,7 +171,8 @@ impl Config {
         refuse_unsupported(&config)?;
         check_ranges(training)?;
         let has_eval = config.data.eval.is_some() || config.data.eval_split.is_some();
-        let evaluate = interval(training.eval_strategy, training.eval_interval(), "training.evalSteps")?;
+        let evaluate =
+            interval(training.eval_strategy, training.eval_interval(), "training.evalSteps")?;
         let save = interval(training.save_strategy, training.save_steps, "training.saveSteps")?;
         check_evaluation(&config, evaluate, save, has_eval)?;
         let fingerprint = fingerprint(&config);
@@ -328,10 +329,9 @@ fn check_evaluation(
             "training.saveSteps",
             "must be a multiple of evalSteps with loadBestModelAtEnd",
         )),
-        _ => Err(setting(
-            "training.saveStrategy",
-            "must equal evalStrategy with loadBestModelAtEnd",
-        )),
+        _ => {
+            Err(setting("training.saveStrategy", "must equal evalStrategy with loadBestModelAtEnd"))
+        }
     }
 }
 

@@ -63,7 +63,9 @@ pub enum Error {
     #[error("communication between ranks failed")]
     Comm(#[from] nccl_rs::Error),
     /// No GPU for this rank.
-    #[error("rank needs CUDA device {wanted}, but {devices} are visible; request a GPU for each process in workers.resources")]
+    #[error(
+        "rank needs CUDA device {wanted}, but {devices} are visible; request a GPU for each process in workers.resources"
+    )]
     NoDevice {
         /// `LOCAL_RANK`.
         wanted: usize,
@@ -96,7 +98,9 @@ pub enum Error {
         step: u64,
     },
     /// The agent that reads the events is gone.
-    #[error("nobody reads this rank's events any more; it stops so that no two gangs train at once")]
+    #[error(
+        "nobody reads this rank's events any more; it stops so that no two gangs train at once"
+    )]
     Orphaned,
     /// A bug.
     #[error("internal error: {0}")]
@@ -112,7 +116,9 @@ impl Error {
             | Self::Model(ModelError::Missing { .. }) => "MissingInput",
             Self::Config(_) | Self::Environment(_) => "BadConfig",
             Self::OtherRun { .. } => "OtherRun",
-            Self::Data(DataError::Read { .. }) | Self::Model(ModelError::Read { .. }) => "ReadFailed",
+            Self::Data(DataError::Read { .. }) | Self::Model(ModelError::Read { .. }) => {
+                "ReadFailed"
+            }
             Self::Data(DataError::Tokenizer { .. }) | Self::Model(ModelError::Malformed { .. }) => {
                 "BadModel"
             }
@@ -150,9 +156,9 @@ impl Error {
             | Self::Data(DataError::Read { source, .. })
             | Self::Model(ModelError::Read { source, .. }) => read_code(source),
             // A resumed run meets the same numbers again: a retry cannot help.
-            Self::NotFinite { .. }
-            | Self::Data(_)
-            | Self::Model(ModelError::Malformed { .. }) => ExitCode::Data,
+            Self::NotFinite { .. } | Self::Data(_) | Self::Model(ModelError::Malformed { .. }) => {
+                ExitCode::Data
+            }
             Self::Output { source, .. } => write_code(source),
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_code(error),
             Self::NoDevice { .. } => ExitCode::Unavailable,

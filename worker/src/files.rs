@@ -42,7 +42,7 @@ pub fn write_synced(
 /// in which there is none.
 pub fn replace_directory(built: &Path, target: &Path) -> io::Result<()> {
     sync_directory(built)?;
-    let old = temporary_beside(target);
+    let old = beside(target, "old");
     match fs::rename(target, &old) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -64,8 +64,12 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 /// A name beside `path` that no reader looks for. Unique to this process, as
 /// several ranks may write to one shared directory.
 pub fn temporary_beside(path: &Path) -> PathBuf {
+    beside(path, "tmp")
+}
+
+fn beside(path: &Path, what: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.tmp-{}", std::process::id()))
+    path.with_file_name(format!(".{name}.{what}-{}", std::process::id()))
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -96,7 +100,8 @@ mod tests {
     #[test]
     fn a_directory_is_replaced_whole() {
         let root = tempfile::tempdir().unwrap();
-        let (built, target) = (root.path().join("new"), root.path().join("model"));
+        let target = root.path().join("model");
+        let built = temporary_beside(&target);
         for round in ["a", "b"] {
             fs::create_dir(&built).unwrap();
             write_synced(&built.join(round), |out| out.write_all(b"x")).unwrap();

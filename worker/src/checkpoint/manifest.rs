@@ -41,8 +41,8 @@ impl Manifest {
     /// Reads the manifest of `directory` and checks every file against it. The
     /// error says what is wrong, file first.
     pub fn verify(directory: &Path, step: u64) -> Result<Self, String> {
-        let text = fs::read(directory.join(MANIFEST))
-            .map_err(|error| format!("{MANIFEST}: {error}"))?;
+        let text =
+            fs::read(directory.join(MANIFEST)).map_err(|error| format!("{MANIFEST}: {error}"))?;
         let manifest: Self =
             serde_json::from_slice(&text).map_err(|error| format!("{MANIFEST}: {error}"))?;
         if manifest.format_version != FORMAT_VERSION {
@@ -67,7 +67,10 @@ impl Manifest {
 
     /// Names of the files that hold tensors.
     pub fn shards(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|file| file.name.as_str()).filter(|name| name.ends_with(".safetensors"))
+        self.files
+            .iter()
+            .map(|file| file.name.as_str())
+            .filter(|name| name.ends_with(".safetensors"))
     }
 }
 

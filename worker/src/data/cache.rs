@@ -104,7 +104,8 @@ pub fn read(path: &Path) -> Option<EncodedFile> {
         return None;
     }
     let (length, body) = body.split_first_chunk::<8>()?;
-    let (header, body) = body.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let (header, body) =
+        body.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let (offsets, body) = body.split_at_checked(8 * (header.rows + 1))?;
     let (classes, ids) = body.split_at_checked(4 * header.rows)?;

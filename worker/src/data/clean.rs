@@ -5,17 +5,13 @@ use hearth_crds::training_job::CleanStep;
 /// Applies `steps` in order.
 pub fn clean(text: &str, steps: &[CleanStep]) -> String {
     steps.iter().fold(text.to_owned(), |text, step| match step {
-        CleanStep::StripControl => text
-            .chars()
-            .filter(|c| !c.is_control() || matches!(c, '\t' | '\n'))
-            .collect(),
-        CleanStep::StripSpecial => text
-            .chars()
-            .filter(|c| c.is_alphanumeric() || *c == '_' || c.is_whitespace())
-            .collect(),
-        CleanStep::CollapseWhitespace => {
-            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        CleanStep::StripControl => {
+            text.chars().filter(|c| !c.is_control() || matches!(c, '\t' | '\n')).collect()
         }
+        CleanStep::StripSpecial => {
+            text.chars().filter(|c| c.is_alphanumeric() || *c == '_' || c.is_whitespace()).collect()
+        }
+        CleanStep::CollapseWhitespace => text.split_whitespace().collect::<Vec<_>>().join(" "),
     })
 }
 

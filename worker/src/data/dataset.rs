@@ -34,7 +34,11 @@ impl Samples {
         let (rows, unknown) = (0u32..).zip(&classes).map(|(row, class)| (row, *class)).fold(
             (Vec::new(), Vec::new()),
             |(mut rows, mut unknown), (row, class)| {
-                if class < 0 { unknown.push(row) } else { rows.push(row) }
+                if class < 0 {
+                    unknown.push(row)
+                } else {
+                    rows.push(row)
+                }
                 (rows, unknown)
             },
         );
@@ -107,7 +111,8 @@ pub fn load(
     let (file, train_key) = encode_file(&data.train, data.max_bad_rows, options)?;
     let mut skipped = named(&data.train, &file.bad);
     let labels = labels_of(&data.train, &file)?;
-    let labels = model_labels.map_or_else(|| labels.clone(), |known| labels.clone().in_order_of(known));
+    let labels =
+        model_labels.map_or_else(|| labels.clone(), |known| labels.clone().in_order_of(known));
     let (all, _) = Samples::all(file, &labels);
     let mut fingerprint = format!("{}", train_key.to_hex());
 

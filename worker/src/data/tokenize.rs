@@ -41,11 +41,7 @@ impl TextEncoder {
     /// Reads `tokenizer.json` in `model`. Samples are cut on the right after
     /// `max_length` tokens, special tokens counted; truncation and padding
     /// that the file itself asks for are overridden.
-    pub fn load(
-        model: &Path,
-        clean: Vec<CleanStep>,
-        max_length: usize,
-    ) -> Result<Self, DataError> {
+    pub fn load(model: &Path, clean: Vec<CleanStep>, max_length: usize) -> Result<Self, DataError> {
         let path = model.join("tokenizer.json");
         let bytes = super::source::read_file(&path)?;
         let failed = |error: tokenizers::Error| DataError::Tokenizer {
@@ -121,7 +117,9 @@ impl TextEncoder {
                 texts.chunks(per_thread).map(|part| scope.spawn(move || encode(part))).collect();
             workers
                 .into_iter()
-                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .map(|worker| {
+                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
                 .collect::<Result<Vec<_>, _>>()
         })?;
         Ok(parts.into_iter().flatten().collect())

@@ -81,12 +81,10 @@ impl ModelCard {
 
     /// The first file that is not as the card says, and why.
     pub fn first_damage(&self, directory: &Path) -> Option<String> {
-        self.files.iter().find_map(|(name, want)| {
-            match hash_file(&directory.join(name)) {
-                Ok((_, hash)) if hash.to_hex().as_str() == want => None,
-                Ok(_) => Some(format!("{name}: its content does not match its hash")),
-                Err(error) => Some(format!("{name}: {error}")),
-            }
+        self.files.iter().find_map(|(name, want)| match hash_file(&directory.join(name)) {
+            Ok((_, hash)) if hash.to_hex().as_str() == want => None,
+            Ok(_) => Some(format!("{name}: its content does not match its hash")),
+            Err(error) => Some(format!("{name}: {error}")),
         })
     }
 }

@@ -48,10 +48,8 @@ impl Embeddings {
     ) -> Result<Tensor, ModelError> {
         let tokens = input_ids.size()[1];
         let words = Tensor::f_embedding(&self.word, input_ids, -1, false, false)?;
-        let everywhere = self
-            .position
-            .f_narrow(0, 0, tokens)?
-            .f_add(&self.token_type.f_narrow(0, 0, 1)?)?;
+        let everywhere =
+            self.position.f_narrow(0, 0, tokens)?.f_add(&self.token_type.f_narrow(0, 0, 1)?)?;
         let normed = self.norm.forward(&words.f_add(&everywhere)?, config.layer_norm_eps)?;
         drop_out(normed, config.hidden_dropout, dropout)
     }

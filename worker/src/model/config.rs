@@ -120,8 +120,7 @@ impl ModelConfig {
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
-        let malformed =
-            |detail: String| ModelError::Malformed { path: path.to_owned(), detail };
+        let malformed = |detail: String| ModelError::Malformed { path: path.to_owned(), detail };
         let unsupported =
             |detail: String| ModelError::Unsupported { path: path.to_owned(), detail };
         let raw: Map<String, Value> = serde_json::from_slice(bytes)

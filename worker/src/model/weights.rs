@@ -87,8 +87,8 @@ impl Weights {
 
 fn files_of_index(directory: &Path, index: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let malformed = |detail| ModelError::Malformed { path: index.to_owned(), detail };
-    let parsed: Index = serde_json::from_slice(&read_file(index)?)
-        .map_err(|error| malformed(error.to_string()))?;
+    let parsed: Index =
+        serde_json::from_slice(&read_file(index)?).map_err(|error| malformed(error.to_string()))?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
     if let Some(outside) = names.iter().find(|name| name.contains(['/', '\\'])) {
         return Err(malformed(format!("{outside:?} is not a file name")));

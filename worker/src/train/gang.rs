@@ -39,16 +39,10 @@ impl PendingSum {
 impl Gang {
     /// Meets the other ranks at the master's store.
     pub fn meet(rank: &Rank, device: Device) -> Result<Self, Error> {
-        let mut gang = Self {
-            rank: rank.rank,
-            world_size: rank.world_size,
-            device,
-            store: None,
-            group: None,
-        };
+        let mut gang =
+            Self { rank: rank.rank, world_size: rank.world_size, device, store: None, group: None };
         if rank.world_size > 1 {
-            let options =
-                StoreOptions { timeout: rank.timeout, world_size: Some(rank.world_size) };
+            let options = StoreOptions { timeout: rank.timeout, world_size: Some(rank.world_size) };
             gang.store = Some(if rank.rank == 0 {
                 TcpStore::serve(rank.listen_address()?, &options)?
             } else {

@@ -58,7 +58,11 @@ impl Horizon {
 
 /// Rounds up. Configuration bounds keep the value far below 2⁶³.
 fn ceil_to_steps(value: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= value < 2^63")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 <= value < 2^63"
+    )]
     let steps = value.ceil() as u64;
     steps.max(1)
 }

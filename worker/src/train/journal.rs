@@ -63,6 +63,9 @@ mod tests {
         journal.append(&serde_json::json!({"step": 30, "again": true})).unwrap();
         let text = fs::read_to_string(journal.path()).unwrap();
         assert_eq!(text.lines().filter_map(step_of).collect::<Vec<_>>(), [10, 20, 30]);
-        assert!(text.ends_with("{\"step\":30,\"again\":true}\n") || text.contains("again"), "{text}");
+        assert!(
+            text.ends_with("{\"step\":30,\"again\":true}\n") || text.contains("again"),
+            "{text}"
+        );
     }
 }

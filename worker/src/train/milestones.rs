@@ -52,8 +52,8 @@ impl Session<'_> {
     /// Takes note of an evaluation.
     fn judge(&mut self, metrics: EvalMetrics, saved: bool) -> Result<(), Error> {
         let metric = self.config.metric;
-        let best =
-            saved && self.state.best.as_ref().is_none_or(|best| beats(metric, &metrics, &best.metrics));
+        let best = saved
+            && self.state.best.as_ref().is_none_or(|best| beats(metric, &metrics, &best.metrics));
         if best {
             self.state.best = Some(Best { step: self.state.step, metrics: metrics.clone() });
         }
@@ -140,7 +140,9 @@ impl Session<'_> {
                 let parameters = &self.trainer.parameters;
                 let weights: Vec<(String, Tensor)> = parameters
                     .iter()
-                    .map(|parameter| (format!("model.{}", parameter.name), parameter.tensor.detach()))
+                    .map(|parameter| {
+                        (format!("model.{}", parameter.name), parameter.tensor.detach())
+                    })
                     .collect();
                 checkpoint.restore(&weights)?;
                 Ok((best.step, Some(best.metrics)))
@@ -164,10 +166,9 @@ impl Session<'_> {
     /// Appends to `metrics.jsonl`, on rank 0.
     pub(super) fn log(&mut self, line: &serde_json::Value) -> Result<(), Error> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
-        journal.append(line).map_err(|source| Error::Output {
-            path: journal.path().to_owned(),
-            source,
-        })
+        journal
+            .append(line)
+            .map_err(|source| Error::Output { path: journal.path().to_owned(), source })
     }
 }
 
@@ -188,8 +189,10 @@ mod tests {
 
     #[test]
     fn losses_are_better_when_lower_and_all_else_when_higher() {
-        let low = EvalMetrics { loss: 0.1, accuracy: 0.1, f1: 0.1, f1_macro: 0.1, ..Default::default() };
-        let high = EvalMetrics { loss: 0.2, accuracy: 0.2, f1: 0.2, f1_macro: 0.2, ..Default::default() };
+        let low =
+            EvalMetrics { loss: 0.1, accuracy: 0.1, f1: 0.1, f1_macro: 0.1, ..Default::default() };
+        let high =
+            EvalMetrics { loss: 0.2, accuracy: 0.2, f1: 0.2, f1_macro: 0.2, ..Default::default() };
         assert!(beats(Metric::Loss, &low, &high) && !beats(Metric::Loss, &high, &low));
         for metric in [Metric::Accuracy, Metric::F1, Metric::F1Macro] {
             assert!(beats(metric, &high, &low) && !beats(metric, &low, &high), "{metric:?}");

@@ -82,11 +82,7 @@ impl Group {
             tch::no_grad(|| parameters.iter().map(Tensor::f_zeros_like).collect())
         };
         let step = |parameter: &Tensor| {
-            Tensor::f_full(
-                [] as [i64; 0],
-                steps_done as f64,
-                (Kind::Float, parameter.device()),
-            )
+            Tensor::f_full([] as [i64; 0], steps_done as f64, (Kind::Float, parameter.device()))
         };
         Ok(Self {
             weight_decay,

@@ -103,18 +103,15 @@ impl Rank {
     /// The interface that reaches the master, unless `HEARTH_INTERFACE` names one.
     pub fn interface(&self) -> Result<Interface, Error> {
         match &self.interface {
-            Some(named) if named.parse::<IpAddr>().is_ok() => {
-                Ok(Interface::Address(named.clone()))
-            }
+            Some(named) if named.parse::<IpAddr>().is_ok() => Ok(Interface::Address(named.clone())),
             Some(named) => Ok(Interface::Name(named.clone())),
             None => Ok(Interface::Address(own_address_towards(self.master()?)?.to_string())),
         }
     }
 
     fn master(&self) -> Result<SocketAddr, Error> {
-        let failed = |detail: String| {
-            Error::Unreachable { address: self.master_address.clone(), detail }
-        };
+        let failed =
+            |detail: String| Error::Unreachable { address: self.master_address.clone(), detail };
         (self.master_address.as_str(), self.master_port)
             .to_socket_addrs()
             .map_err(|error| failed(error.to_string()))?

@@ -55,10 +55,7 @@ mod tests {
 
     #[test]
     fn a_warmup_below_1_is_a_fraction_rounded_up() {
-        assert_eq!(
-            rates(LrSchedulerType::Linear, 0.3, 6),
-            rates(LrSchedulerType::Linear, 2.0, 6)
-        );
+        assert_eq!(rates(LrSchedulerType::Linear, 0.3, 6), rates(LrSchedulerType::Linear, 2.0, 6));
     }
 
     #[test]

@@ -75,9 +75,10 @@ impl<'a> Session<'a> {
 
         let checkpoints = CheckpointStore::new(&config.output, rank.generation);
         let resumed = find_checkpoint(&checkpoints, &identity, &gang, events)?;
-        let state = resumed
-            .as_ref()
-            .map_or_else(|| TrainState { identity, ..TrainState::default() }, |from| from.state.clone());
+        let state = resumed.as_ref().map_or_else(
+            || TrainState { identity, ..TrainState::default() },
+            |from| from.state.clone(),
+        );
         let parameters = model.parameters();
         let optimizer = Optimizer::new(&parameters, config.adam, state.step)?;
         if let Some(checkpoint) = &resumed {
@@ -283,7 +284,10 @@ fn tell_what_was_read(
         None if !fresh.is_empty() => note(
             events,
             "NewWeights",
-            format!("the model has no {} for this task; fresh weights are trained", fresh.join(" and ")),
+            format!(
+                "the model has no {} for this task; fresh weights are trained",
+                fresh.join(" and ")
+            ),
         ),
         None => {}
     }

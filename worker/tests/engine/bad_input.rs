@@ -40,7 +40,8 @@ fn permitted_bad_rows_are_skipped_and_told() {
 fn each_fault_has_its_exit_code_and_names_what_is_wrong() {
     let fixture = Fixture::new(0.0);
     fixture.write("empty.jsonl", "\n");
-    fixture.write("one.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"x\"}\n");
+    fixture
+        .write("one.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"x\"}\n");
     fixture.write("broken/config.json", "{\"model_type\": \"bert\"");
     fixture.write("llama/config.json", "{\"model_type\": \"llama\"}");
     let at = |name: &str| Value::from(fixture.path(name).to_str().unwrap());
@@ -81,7 +82,12 @@ fn a_truncated_weight_file_is_told_by_name() {
     let fixture = Fixture::new(0.0);
     let path = fixture.path("model/model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
-    std::fs::File::options().write(true).open(&path).unwrap().set_len(bytes.len() as u64 / 2).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(bytes.len() as u64 / 2)
+        .unwrap();
     let (code, _, message) = refused(&fixture, |_| ());
     assert_eq!(code, Some(65));
     assert!(message.contains("model.safetensors") && message.contains("whole"), "{message}");

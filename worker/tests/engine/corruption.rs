@@ -89,7 +89,10 @@ fn with_every_checkpoint_damaged_training_starts_over_and_says_so() {
     assert_eq!(ended.resumed_from(), None);
     assert_eq!(ended.losses()[0].0, 1);
     let notes = ended.notes();
-    assert!(notes.iter().filter(|(reason, _)| reason == "CheckpointCorrupt").count() >= 3, "{notes:?}");
+    assert!(
+        notes.iter().filter(|(reason, _)| reason == "CheckpointCorrupt").count() >= 3,
+        "{notes:?}"
+    );
     assert!(notes[0].1.contains("from the start"), "{notes:?}");
 }
 

@@ -20,6 +20,7 @@ fn the_export_is_whole_and_evaluates_to_the_reported_figures() {
         let mut file = config["data"]["train"].clone();
         file["path"] = fixture.path("eval.jsonl").to_str().into();
         config["data"]["eval"] = file;
+        config["training"]["numTrainEpochs"] = 15.into();
         config["training"]["evalStrategy"] = "Epoch".into();
         config["training"]["saveStrategy"] = "Epoch".into();
         config["training"]["loadBestModelAtEnd"] = true.into();

@@ -19,13 +19,13 @@ const HAM: [&str; 6] = ["meeting", "report", "lunch", "patch", "thanks", "review
 const COMMON: [&str; 8] = ["the", "a", "to", "you", "we", "for", "now", "is"];
 
 /// A temporary directory with everything that a run needs.
-pub struct Fixture {
+pub(crate) struct Fixture {
     root: tempfile::TempDir,
 }
 
 impl Fixture {
     /// A model with the given dropout and 96 rows of data.
-    pub fn new(dropout: f64) -> Self {
+    pub(crate) fn new(dropout: f64) -> Self {
         let fixture = Self { root: tempfile::tempdir().unwrap() };
         write_model(&fixture.path("model"), dropout);
         fixture.write("train.jsonl", &rows(96));
@@ -33,19 +33,19 @@ impl Fixture {
     }
 
     /// A path in the directory.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
     /// Writes a file into the directory.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         write(&path, text.as_bytes());
         path
     }
 
     /// A configuration for `output`, with `change` applied.
-    pub fn config(&self, output: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+    pub(crate) fn config(&self, output: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
         let mut config = json!({
             "version": "hearth.dev/worker/v1",
             "job": {"namespace": "local", "name": "tiny", "uid": ""},
@@ -76,7 +76,7 @@ impl Fixture {
 }
 
 /// Rows of text whose class shows in its words, of 3 to 14 words.
-pub fn rows(count: u32) -> String {
+pub(crate) fn rows(count: u32) -> String {
     let mut text = String::new();
     for row in 0..count {
         let spam = row % 3 == 0;
@@ -186,5 +186,6 @@ fn weights(vocabulary: i64) -> Vec<(String, Tensor)> {
 }
 
 fn write(path: &Path, bytes: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
     hearth_worker::files::write_synced(path, |out| std::io::Write::write_all(out, bytes)).unwrap();
 }

@@ -14,14 +14,14 @@ use hearth_worker::event::RankEvent;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The ranks of one generation.
-pub struct Gang {
+pub(crate) struct Gang {
     children: Vec<Child>,
     events: Receiver<(usize, RankEvent)>,
     seen: Vec<(usize, RankEvent)>,
 }
 
 /// How a gang ended.
-pub struct Ended {
+pub(crate) struct Ended {
     /// Exit code of each rank; `None` where a signal killed it.
     pub codes: Vec<Option<i32>>,
     /// Events in the order in which they came, with their rank.
@@ -32,7 +32,7 @@ pub struct Ended {
 
 impl Gang {
     /// Starts `ranks` processes.
-    pub fn start(config: &Path, ranks: usize) -> Self {
+    pub(crate) fn start(config: &Path, ranks: usize) -> Self {
         // The port is free again once the listener is gone; only a gang of
         // more than one rank uses it.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -73,12 +73,12 @@ impl Gang {
     }
 
     /// Starts `ranks` processes and waits for their end.
-    pub fn run(config: &Path, ranks: usize) -> Ended {
+    pub(crate) fn run(config: &Path, ranks: usize) -> Ended {
         Self::start(config, ranks).wait()
     }
 
     /// Reads events until `found` says so.
-    pub fn until(&mut self, found: impl Fn(usize, &RankEvent) -> bool) {
+    pub(crate) fn until(&mut self, found: impl Fn(usize, &RankEvent) -> bool) {
         loop {
             let Ok((rank, event)) = self.events.recv_timeout(PATIENCE) else {
                 panic!("the event did not come; so far: {:#?}", self.seen);
@@ -92,19 +92,19 @@ impl Gang {
     }
 
     /// Sends a signal to one rank.
-    pub fn signal(&self, rank: usize, name: &str) {
+    pub(crate) fn signal(&self, rank: usize, name: &str) {
         let pid = self.children[rank].id().to_string();
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     /// Kills every rank at once.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.children.iter_mut().for_each(|child| child.kill().unwrap());
         self.wait();
     }
 
     /// Waits for the end of all ranks.
-    pub fn wait(mut self) -> Ended {
+    pub(crate) fn wait(mut self) -> Ended {
         // Events end when every rank has closed its standard output.
         while let Ok(event) = self.events.recv_timeout(PATIENCE) {
             self.seen.push(event);
@@ -125,13 +125,13 @@ impl Gang {
 impl Ended {
     /// Panics unless every rank ended well.
     #[must_use]
-    pub fn succeeded(self) -> Self {
+    pub(crate) fn succeeded(self) -> Self {
         assert!(self.codes.iter().all(|code| *code == Some(0)), "{:?}\n{}", self.codes, self.log);
         self
     }
 
     /// Steps of rank 0 with their losses.
-    pub fn losses(&self) -> Vec<(i64, f64)> {
+    pub(crate) fn losses(&self) -> Vec<(i64, f64)> {
         self.of_rank_0(|event| match event {
             RankEvent::Step(report) => Some((report.step, report.loss)),
             _ => None,
@@ -139,7 +139,7 @@ impl Ended {
     }
 
     /// Reasons and messages of rank 0's notes.
-    pub fn notes(&self) -> Vec<(String, String)> {
+    pub(crate) fn notes(&self) -> Vec<(String, String)> {
         self.of_rank_0(|event| match event {
             RankEvent::Note { reason, message } => Some((reason.clone(), message.clone())),
             _ => None,
@@ -147,7 +147,7 @@ impl Ended {
     }
 
     /// The step from which training was taken up.
-    pub fn resumed_from(&self) -> Option<i64> {
+    pub(crate) fn resumed_from(&self) -> Option<i64> {
         self.of_rank_0(|event| match event {
             RankEvent::Resumed { step, .. } => Some(*step),
             _ => None,
@@ -157,7 +157,7 @@ impl Ended {
     }
 
     /// Reason and message of rank 0's failure.
-    pub fn failure(&self) -> (String, String) {
+    pub(crate) fn failure(&self) -> (String, String) {
         let failures = self.of_rank_0(|event| match event {
             RankEvent::Failed { reason, message, .. } => Some((reason.clone(), message.clone())),
             _ => None,
@@ -166,7 +166,11 @@ impl Ended {
     }
 
     /// What `pick` takes of rank 0's events.
-    pub fn of_rank_0<T>(&self, pick: impl Fn(&RankEvent) -> Option<T>) -> Vec<T> {
-        self.events.iter().filter(|(rank, _)| *rank == 0).filter_map(|(_, event)| pick(event)).collect()
+    pub(crate) fn of_rank_0<T>(&self, pick: impl Fn(&RankEvent) -> Option<T>) -> Vec<T> {
+        self.events
+            .iter()
+            .filter(|(rank, _)| *rank == 0)
+            .filter_map(|(_, event)| pick(event))
+            .collect()
     }
 }

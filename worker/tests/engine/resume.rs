@@ -9,9 +9,11 @@ use hearth_worker::event::RankEvent;
 use crate::fixture::Fixture;
 use crate::gang::{Ended, Gang};
 
-/// Epochs of 12 steps; saves at 5, 10, …; dropout on, evaluation on.
-fn config(fixture: &Fixture, output: &str) -> std::path::PathBuf {
+/// 30 steps, saved every 5; dropout on, evaluation on.
+fn config(fixture: &Fixture, output: &str, ranks: usize) -> std::path::PathBuf {
     fixture.config(output, |config| {
+        // 77 rows to learn from: 10 steps an epoch for one rank, 5 for two.
+        config["training"]["numTrainEpochs"] = (3 * ranks).into();
         config["data"]["evalSplit"] = 0.2.into();
         config["training"]["evalStrategy"] = "Steps".into();
         config["training"]["evalSteps"] = 5.into();
@@ -53,8 +55,8 @@ fn continues(whole: &Ended, resumed: &Ended) {
 
 fn killed_run_equals_whole_run(ranks: usize) {
     let fixture = Fixture::new(0.1);
-    let whole = Gang::run(&config(&fixture, "whole"), ranks).succeeded();
-    let killed = config(&fixture, "killed");
+    let whole = Gang::run(&config(&fixture, "whole", ranks), ranks).succeeded();
+    let killed = config(&fixture, "killed", ranks);
     interrupt(&killed, ranks);
     let resumed = Gang::run(&killed, ranks).succeeded();
     assert_eq!(resumed.resumed_from(), Some(10));
@@ -75,15 +77,15 @@ fn two_killed_ranks_resume_bit_for_bit() {
 #[test]
 fn the_comparison_sees_a_cursor_that_was_not_restored() {
     let fixture = Fixture::new(0.1);
-    let whole = Gang::run(&config(&fixture, "whole"), 1).succeeded();
-    let killed = config(&fixture, "killed");
+    let whole = Gang::run(&config(&fixture, "whole", 1), 1).succeeded();
+    let killed = config(&fixture, "killed", 1);
     interrupt(&killed, 1);
-    // The planted bug: a checkpoint that forgot one batch.
+    // The planted bug: a checkpoint that is one batch ahead.
     let step = fixture.path("killed/checkpoints/step-10");
     let state = fs::read_to_string(step.join("state.json")).unwrap();
     let mut value: serde_json::Value = serde_json::from_str(&state).unwrap();
     let offset = value["cursor"]["offset"].as_u64().unwrap();
-    value["cursor"]["offset"] = (offset - 8).into();
+    value["cursor"]["offset"] = (offset + 8).into();
     fixture.write("killed/checkpoints/step-10/state.json", &value.to_string());
     let mut manifest: Manifest =
         serde_json::from_slice(&fs::read(step.join(MANIFEST)).unwrap()).unwrap();
@@ -125,7 +127,7 @@ fn a_smaller_gang_goes_on_with_the_rows_not_yet_seen() {
 #[test]
 fn a_finished_run_exports_the_same_model_again() {
     let fixture = Fixture::new(0.1);
-    let config = config(&fixture, "done");
+    let config = config(&fixture, "done", 1);
     let digest = |ended: &Ended| {
         ended.of_rank_0(|event| match event {
             RankEvent::Finished { digest, .. } => digest.clone(),
