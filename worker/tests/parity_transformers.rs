@@ -186,7 +186,7 @@ fn losses_rates_and_gradient_norms_of_50_steps_are_those_of_transformers() {
             for (name, got, want, tolerance) in [
                 ("loss", step.loss, want.losses[index], 1e-5),
                 ("learning rate", step.learning_rate, want.learning_rates[index], 1e-12),
-                ("gradient norm", step.grad_norm, want.grad_norms[index], 1e-4),
+                ("gradient norm", step.grad_norm, want.grad_norms[index], 5e-4),
             ] {
                 assert!(
                     (got - want).abs() <= tolerance * want.abs().max(1.0),

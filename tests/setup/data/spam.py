@@ -15,6 +15,8 @@ What a row's text is, and why the task stays honest:
 - The subject and what a reader sees of the body, nothing else: no other header
   reaches the text, since senders, routes and mailing-list headers give this
   corpus away (its ham and spam were collected by different people).
+- HTML is shown as a text mail reader shows it: marked `[HTML]`, tags left out,
+  pictures as `[image]`. That a body is HTML is part of what its reader sees.
 - Mails whose bodies begin alike (but for digits, case, spaces and punctuation)
   are twins, such as the copies of one campaign. Twins stay on one side of the
   split, so that no eval mail has one in the training set; training takes one
@@ -69,8 +71,12 @@ class Reader(html.parser.HTMLParser):
         if tag == "body":
             # Old mail often leaves <head> or <title> open.
             self.hidden = None
-        elif tag in self.HIDDEN and self.hidden is None:
+        elif self.hidden is not None:
+            return
+        elif tag in self.HIDDEN:
             self.hidden = tag
+        elif tag == "img":
+            self.pieces.append(" [image] ")
         elif tag in self.BREAKS:
             self.pieces.append("\n")
 
@@ -84,11 +90,11 @@ class Reader(html.parser.HTMLParser):
 
 
 def visible_text(page):
-    """What a reader sees of an HTML page; tags become line breaks or nothing."""
+    """What a text mail reader shows of an HTML page."""
     reader = Reader()
     reader.feed(page)
     reader.close()
-    return "".join(reader.pieces)
+    return "[HTML]\n" + "".join(reader.pieces)
 
 
 def decode(payload, charset):
