@@ -115,5 +115,9 @@ fn image(name: &str) -> String {
 }
 
 fn non_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("is empty: leave it out for all namespaces".into()) } else { Ok(text.into()) }
+    if text.is_empty() {
+        Err("is empty: leave it out for all namespaces".into())
+    } else {
+        Ok(text.into())
+    }
 }

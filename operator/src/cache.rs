@@ -82,11 +82,7 @@ impl Caches {
 
     /// The child of this kind and name, whoever owns it.
     pub fn child(&self, namespace: &str, id: &ChildId) -> Option<Live> {
-        fn meta<K>(
-            store: &Store<PartialObjectMeta<K>>,
-            namespace: &str,
-            name: &str,
-        ) -> Option<Live>
+        fn meta<K>(store: &Store<PartialObjectMeta<K>>, namespace: &str, name: &str) -> Option<Live>
         where
             K: Resource<DynamicType = ()> + Clone + 'static,
         {

@@ -37,7 +37,7 @@ pub enum Child {
     /// Gives the role to the gateways.
     RoleBinding(RoleBinding),
     /// A name for pods.
-    Service(Service),
+    Service(Box<Service>),
     /// Who may talk to pods.
     NetworkPolicy(NetworkPolicy),
     /// How many pods a drain may take at once.
@@ -255,11 +255,7 @@ pub enum Write {
 pub struct NameTaken(pub ChildId);
 
 /// The requests that make `plan` true; empty where it is.
-pub fn difference(
-    plan: &Plan,
-    live: &LiveChildren,
-    owner: &str,
-) -> Result<Vec<Write>, NameTaken> {
+pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<Write>, NameTaken> {
     let mut writes = Vec::new();
     for child in &plan.children {
         let id = child.id();
@@ -320,10 +316,7 @@ impl Parent {
             name: Some(name.to_owned()),
             namespace: Some(self.namespace.clone()),
             labels: Some(self.labels(component)),
-            annotations: Some(BTreeMap::from([(
-                ANNOTATION_PARENT.to_owned(),
-                self.name.clone(),
-            )])),
+            annotations: Some(BTreeMap::from([(ANNOTATION_PARENT.to_owned(), self.name.clone())])),
             owner_references: Some(vec![self.owner_reference()]),
             ..ObjectMeta::default()
         }

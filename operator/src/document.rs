@@ -94,9 +94,9 @@ fn inspect_fields(
     }
     for (name, value) in fields {
         let path = format!("{path}.{name}");
-        let known = schema["properties"].get(name).or_else(|| {
-            schema.get("additionalProperties").filter(|schema| schema.is_object())
-        });
+        let known = schema["properties"]
+            .get(name)
+            .or_else(|| schema.get("additionalProperties").filter(|schema| schema.is_object()));
         match known {
             Some(schema) => inspect(value, schema, &path, faults),
             None => faults.push(Fault::invalid(

@@ -110,14 +110,13 @@ impl CallError {
     /// What kind of failure it is.
     pub fn category(&self) -> Category {
         match self {
-            Self::Timeout(_) => Category::Unreachable,
             Self::Api(kube::Error::Api(status)) => match status.code {
                 401 | 403 => Category::Forbidden,
                 404 | 409 | 410 => Category::Conflict,
                 400..=499 if status.code != 429 => Category::Rejected,
                 _ => Category::Busy,
             },
-            Self::Api(_) => Category::Unreachable,
+            Self::Api(_) | Self::Timeout(_) => Category::Unreachable,
         }
     }
 

@@ -49,17 +49,9 @@ impl Default for Metrics {
         let errors = Family::<ByFailure, Counter>::default();
         let writes = Family::<ByWrite, Counter>::default();
         let (watch_errors, leader) = (Counter::default(), Gauge::default());
-        registry.register(
-            "hearth_reconcile_seconds",
-            "Time of one reconcile",
-            reconcile.clone(),
-        );
+        registry.register("hearth_reconcile_seconds", "Time of one reconcile", reconcile.clone());
         registry.register("hearth_reconcile_errors", "Failed reconciles", errors.clone());
-        registry.register(
-            "hearth_api_writes",
-            "Requests that change the cluster",
-            writes.clone(),
-        );
+        registry.register("hearth_api_writes", "Requests that change the cluster", writes.clone());
         registry.register("hearth_watch_errors", "Broken watches", watch_errors.clone());
         registry.register("hearth_leader", "1 while this process leads", leader.clone());
         Self { registry: Arc::new(registry), reconcile, errors, writes, watch_errors, leader }
@@ -74,9 +66,7 @@ impl Metrics {
 
     /// Counts one failed reconcile.
     pub fn failed(&self, controller: &'static str, category: Category) {
-        self.errors
-            .get_or_create(&ByFailure { controller, category: category.as_str() })
-            .inc();
+        self.errors.get_or_create(&ByFailure { controller, category: category.as_str() }).inc();
     }
 
     /// Counts one request that changes the cluster.

@@ -246,8 +246,6 @@ pub fn live(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMet
 
 /// Resource version as a number, by which two views of one object are ordered
 /// (Kubernetes has promised since 1.35 that they can be; KEP-5504). 0 where unknown.
-pub fn version(
-    metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-) -> u64 {
+pub fn version(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> u64 {
     metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }

@@ -95,7 +95,8 @@ pub fn container(program: Program<'_>) -> Container {
 pub fn pod(container: Container, placement: &PodPlacement) -> PodSpec {
     let secrets = placement.image_pull_secrets.iter();
     let some = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| map.clone());
-    let tolerations: Vec<_> = placement.tolerations.iter().map(|t| t.to_core()).collect();
+    let tolerations: Vec<_> =
+        placement.tolerations.iter().map(hearth_crds::pod::Toleration::to_core).collect();
     PodSpec {
         containers: vec![container],
         volumes: Some(vec![empty_dir("tmp", None, "4Gi")]),
@@ -133,7 +134,7 @@ pub fn add_config(pod: &mut PodSpec, config_map: &str) {
         }),
         ..Volume::default()
     };
-    add_volume(pod, volume, mount("config", &directory.to_string_lossy(), true));
+    add_volume(pod, volume, &mount("config", &directory.to_string_lossy(), true));
 }
 
 /// Mounts claims at `/mnt/hearth/CLAIM`.
@@ -153,17 +154,17 @@ pub fn add_claims(pod: &mut PodSpec, claims: &BTreeMap<&str, ClaimUse>) {
             ..Volume::default()
         };
         let path = format!("{MOUNT_ROOT}/{claim}");
-        add_volume(pod, volume, mount(&name, &path, *used == ClaimUse::Read));
+        add_volume(pod, volume, &mount(&name, &path, *used == ClaimUse::Read));
     }
 }
 
 /// Shared memory for NCCL, which keeps its queues there.
 pub fn add_shared_memory(pod: &mut PodSpec) {
     let volume = empty_dir("shm", Some("Memory"), "1Gi");
-    add_volume(pod, volume, mount("shm", "/dev/shm", false));
+    add_volume(pod, volume, &mount("shm", "/dev/shm", false));
 }
 
-fn add_volume(pod: &mut PodSpec, volume: Volume, mount: VolumeMount) {
+fn add_volume(pod: &mut PodSpec, volume: Volume, mount: &VolumeMount) {
     pod.volumes.get_or_insert_default().push(volume);
     for container in &mut pod.containers {
         container.volume_mounts.get_or_insert_default().push(mount.clone());

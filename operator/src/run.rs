@@ -93,12 +93,14 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     let watching = Watching { metrics: probes.metrics.clone(), health: probes.watches.clone() };
     let (jobs, job_queue) = queue::<GuardedJob>();
     let (deployments, deployment_queue) = queue::<GuardedDeployment>();
-    let caches = watch_all(&client, args.watch_namespace.as_deref(), &watching, &jobs, &deployments);
+    let caches =
+        watch_all(&client, args.watch_namespace.as_deref(), &watching, &jobs, &deployments);
     ready(&caches).await?;
     probes.ready.store(true, Ordering::Relaxed);
     tracing::info!("all lists are here");
 
-    let reporter = Reporter { controller: "hearth-operator".into(), instance: Some(args.identity.clone()) };
+    let reporter =
+        Reporter { controller: "hearth-operator".into(), instance: Some(args.identity.clone()) };
     let cx = Arc::new(Context {
         client: client.clone(),
         caches: caches.clone(),
@@ -111,8 +113,20 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     });
     tokio::spawn(tidy(cx.clone()));
     tokio::join!(
-        control("TrainingJob", caches.training_jobs, job_queue, cx.clone(), training_job::reconcile),
-        control("ModelDeployment", caches.model_deployments, deployment_queue, cx, deployment::reconcile),
+        control(
+            "TrainingJob",
+            caches.training_jobs,
+            job_queue,
+            cx.clone(),
+            training_job::reconcile
+        ),
+        control(
+            "ModelDeployment",
+            caches.model_deployments,
+            deployment_queue,
+            cx,
+            deployment::reconcile
+        ),
     );
     Ok(())
 }
@@ -156,22 +170,23 @@ async fn control<K, F, Q>(
             ended
         })
     };
-    let on_error = move |object: Arc<DeserializeGuard<K>>, error: &ReconcileError, cx: Arc<Context>| {
-        let uid = object.meta().uid.clone().unwrap_or_default();
-        let category = error.category();
-        cx.metrics.failed(name, category);
-        let failures = cx.count_failure(&uid);
-        let wait = retry_after(category, failures, jitter(&cx));
-        tracing::warn!(
-            object = object.name_any(),
-            namespace = object.namespace(),
-            error = error.sentence(),
-            failures,
-            retry_in = ?wait,
-            "reconcile failed"
-        );
-        Action::requeue(wait)
-    };
+    let on_error =
+        move |object: Arc<DeserializeGuard<K>>, error: &ReconcileError, cx: Arc<Context>| {
+            let uid = object.meta().uid.clone().unwrap_or_default();
+            let category = error.category();
+            cx.metrics.failed(name, category);
+            let failures = cx.count_failure(&uid);
+            let wait = retry_after(category, failures, jitter(&cx));
+            tracing::warn!(
+                object = object.name_any(),
+                namespace = object.namespace(),
+                error = error.sentence(),
+                failures,
+                retry_in = ?wait,
+                "reconcile failed"
+            );
+            Action::requeue(wait)
+        };
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let queue = Box::pin(queue);
     let done = applier(timed, on_error, cx, store, queue, config);
@@ -189,7 +204,7 @@ fn jitter(cx: &Context) -> f64 {
 }
 
 async fn tidy(cx: Arc<Context>) {
-    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
+    let mut hourly = tokio::time::interval(Duration::from_hours(1));
     loop {
         hourly.tick().await;
         cx.tidy();
@@ -224,15 +239,11 @@ fn watch_all(
         move |object| tell(&own_deployments, object),
     );
     let waiting = model_deployments.clone();
-    let training_jobs = watching.start(
-        "TrainingJob",
-        api::<GuardedJob>(client, namespace),
-        None,
-        move |object| {
+    let training_jobs =
+        watching.start("TrainingJob", api::<GuardedJob>(client, namespace), None, move |object| {
             tell(&own_jobs, object);
             training_jobs_changed.users_of_job(object, &waiting);
-        },
-    );
+        });
     let claims_changed = parents.clone();
     let (claim_jobs, claim_deployments) = (training_jobs.clone(), model_deployments.clone());
     let claims = watching.start(
@@ -301,9 +312,15 @@ impl Parents {
         deployments: &Store<GuardedDeployment>,
     ) {
         let here = |object: Option<String>| object.as_deref() == namespace;
-        jobs.state().iter().filter(|j| here(j.namespace())).for_each(|j| tell(&self.jobs, j.as_ref()));
+        jobs.state()
+            .iter()
+            .filter(|j| here(j.namespace()))
+            .for_each(|j| tell(&self.jobs, j.as_ref()));
         let there = deployments.state();
-        there.iter().filter(|d| here(d.namespace())).for_each(|d| tell(&self.deployments, d.as_ref()));
+        there
+            .iter()
+            .filter(|d| here(d.namespace()))
+            .for_each(|d| tell(&self.deployments, d.as_ref()));
     }
 }
 

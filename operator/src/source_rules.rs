@@ -37,7 +37,9 @@ pub fn reachable(field: &str, uri: &str, backend: &Backend) -> Result<Source, Fa
                 "use lower case letters, digits, \"-\" and \".\"",
             ))
         }
-        (Source::Pvc { .. }, Backend::Cluster) => Ok(source),
+        (Source::Pvc { .. }, Backend::Cluster) | (Source::File { .. }, Backend::Local(_)) => {
+            Ok(source)
+        }
         (Source::Pvc { claim, .. }, Backend::Local(machine)) => {
             if machine.claims.contains_key(claim) {
                 return Ok(source);
@@ -48,7 +50,6 @@ pub fn reachable(field: &str, uri: &str, backend: &Backend) -> Result<Source, Fa
                 format!("say which one with --claim {claim}=DIRECTORY, or use file:///PATH"),
             ))
         }
-        (Source::File { .. }, Backend::Local(_)) => Ok(source),
         (Source::File { .. }, Backend::Cluster) => Err(Fault::invalid(
             field,
             format!("{uri} is a path of one machine, and pods run on any"),
@@ -83,7 +84,10 @@ pub fn path_of(source: &Source, backend: &Backend) -> PathBuf {
 fn is_object_name(name: &str) -> bool {
     let label = |part: &str| {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        !part.is_empty() && part.chars().all(inner) && !part.starts_with('-') && !part.ends_with('-')
+        !part.is_empty()
+            && part.chars().all(inner)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
     };
     name.len() <= 253 && name.split('.').all(label)
 }
@@ -157,9 +161,14 @@ mod tests {
 
     #[test]
     fn quantities_are_known() {
-        for (text, good) in
-            [("8Gi", true), ("500m", true), ("1.5", true), ("8GB", false), ("-1", false), ("", false)]
-        {
+        for (text, good) in [
+            ("8Gi", true),
+            ("500m", true),
+            ("1.5", true),
+            ("8GB", false),
+            ("-1", false),
+            ("", false),
+        ] {
             assert_eq!(is_quantity(text), good, "{text}");
         }
     }

@@ -29,7 +29,7 @@ const PAGE: u32 = 100;
 /// Errors in a row after which a watch begins anew.
 const PATIENCE: u32 = 8;
 /// Failing for this long is a reason to be restarted.
-const STUCK: Duration = Duration::from_secs(600);
+const STUCK: Duration = Duration::from_mins(10);
 
 /// Which watches fail, and since when.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +84,7 @@ impl Watching {
         let shared = self.clone();
         tokio::spawn(async move {
             loop {
-                shared.follow(kind, &api, &config, &mut writer, &touched).await;
+                shared.follow(kind, (&api, &config), &mut writer, &touched).await;
             }
         });
         store
@@ -94,8 +94,7 @@ impl Watching {
     async fn follow<K>(
         &self,
         kind: &'static str,
-        api: &Api<K>,
-        config: &watcher::Config,
+        (api, config): (&Api<K>, &watcher::Config),
         writer: &mut Writer<K>,
         touched: &(impl Fn(&K) + Send + Sync),
     ) where

@@ -219,7 +219,8 @@ async fn gateways_may_read_their_own_table_and_nothing_else() {
 async fn what_this_version_does_not_do_is_refused() {
     let world = world();
     world.change(MD, |d| {
-        d["spec"]["rollout"] = json!({"strategy": "Canary", "steps": [{"weight": 10, "holdSeconds": 1}]});
+        d["spec"]["rollout"] =
+            json!({"strategy": "Canary", "steps": [{"weight": 10, "holdSeconds": 1}]});
     });
     world.deploy("shop").await.unwrap();
     assert_eq!(world.condition(MD, "Degraded"), "True Unsupported");

@@ -32,8 +32,13 @@ struct Server {
 
 impl Server {
     fn answer(&mut self, method: &Method, body: &[u8]) -> (u16, Value) {
-        let failure = |code: u16| (code, json!({"kind": "Status", "status": "Failure", "code": code,
-            "reason": "Test", "message": "no"}));
+        let failure = |code: u16| {
+            (
+                code,
+                json!({"kind": "Status", "status": "Failure", "code": code,
+            "reason": "Test", "message": "no"}),
+            )
+        };
         if self.down {
             return failure(503);
         }

@@ -95,13 +95,15 @@ fn the_linter_finds_what_it_looks_for() {
         }),
         ("shares a namespace", |j| j["spec"]["template"]["spec"]["hostNetwork"] = true.into()),
         ("kind that it may not have", |j| {
-            j["spec"]["template"]["spec"]["volumes"][0] = json!({"name": "tmp", "hostPath": {"path": "/"}});
+            j["spec"]["template"]["spec"]["volumes"][0] =
+                json!({"name": "tmp", "hostPath": {"path": "/"}});
         }),
         ("token", |j| {
             j["spec"]["template"]["spec"]["automountServiceAccountToken"] = true.into();
         }),
         ("keeps capabilities", |j| {
-            j["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"] = json!({});
+            j["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"] =
+                json!({});
         }),
         ("no memory limit", |j| {
             j["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({});

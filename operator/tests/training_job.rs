@@ -334,8 +334,10 @@ async fn a_pod_on_a_dead_node_is_given_up_so_that_its_job_goes_on() {
     world.change("pods/spam-train-1-x", |pod| {
         pod["metadata"]["deletionTimestamp"] = json!(deadline);
     });
-    let ready = |status: &str| json!({"metadata": {"name": "node-1"},
-        "status": {"conditions": [{"type": "Ready", "status": status}]}});
+    let ready = |status: &str| {
+        json!({"metadata": {"name": "node-1"},
+        "status": {"conditions": [{"type": "Ready", "status": status}]}})
+    };
     world.put("nodes", ready("True"));
     world.pass(60);
     world.train("spam").await.unwrap();

@@ -150,9 +150,7 @@ pub async fn observe(
         .as_ref()
         .and_then(|target| target.artifact.as_ref())
         .and_then(|artifact| cx.caches.job(namespace, &artifact.job));
-    let pods = |component, revision: Option<&str>| {
-        pods_of(cx, valid, component, revision)
-    };
+    let pods = |component, revision: Option<&str>| pods_of(cx, valid, component, revision);
     let artifact = target.as_ref().and_then(|t| t.artifact.as_ref()).map(|a| a.id.as_str());
     let quantize_pods: Vec<_> = pods(QUANTIZE, artifact)
         .into_iter()
@@ -202,8 +200,7 @@ fn model(cx: &Context, valid: &ValidDeployment) -> Model {
         Origin::Directory(uri) => return Model::Here { uri: uri.clone(), digest: None },
         Origin::TrainingJob(name) => name,
     };
-    let missing =
-        |reason, message, hopeless| Model::Missing { reason, message, hopeless };
+    let missing = |reason, message, hopeless| Model::Missing { reason, message, hopeless };
     let key = ObjectRef::new(name).within(&valid.namespace);
     let guarded = cx.caches.training_jobs.get(&key);
     let Some(Ok(job)) = guarded.as_deref().map(|guard| &guard.0) else {
@@ -221,7 +218,11 @@ fn model(cx: &Context, valid: &ValidDeployment) -> Model {
         return missing("TrainingFailed", message, true);
     }
     let Some(model) = status.model else {
-        return missing("WaitingForTraining", format!("waits for TrainingJob {name} to end"), false);
+        return missing(
+            "WaitingForTraining",
+            format!("waits for TrainingJob {name} to end"),
+            false,
+        );
     };
     match Source::parse(&model.uri) {
         Ok(uri) => Model::Here { uri, digest: Some(model.digest) },
@@ -229,11 +230,7 @@ fn model(cx: &Context, valid: &ValidDeployment) -> Model {
     }
 }
 
-fn missing_claims(
-    cx: &Context,
-    valid: &ValidDeployment,
-    target: Option<&Target>,
-) -> Vec<String> {
+fn missing_claims(cx: &Context, valid: &ValidDeployment, target: Option<&Target>) -> Vec<String> {
     let mut claims: BTreeSet<&str> = valid.gate_rows.iter().filter_map(Source::claim).collect();
     if let Some(target) = target {
         claims.extend(target.model.claim());
@@ -284,10 +281,7 @@ fn workload(cx: &Context, valid: &ValidDeployment, name: &str) -> Option<Workloa
     cx.caches.deployments.get(&key).map(|deployment| Workload::of(&deployment))
 }
 
-fn routing(
-    cx: &Context,
-    valid: &ValidDeployment,
-) -> (Option<RoutingTable>, Option<Timestamp>) {
+fn routing(cx: &Context, valid: &ValidDeployment) -> (Option<RoutingTable>, Option<Timestamp>) {
     let key = ObjectRef::new(&valid.child_name("routing")).within(&valid.namespace);
     let Some(map) = cx.caches.config_maps.get(&key) else { return (None, None) };
     let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));

@@ -171,12 +171,7 @@ fn route(
 }
 
 /// Whether nothing can still be sent to an old revision.
-fn drained(
-    valid: &ValidDeployment,
-    target: &Target,
-    seen: &Observed,
-    now: Timestamp,
-) -> bool {
+fn drained(valid: &ValidDeployment, target: &Target, seen: &Observed, now: Timestamp) -> bool {
     let longest = i64::from(valid.spec.gateway.request_timeout_seconds);
     let time = SignedDuration::from_secs(longest) + DRAIN_MARGIN;
     let over = seen.routed_at.is_none_or(|at| now.duration_since(at) >= time);
@@ -207,9 +202,8 @@ fn compressed(target: &Target, seen: &Observed, now: Timestamp) -> Compressed {
         None => Compressed::Open(compressing(&seen.quantize_pods)),
         Some(end) => {
             let result = newest_result(&seen.quantize_pods);
-            let fresh = end.at().is_some_and(|at| {
-                now.duration_since(at) < SignedDuration::from_secs(30)
-            });
+            let fresh =
+                end.at().is_some_and(|at| now.duration_since(at) < SignedDuration::from_secs(30));
             match (end, result) {
                 // The pod's own watch may be a moment behind the Job's.
                 (_, None) if fresh => Compressed::Open("its result is on its way".into()),
@@ -239,10 +233,7 @@ fn refused(
         Some(format!(" (before {before:.4}, after {after:.4})"))
     });
     let message = format!("{}{}", result.message, figures.unwrap_or_default());
-    Compressed::Refused {
-        reason: if gate { "GateFailed" } else { "CompressionFailed" },
-        message,
-    }
+    Compressed::Refused { reason: if gate { "GateFailed" } else { "CompressionFailed" }, message }
 }
 
 fn newest_result(pods: &[PodView]) -> Option<WorkerResult> {
@@ -262,7 +253,9 @@ fn compressing(pods: &[PodView]) -> String {
 }
 
 fn starting(server: Option<&Workload>, pods: &[PodView]) -> Stage {
-    let Some(server) = server else { return Stage::Starting("its servers are about to start".into()) };
+    let Some(server) = server else {
+        return Stage::Starting("its servers are about to start".into());
+    };
     let counts = format!("{} of {} servers are ready", server.available, server.wanted);
     match (&server.stuck, blocked(pods)) {
         (Some(why), blocked) => {

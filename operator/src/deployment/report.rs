@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hearth_crds::condition::{self, Finding, Truth, model_deployment as types};
 use hearth_crds::model_deployment::{ModelDeployment, ModelDeploymentStatus, RevisionStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ApiResource;
 use kube::core::error_boundary::InvalidObject;
@@ -25,7 +25,7 @@ use crate::fault::{Fault, SpecFaults};
 use crate::observed::version;
 
 /// Time until a deployment is looked at again though nothing happened to it.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 
 /// What came of looking at a deployment.
 pub enum Verdict<'a> {
@@ -44,11 +44,10 @@ pub async fn publish(
     verdict: Verdict<'_>,
 ) -> Result<Action, ReconcileError> {
     let (uid, now) = (deployment.uid().unwrap_or_default(), cx.clock.now());
-    let before: ModelDeploymentStatus =
-        match cx.newer_status(&uid, version(deployment.meta())) {
-            Some(written) => serde_json::from_value(written.status).unwrap_or_default(),
-            None => deployment.status.clone().unwrap_or_default(),
-        };
+    let before: ModelDeploymentStatus = match cx.newer_status(&uid, version(deployment.meta())) {
+        Some(written) => serde_json::from_value(written.status).unwrap_or_default(),
+        None => deployment.status.clone().unwrap_or_default(),
+    };
     let after = next_status(deployment, &before, &verdict, now);
     if after != before {
         let about = deployment.object_ref(&());
@@ -84,10 +83,7 @@ pub async fn trouble(
 }
 
 /// Tells the user that the object cannot be read at all.
-pub async fn unreadable(
-    cx: &Context,
-    object: &InvalidObject,
-) -> Result<Action, ReconcileError> {
+pub async fn unreadable(cx: &Context, object: &InvalidObject) -> Result<Action, ReconcileError> {
     let fault = Fault::invalid(
         "spec",
         format!("cannot be read: {}", object.error),
@@ -111,12 +107,7 @@ pub async fn unreadable(
     let after = ModelDeploymentStatus {
         observed_generation: Some(generation),
         state: Some("Invalid".into()),
-        conditions: condition::merge(
-            &before.conditions,
-            &found,
-            generation,
-            &Time(cx.clock.now()),
-        ),
+        conditions: condition::merge(&before.conditions, &found, generation, &Time(cx.clock.now())),
         ..before.clone()
     };
     if after != before {
@@ -143,10 +134,12 @@ pub fn next_status(
         Verdict::Stage(valid, target, seen, decision) => {
             let address = format!("http://{}.{}.svc", valid.child_name(""), valid.namespace);
             after.address = decision.has_gateway().then_some(address);
-            after.stable = decision.route.as_ref().map(|revision| {
-                revision_status(revision, 100, *target, seen, decision)
-            });
-            let on_its_way = target.filter(|target| Some(&target.revision) != decision.route.as_ref());
+            after.stable = decision
+                .route
+                .as_ref()
+                .map(|revision| revision_status(revision, 100, *target, seen, decision));
+            let on_its_way =
+                target.filter(|target| Some(&target.revision) != decision.route.as_ref());
             after.canary = on_its_way
                 .map(|target| revision_status(&target.revision, 0, Some(target), seen, decision));
             findings(seen, decision)
@@ -169,13 +162,10 @@ fn revision_status(
     let server = seen.servers.get(revision);
     RevisionStatus {
         revision: revision.to_owned(),
-        digest: target
-            .map_or_else(|| server.and_then(|s| s.digest.clone()), |t| t.digest.clone()),
+        digest: target.map_or_else(|| server.and_then(|s| s.digest.clone()), |t| t.digest.clone()),
         weight,
-        model: target.map_or_else(
-            || server.and_then(|s| s.model.clone()),
-            |t| Some(t.model.to_string()),
-        ),
+        model: target
+            .map_or_else(|| server.and_then(|s| s.model.clone()), |t| Some(t.model.to_string())),
         compression: match target {
             Some(_) => decision.compression.clone(),
             None => server.and_then(|s| s.compression.clone()),
@@ -210,7 +200,8 @@ fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>
     };
     let degraded =
         |reason, message: &str| finding(types::DEGRADED, Truth::True, reason, message.to_owned());
-    let well = || finding(types::DEGRADED, Truth::False, "AsExpected", "Nothing needs a person.".into());
+    let well =
+        || finding(types::DEGRADED, Truth::False, "AsExpected", "Nothing needs a person.".into());
     let (state, rest) = match &decision.stage {
         Stage::Waiting { reason, message, hopeless: true } => {
             ("Degraded", vec![still(reason, message), degraded(reason, message)])
@@ -221,13 +212,15 @@ fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>
         Stage::Compressing(message) => {
             ("Compressing", vec![progressing("Compressing", message), well()])
         }
-        Stage::Refused { reason, message } => {
-            ("Refused", vec![still(reason, "The new revision is refused."), degraded(reason, message)])
-        }
+        Stage::Refused { reason, message } => (
+            "Refused",
+            vec![still(reason, "The new revision is refused."), degraded(reason, message)],
+        ),
         Stage::Starting(message) => ("Starting", vec![progressing("Starting", message), well()]),
-        Stage::Stuck(message) => {
-            ("Degraded", vec![progressing("Starting", message), degraded("ServersNotReady", message)])
-        }
+        Stage::Stuck(message) => (
+            "Degraded",
+            vec![progressing("Starting", message), degraded("ServersNotReady", message)],
+        ),
         Stage::Draining => (
             if answers { "Ready" } else { "Starting" },
             vec![progressing("Switching", "The old revision ends its requests."), well()],
@@ -283,7 +276,8 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
     if let Some(revision) = stable(after).filter(|new| Some(new) != stable(before).as_ref()) {
         say(false, "TrafficSwitched", format!("All traffic goes to revision {revision}."));
     }
-    let degraded = condition::get(&after.conditions, types::DEGRADED).filter(|c| c.status == "True");
+    let degraded =
+        condition::get(&after.conditions, types::DEGRADED).filter(|c| c.status == "True");
     let then = condition::get(&before.conditions, types::DEGRADED);
     if let Some(now) = degraded
         && then.is_none_or(|then| then.status != now.status || then.reason != now.reason)

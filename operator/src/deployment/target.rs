@@ -58,17 +58,14 @@ pub fn of(valid: &ValidDeployment, model: &Model, worker_image: &str) -> Option<
         (Artifact { id, from: uri.clone(), job }, suffix)
     });
     let served = match &artifact {
-        Some((_, suffix)) => {
-            valid.destination.clone().unwrap_or_else(|| beside(uri, suffix))
-        }
+        Some((_, suffix)) => valid.destination.clone().unwrap_or_else(|| beside(uri, suffix)),
         None => uri.clone(),
     };
     let artifact = artifact.map(|(artifact, _)| artifact);
     let serving = Serving { replicas: 0, ..valid.spec.serving.clone() };
     let settings = (&serving, valid.spec.gateway.max_body_bytes, worker_image);
     let made = artifact.as_ref().map(|artifact| artifact.id.as_str());
-    let revision =
-        names::digest(&(served.to_string(), digest, made, settings));
+    let revision = names::digest(&(served.to_string(), digest, made, settings));
     Some(Target { revision, model: served, digest: digest.clone(), artifact })
 }
 

@@ -31,13 +31,8 @@ pub struct Observed {
 /// Observes a job.
 pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherError> {
     let (namespace, child) = (valid.namespace.as_str(), valid.child_name());
-    let kinds = [
-        Kind::ConfigMap,
-        Kind::Service,
-        Kind::NetworkPolicy,
-        Kind::PodDisruptionBudget,
-        Kind::Job,
-    ];
+    let kinds =
+        [Kind::ConfigMap, Kind::Service, Kind::NetworkPolicy, Kind::PodDisruptionBudget, Kind::Job];
     let children = kinds
         .into_iter()
         .map(|kind| ChildId { kind, name: child.clone() })
@@ -71,9 +66,7 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
 /// Address of the pod that runs agent 0.
 fn first_agent(pods: &[PodView]) -> Option<&str> {
     pods.iter()
-        .find(|pod| {
-            pod.index == Some(0) && pod.phase == Phase::Running && pod.deadline.is_none()
-        })?
+        .find(|pod| pod.index == Some(0) && pod.phase == Phase::Running && pod.deadline.is_none())?
         .ip
         .as_deref()
 }

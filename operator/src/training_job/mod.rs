@@ -71,7 +71,6 @@ fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Pl
         | Stage::Silent(_) => plan::build(valid, &cx.settings),
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
-    let lost_pods =
-        lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());
+    let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());
     Plan { lost_pods, ..plan }
 }

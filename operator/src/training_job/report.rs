@@ -26,7 +26,7 @@ use crate::training_job::validate::{ValidJob, spec_hash};
 /// Least time between two writes that change figures only.
 const PROGRESS_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 /// Time until a job is looked at again though nothing happened to it.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 
 /// What came of looking at a job.
 pub enum Verdict<'a> {
@@ -55,9 +55,8 @@ pub async fn publish(
     if after == before {
         return Ok(wait);
     }
-    let fresh = cx
-        .status_written_at(&uid)
-        .is_some_and(|at| now.duration_since(at) < PROGRESS_INTERVAL);
+    let fresh =
+        cx.status_written_at(&uid).is_some_and(|at| now.duration_since(at) < PROGRESS_INTERVAL);
     if fresh && only_figures_differ(&before, &after) {
         return Ok(wait);
     }
@@ -84,10 +83,7 @@ pub async fn trouble(
 }
 
 /// Tells the user that the object cannot be read at all.
-pub async fn unreadable(
-    cx: &Context,
-    object: &InvalidObject,
-) -> Result<Action, ReconcileError> {
+pub async fn unreadable(cx: &Context, object: &InvalidObject) -> Result<Action, ReconcileError> {
     // Only what is in the metadata is known; the rest is a stand-in.
     let fault = crate::fault::Fault::invalid(
         "spec",
@@ -116,12 +112,12 @@ pub async fn unreadable(
         condition::merge(&before.conditions, &[finding], generation, &Time(cx.clock.now()));
     if after != before {
         let value = serde_json::to_value(&after).unwrap_or_default();
-        apply::status(cx, &ApiResource::erase::<TrainingJob>(&()), &about, &value)
-            .await
-            .map_err(|source| ReconcileError::Status {
+        apply::status(cx, &ApiResource::erase::<TrainingJob>(&()), &about, &value).await.map_err(
+            |source| ReconcileError::Status {
                 name: about.name.clone().unwrap_or_default(),
                 source,
-            })?;
+            },
+        )?;
     }
     Ok(Action::await_change())
 }
@@ -178,17 +174,14 @@ fn take_figures(
                 after.start_time = Some(rfc3339(now));
             }
         }
-        Stage::Ended(
-            Outcome::Succeeded(result) | Outcome::Failed { result, .. },
-        ) => {
+        Stage::Ended(Outcome::Succeeded(result) | Outcome::Failed { result, .. }) => {
             if let Some(result) = result {
                 after.restarts = after.restarts.max(count(result.restarts));
                 if let Some(progress) = &result.progress {
                     let ended = TrainingProgress { eta_seconds: None, ..progress.clone() };
                     after.progress = Some(TrainingProgress { eta: None, ..ended });
                 }
-                after.checkpoint =
-                    result.checkpoint.clone().or_else(|| after.checkpoint.take());
+                after.checkpoint = result.checkpoint.clone().or_else(|| after.checkpoint.take());
             }
             let at = seen.job.as_ref().and_then(ended_at).unwrap_or(now);
             after.completion_time = Some(rfc3339(at));
@@ -248,8 +241,8 @@ fn findings_of(
             running(Truth::False, "Queued", "The job has not been let in.".into()),
         ]),
         Stage::Starting { reason, message } => {
-            let state = if *reason == "Unschedulable" { "Pending" } else { "Starting" };
-            (Some(state), vec![
+            let word = if *reason == "Unschedulable" { "Pending" } else { "Starting" };
+            (Some(word), vec![
                 valid(),
                 admitted(),
                 running(Truth::False, reason, message.clone()),
@@ -298,8 +291,7 @@ fn running_findings(
     after: &TrainingJobStatus,
 ) -> (Option<&'static str>, Vec<Finding>) {
     let of = |truth, reason, message| {
-        let admitted =
-            finding(types::ADMITTED, Truth::True, "Admitted", "The job may run.".into());
+        let admitted = finding(types::ADMITTED, Truth::True, "Admitted", "The job may run.".into());
         vec![valid(), admitted, finding(types::RUNNING, truth, reason, message)]
     };
     let again = |fallback: &str| match &status.last_failure {
@@ -365,9 +357,8 @@ pub fn notices(
     ] {
         let Some(now) = condition::get(&after.conditions, type_) else { continue };
         let then = condition::get(&before.conditions, type_);
-        let changed = then.is_none_or(|then| {
-            then.status != now.status || (bad && then.reason != now.reason)
-        });
+        let changed =
+            then.is_none_or(|then| then.status != now.status || (bad && then.reason != now.reason));
         let worth_telling = if bad { now.status == "False" } else { now.status == "True" };
         let calm = ["Suspended", "Queued"].contains(&now.reason.as_str());
         if changed && worth_telling && !calm {
@@ -394,14 +385,11 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
             Stage::MissingClaims(_) => seconds(30),
             Stage::Running(_) | Stage::Silent(_) => seconds(5),
             Stage::Starting { .. } if first_runs(seen) => seconds(2),
-            Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => {
-                Action::await_change()
-            }
+            Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => Action::await_change(),
             Stage::Ended(_) => seconds(2),
-            Stage::Starting { .. }
-            | Stage::SpecChanged
-            | Stage::Suspended
-            | Stage::Queued(_) => Action::requeue(RESYNC),
+            Stage::Starting { .. } | Stage::SpecChanged | Stage::Suspended | Stage::Queued(_) => {
+                Action::requeue(RESYNC)
+            }
         },
     }
 }

@@ -95,8 +95,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     };
     let model = source("spec.model.source", &spec.model.source);
     let train = source("spec.data.train.source", &spec.data.train.source);
-    let eval =
-        spec.data.eval.as_ref().map(|rows| source("spec.data.eval.source", &rows.source));
+    let eval = spec.data.eval.as_ref().map(|rows| source("spec.data.eval.source", &rows.source));
     let output = source("spec.output.destination", &spec.output.destination);
 
     SpecFaults::unless_empty(faults, ())?;

@@ -375,7 +375,8 @@ impl State {
                 object
             }
             (Some(mut object), _) => {
-                let foreign = object["metadata"]["annotations"]["hearth.dev/applied-hash"].is_null();
+                let foreign =
+                    object["metadata"]["annotations"]["hearth.dev/applied-hash"].is_null();
                 if foreign && !query.contains("force=true") {
                     return failure(409, "conflict with another field manager");
                 }

@@ -61,7 +61,7 @@ pub(super) fn children(frame: &Frame<'_>, decision: &Decision) -> Vec<Child> {
                 ..Subject::default()
             }]),
         }),
-        Child::Service(Service {
+        Child::Service(Box::new(Service {
             metadata: parent.child_meta(&valid.child_name(""), GATEWAY),
             spec: Some(ServiceSpec {
                 selector: Some(parent.selector(GATEWAY)),
@@ -75,7 +75,7 @@ pub(super) fn children(frame: &Frame<'_>, decision: &Decision) -> Vec<Child> {
                 ..ServiceSpec::default()
             }),
             ..Service::default()
-        }),
+        })),
         Child::NetworkPolicy(wall(frame, &name)),
         Child::Deployment(Box::new(deployment(frame, &name, &routing))),
     ];

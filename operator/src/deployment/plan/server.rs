@@ -43,7 +43,7 @@ pub(super) fn children(frame: &Frame<'_>, target: &Target, decision: &Decision) 
             data: Some(BTreeMap::from([("config.json".to_owned(), text)])),
             ..ConfigMap::default()
         }),
-        Child::Service(Service {
+        Child::Service(Box::new(Service {
             metadata: meta(),
             spec: Some(ServiceSpec {
                 selector: selector().match_labels,
@@ -56,7 +56,7 @@ pub(super) fn children(frame: &Frame<'_>, target: &Target, decision: &Decision) 
                 ..ServiceSpec::default()
             }),
             ..Service::default()
-        }),
+        })),
         Child::NetworkPolicy(wall(frame)),
         Child::Deployment(Box::new(deployment(frame, target, decision, &name))),
     ];
@@ -103,12 +103,7 @@ fn wall(frame: &Frame<'_>) -> NetworkPolicy {
     }
 }
 
-fn deployment(
-    frame: &Frame<'_>,
-    target: &Target,
-    decision: &Decision,
-    name: &str,
-) -> Deployment {
+fn deployment(frame: &Frame<'_>, target: &Target, decision: &Decision, name: &str) -> Deployment {
     let mut metadata = frame.meta(name, SERVER, &target.revision);
     let notes = metadata.annotations.get_or_insert_default();
     notes.insert(ANNOTATION_MODEL.into(), target.model.to_string());

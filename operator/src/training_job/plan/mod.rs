@@ -42,7 +42,7 @@ pub fn build(valid: &ValidJob, settings: &Settings) -> Plan {
     };
     let mut children = vec![
         Child::ConfigMap(surroundings::config_map(valid, &parent)),
-        Child::Service(surroundings::service(valid, &parent)),
+        Child::Service(Box::new(surroundings::service(valid, &parent))),
         Child::NetworkPolicy(surroundings::network_policy(valid, &parent, settings)),
     ];
     // One pod cannot be drained a part at a time.

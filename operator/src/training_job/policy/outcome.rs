@@ -184,14 +184,20 @@ mod tests {
             (
                 "bad data found by worker 1",
                 failed.clone(),
-                vec![pod(0, 1, 99, &told(false, "AgentLost")), pod(1, 65, 98, &told(false, "BadData"))],
+                vec![
+                    pod(0, 1, 99, &told(false, "AgentLost")),
+                    pod(1, 65, 98, &told(false, "BadData")),
+                ],
                 101,
                 "failed BadData: BadData happened",
             ),
             (
                 "a retried failure is not the last word",
                 failed.clone(),
-                vec![pod(0, 1, 50, &told(false, "Old")), pod(0, 70, 99, &told(false, "RestartsExhausted"))],
+                vec![
+                    pod(0, 1, 50, &told(false, "Old")),
+                    pod(0, 70, 99, &told(false, "RestartsExhausted")),
+                ],
                 101,
                 "failed RestartsExhausted: RestartsExhausted happened",
             ),

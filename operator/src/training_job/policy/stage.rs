@@ -89,12 +89,7 @@ fn live_pods(seen: &Observed) -> impl Iterator<Item = &PodView> {
     seen.pods.iter().filter(|pod| !pod.is_over() && pod.deadline.is_none())
 }
 
-fn all_run_since(
-    valid: &ValidJob,
-    seen: &Observed,
-    now: Timestamp,
-    least: SignedDuration,
-) -> bool {
+fn all_run_since(valid: &ValidJob, seen: &Observed, now: Timestamp, least: SignedDuration) -> bool {
     let long = |pod: &&PodView| {
         pod.phase == Phase::Running
             && pod.running_since.is_some_and(|since| now.duration_since(since) >= least)
