@@ -221,7 +221,7 @@ fn encode_file(
     if rows.rows.is_empty() {
         return Err(DataError::Empty { path: file.path.clone() });
     }
-    let encoded = encode_rows(rows.rows, rows.bad, options)?;
+    let encoded = encode_rows(&rows.rows, rows.bad, options)?;
     if let Err(error) = cache::write(&path, &encoded) {
         tracing::warn!(%error, path = %path.display(), "token cache not written");
     }
@@ -229,7 +229,7 @@ fn encode_file(
 }
 
 fn encode_rows(
-    rows: Vec<Row>,
+    rows: &[Row],
     bad: Vec<BadRow>,
     options: ReadOptions<'_>,
 ) -> Result<EncodedFile, DataError> {

@@ -2,11 +2,16 @@
 //!
 //! Invariant: every rank calls the collective methods in the same order.
 
+use std::time::Duration;
+
 use nccl_rs::{GroupOptions, ProcessGroup, ReduceOp, StoreOptions, TcpStore, Work};
 use tch::{Device, Tensor};
 
 use super::rank::Rank;
 use crate::error::Error;
+
+/// Longest wait for a message.
+const LONGEST_READ: Duration = Duration::from_secs(3600);
 
 /// The ranks of one generation. A rank that trains alone needs no network.
 pub struct Gang {
@@ -112,12 +117,13 @@ impl Gang {
         }
     }
 
-    /// Waits for a message. Empty where one rank trains alone.
+    /// Waits for a message. Empty where one rank trains alone. What is waited
+    /// for may take long (reading data, hashing a checkpoint); a rank that
+    /// died is noticed at once, as its connection to the store ends.
     pub fn read(&self, key: &str) -> Result<Vec<u8>, Error> {
-        match &self.store {
-            Some(store) => Ok(store.get(key)?),
-            None => Ok(Vec::new()),
-        }
+        let Some(store) = &self.store else { return Ok(Vec::new()) };
+        store.wait(&[key], LONGEST_READ)?;
+        Ok(store.get(key)?)
     }
 
     /// What rank 0 decides, told to all.

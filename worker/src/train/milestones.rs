@@ -1,20 +1,17 @@
 //! What happens between steps: evaluation, checkpoints, and the end.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hearth_crds::training_arguments::Metric;
 use hearth_crds::training_job::Task;
 use tch::Tensor;
 
 use super::evaluate::{self, EvalOptions, Tally};
-use super::session::{Session, note, signed};
+use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
 use crate::export::{self, ModelCard};
-
-/// Longest silence of a rank that evaluates.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 
 impl Session<'_> {
     /// Evaluates on all ranks. Only a step that is also saved can be the best.
@@ -29,14 +26,9 @@ impl Session<'_> {
             share: self.gang.rank(),
             shares: self.gang.world_size(),
         };
-        let step = signed(self.state.step);
-        let mut spoke = Instant::now();
-        let events = &mut *self.events;
+        let mut pulse = Pulse::new(Phase::Evaluating, self.state.step);
         let own = evaluate::tally(&self.trainer.model, &samples, &options, &mut || {
-            if spoke.elapsed() >= HEARTBEAT {
-                events.send(&RankEvent::Phase { phase: Phase::Evaluating, step });
-                spoke = Instant::now();
-            }
+            pulse.beat(self.events);
         })?;
         let sums = self.gang.sum(&own.to_sums())?;
         let labels = &self.trainer.model.labels;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::schedule;
-use super::session::{Session, signed};
+use super::session::{Pulse, Session, signed};
 use super::step::Share;
 use crate::config::Interval;
 use crate::data::order::{Shape, micro_batches, permutation};
@@ -98,7 +98,10 @@ impl Session<'_> {
             global_samples: batch.len() as u64,
         };
 
-        let loss_sum = self.trainer.forward_backward(samples, &share, &self.gang)?;
+        let mut pulse = Pulse::new(Phase::Training, self.state.step);
+        let loss_sum = self.trainer.forward_backward(samples, &share, &self.gang, &mut || {
+            pulse.beat(self.events);
+        })?;
         let asked_to_stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
         let sums = self.gang.start_sum(&[loss_sum, asked_to_stop])?;
         let rate = schedule::rate(&self.config.schedule, self.state.step, self.horizon.total);

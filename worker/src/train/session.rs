@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use hearth_crds::training_job::Accelerator;
 use tch::Device;
@@ -297,6 +298,30 @@ fn tell_what_was_read(
         labels = ?data.labels.names(),
         "data is read"
     );
+}
+
+/// Signs of life of a rank whose work has no event of its own.
+pub(super) struct Pulse {
+    phase: Phase,
+    step: u64,
+    spoke: Instant,
+}
+
+impl Pulse {
+    /// Longest silence at work.
+    const INTERVAL: Duration = Duration::from_secs(2);
+
+    pub(super) fn new(phase: Phase, step: u64) -> Self {
+        Self { phase, step, spoke: Instant::now() }
+    }
+
+    /// Repeats the phase where the rank was silent for long.
+    pub(super) fn beat(&mut self, events: &mut dyn EventSink) {
+        if self.spoke.elapsed() >= Self::INTERVAL {
+            events.send(&RankEvent::Phase { phase: self.phase, step: signed(self.step) });
+            self.spoke = Instant::now();
+        }
+    }
 }
 
 /// Sends a note, and logs it.

@@ -65,11 +65,13 @@ impl Trainer {
 
     /// Gradients of the mean loss over the global batch, in every parameter's
     /// `.grad` and equal on all ranks. Returns the sum of this rank's losses.
+    /// `after_pass` is called after each forward and backward pass.
     pub fn forward_backward(
         &mut self,
         samples: &Samples,
         share: &Share,
         gang: &Gang,
+        after_pass: &mut dyn FnMut(),
     ) -> Result<f64, Error> {
         self.zero_gradients()?;
         // The reducer averages over ranks; a mean over samples is wanted.
@@ -94,6 +96,7 @@ impl Trainer {
                 Some(reducer) if pass == last => reducer.backward(&loss)?,
                 Some(reducer) => reducer.backward_no_sync(&loss)?,
             }
+            after_pass();
         }
         Ok(f64::try_from(&loss_sum)?)
     }

@@ -6,20 +6,17 @@ use std::path::Path;
 use hearth_worker::event::RankEvent;
 
 use crate::fixture::Fixture;
-use crate::gang::{Ended, Gang};
+use crate::gang::Gang;
 
-/// A run that was killed after its checkpoints of steps 5, 10 and 15.
+/// A run that was killed after three checkpoints or more: its configuration.
 fn killed(fixture: &Fixture, ranks: usize) -> std::path::PathBuf {
-    let config = fixture.config("out", |_| ());
+    let config = fixture.config("out", |config| {
+        config["training"]["numTrainEpochs"] = 6.into();
+    });
     let mut gang = Gang::start(&config, ranks);
     gang.until(|_, event| matches!(event, RankEvent::Checkpoint { step: 15, .. }));
     gang.kill();
     config
-}
-
-fn resumed_after(fixture: &Fixture, config: &Path, damage: impl Fn(&Path), ranks: usize) -> Ended {
-    damage(&fixture.path("out/checkpoints/step-15"));
-    Gang::run(config, ranks).succeeded()
 }
 
 fn flip_a_byte(path: &Path) {
@@ -41,15 +38,19 @@ fn put(path: &Path, bytes: &[u8]) {
 fn falls_back(damage: impl Fn(&Path), named: &str, ranks: usize) {
     let fixture = Fixture::new(0.0);
     let config = killed(&fixture, ranks);
-    let ended = resumed_after(&fixture, &config, damage, ranks);
-    assert_eq!(ended.resumed_from(), Some(10), "{named}");
+    let [newest, before, ..] = fixture.checkpoints("out")[..] else { panic!("too few") };
+    damage(&fixture.path(&format!("out/checkpoints/step-{newest}")));
+    let ended = Gang::run(&config, ranks).succeeded();
+    assert_eq!(ended.resumed_from(), Some(before), "{named}");
     let notes = ended.notes();
     let (_, message) = notes
         .iter()
         .find(|(reason, _)| reason == "CheckpointCorrupt")
         .unwrap_or_else(|| panic!("no note on {named}: {notes:?}"));
-    assert!(message.contains("step-15") && message.contains(named), "{message}");
-    assert!(message.contains("step 10"), "{message}");
+    let says = |part: &str| assert!(message.contains(part), "{part}: {message}");
+    says(&format!("step-{newest}"));
+    says(named);
+    says(&format!("step {before}"));
 }
 
 #[test]

@@ -44,6 +44,18 @@ impl Fixture {
         path
     }
 
+    /// Steps of `output` with a complete checkpoint, newest first.
+    pub(crate) fn checkpoints(&self, output: &str) -> Vec<i64> {
+        let mut steps: Vec<i64> = fs::read_dir(self.path(output).join("checkpoints"))
+            .unwrap()
+            .filter_map(|entry| {
+                entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse().ok()
+            })
+            .collect();
+        steps.sort_unstable_by_key(|step| -step);
+        steps
+    }
+
     /// A configuration for `output`, with `change` applied.
     pub(crate) fn config(&self, output: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
         let mut config = json!({
@@ -146,7 +158,7 @@ fn weights(vocabulary: i64) -> Vec<(String, Tensor)> {
             .map(|index| {
                 let phase = f64::from(seed) * 0.7 + f64::from(i32::try_from(index).unwrap()) * 1.3;
                 #[expect(clippy::cast_possible_truncation, reason = "small values")]
-                let value = ((phase.sin() * 43758.5453).fract() * 0.2) as f32;
+                let value = ((phase.sin() * 43_758.545_3).fract() * 0.2) as f32;
                 value
             })
             .collect();
