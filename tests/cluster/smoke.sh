@@ -44,6 +44,7 @@ image() {
   image=hearth.dev/smoke:$({ echo "$BASE_IMAGE"; cat "$here"/smoke/{Dockerfile,smoke} /bin/busybox; } | sha256sum | cut -c1-12)
   build_image "$image" "$here/smoke/Dockerfile" "$context" --build-arg "BASE=$BASE_IMAGE"
   deliver "$image"
+  forget_others "$image"
 }
 
 nodes_ready() {

@@ -52,7 +52,7 @@ build_image() {
   shift 3
   image_exists "$image" && return
   hearth_say "building $image"
-  images bud --quiet --layers --pull-never -f "$dockerfile" -t "$image" "$@" "$context" >/dev/null
+  images bud --quiet --pull-never -f "$dockerfile" -t "$image" "$@" "$context" >/dev/null
 }
 
 # forget_others IMAGE: removes older images of the same name from the cache.
