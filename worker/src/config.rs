@@ -76,8 +76,6 @@ pub struct Config {
     pub output: PathBuf,
     /// What to compute on.
     pub accelerator: Accelerator,
-    /// Ranks of the job.
-    pub world_size: NonZeroUsize,
     /// Ranks of one machine.
     pub ranks_per_machine: NonZeroUsize,
     /// Newest checkpoints kept.
@@ -176,13 +174,10 @@ impl Config {
         let save = interval(training.save_strategy, training.save_steps, "training.saveSteps")?;
         check_evaluation(&config, evaluate, save, has_eval)?;
         let fingerprint = fingerprint(&config);
-        let replicas = count("workers.replicas", i64::from(config.replicas))?;
+        count("workers.replicas", i64::from(config.replicas))?;
         let ranks_per_machine =
             count("workers.processesPerWorker", i64::from(config.processes_per_worker))?;
         Ok(Self {
-            world_size: replicas.checked_mul(ranks_per_machine).ok_or_else(|| {
-                setting("workers.replicas", "times processesPerWorker is beyond this machine")
-            })?,
             ranks_per_machine,
             keep_checkpoints: usize::try_from(config.keep_checkpoints).unwrap_or(usize::MAX).max(1),
             train_batch: count(
@@ -411,7 +406,7 @@ mod tests {
     #[test]
     fn defaults_resolve() {
         let config = resolve("", serde_json::Value::Null).unwrap();
-        assert_eq!(config.world_size.get(), 4);
+        assert_eq!(config.ranks_per_machine.get(), 2);
         assert_eq!(config.global_batch(4), 32);
         assert_eq!(config.length, Length::Epochs(3.0));
         assert_eq!(config.evaluate, Interval::Never);
