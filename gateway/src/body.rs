@@ -5,7 +5,6 @@
 //! (a reference to the same bytes) stays here until there are more than
 //! [`REPLAY_BYTES`] of them.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -14,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
 
+use crate::idle::IdleLimit;
 use crate::reply::Refusal;
 use crate::retry::REPLAY_BYTES;
 
@@ -36,7 +35,7 @@ pub(crate) struct Upload(Arc<Mutex<Received>>);
 struct Received {
     incoming: Incoming,
     limits: BodyLimits,
-    idle: Pin<Box<Sleep>>,
+    idle: IdleLimit,
     /// Pieces so far, unless they became too many.
     kept: Option<Vec<Bytes>>,
     bytes: u64,
@@ -59,7 +58,7 @@ impl Upload {
             ended: incoming.is_end_stream(),
             incoming,
             limits,
-            idle: Box::pin(sleep(limits.idle)),
+            idle: IdleLimit::new(limits.idle),
             kept: Some(Vec::new()),
             bytes: 0,
             length,
@@ -110,10 +109,10 @@ impl Received {
         }
         loop {
             let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-                ready!(self.idle.as_mut().poll(cx));
+                ready!(self.idle.poll_over(cx));
                 return Poll::Ready(Some(Err(self.refuse(Refusal::BodyTimeout))));
             };
-            self.idle.as_mut().reset(Instant::now() + self.limits.idle);
+            self.idle.came();
             match frame {
                 None => {
                     self.ended = true;

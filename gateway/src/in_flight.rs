@@ -2,7 +2,6 @@
 //! requests in flight, and its entry in the metrics. Both end with the value,
 //! so that none is lost when a client goes away.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
+use crate::idle::IdleLimit;
 use crate::metrics::{Metrics, Outcome};
 
 /// Requests in flight, against a limit that may change.
@@ -83,8 +83,7 @@ pub(crate) struct Download {
     incoming: Incoming,
     exchange: Exchange,
     whole: Outcome,
-    idle_limit: Duration,
-    idle: Pin<Box<Sleep>>,
+    idle: IdleLimit,
 }
 
 /// The answer broke off; the client's connection is closed, so that it does
@@ -109,7 +108,7 @@ impl Download {
         if incoming.is_end_stream() {
             exchange.outcome(whole);
         }
-        Self { incoming, exchange, whole, idle_limit, idle: Box::pin(sleep(idle_limit)) }
+        Self { incoming, exchange, whole, idle: IdleLimit::new(idle_limit) }
     }
 }
 
@@ -123,11 +122,11 @@ impl Body for Download {
     ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
-            ready!(this.idle.as_mut().poll(cx));
+            ready!(this.idle.poll_over(cx));
             this.exchange.outcome(Outcome::Broken);
             return Poll::Ready(Some(Err(DownloadError::Stalled)));
         };
-        this.idle.as_mut().reset(Instant::now() + this.idle_limit);
+        this.idle.came();
         match frame {
             Some(Err(error)) => {
                 this.exchange.outcome(Outcome::Broken);

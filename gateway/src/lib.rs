@@ -13,6 +13,7 @@ pub mod admin;
 pub mod args;
 mod body;
 mod headers;
+mod idle;
 mod in_flight;
 pub mod metrics;
 pub mod proxy;

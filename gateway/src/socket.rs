@@ -1,7 +1,6 @@
 //! A client's connection, guarded: framing is watched, a client that does not
 //! read is dropped, and a refusal is not lost when the connection closes.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,8 +10,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
 
+use crate::idle::IdleLimit;
 use crate::wire::{Ambiguity, Scanner};
 
 /// Longest that a closing connection waits for the client to stop sending.
@@ -35,9 +34,8 @@ pub(crate) struct Guarded {
     stream: TcpStream,
     scanner: Scanner,
     peer: Arc<Peer>,
-    write_limit: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-    lingering: Option<Pin<Box<Sleep>>>,
+    write: IdleLimit,
+    lingering: Option<IdleLimit>,
 }
 
 impl Guarded {
@@ -45,7 +43,8 @@ impl Guarded {
     /// an answer unread.
     pub(crate) fn new(stream: TcpStream, peer: Arc<Peer>, write_limit: Duration) -> Self {
         let scanner = Scanner::default();
-        Self { stream, scanner, peer, write_limit, stalled: None, lingering: None }
+        let write = IdleLimit::new(write_limit);
+        Self { stream, scanner, peer, write, lingering: None }
     }
 
     /// Passes a write's outcome on, unless nothing could be written for too long.
@@ -55,12 +54,10 @@ impl Guarded {
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.stalled = None;
+            self.write.came();
             return outcome;
         }
-        let limit = self.write_limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(stalled.as_mut().poll(cx));
+        ready!(self.write.poll_over(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
@@ -110,12 +107,12 @@ impl AsyncWrite for Guarded {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.lingering = Some(Box::pin(sleep(LINGER)));
+            self.lingering = Some(IdleLimit::new(LINGER));
         }
         let Self { stream, lingering, .. } = &mut *self;
         let mut scratch = [0; 4096];
         loop {
-            if lingering.as_mut().is_none_or(|limit| limit.as_mut().poll(cx).is_ready()) {
+            if lingering.as_mut().is_none_or(|limit| limit.poll_over(cx).is_ready()) {
                 return Poll::Ready(Ok(()));
             }
             let mut buf = ReadBuf::new(&mut scratch);

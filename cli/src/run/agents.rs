@@ -66,7 +66,6 @@ impl Agents {
         let id = id.ok_or_else(|| failed(std::io::Error::other("it ended at once")))?;
         self.running.push((index, id));
         let report = self.report.clone();
-        // `kill_on_drop` ends the child where this task is dropped with the runtime.
         tokio::spawn(async move {
             if let Ok(status) = child.wait().await {
                 let _ = report.send(Ended { agent: index, status });
@@ -126,5 +125,12 @@ impl Agents {
             // It may have ended this moment.
             let _ = kill_process(*id, signal);
         }
+    }
+}
+
+impl Drop for Agents {
+    /// A run that ends by an error leaves no agent behind.
+    fn drop(&mut self) {
+        self.kill();
     }
 }
