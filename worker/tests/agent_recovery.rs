@@ -37,7 +37,7 @@ fn undisturbed() -> &'static (u64, String) {
 #[test]
 fn a_killed_rank_costs_little_and_changes_nothing() {
     let mut crew = Crew::start(Options::default());
-    let before = crew.wait_for_step(60);
+    let before = crew.wait_for_step(30);
     let killed = Instant::now();
     crew.kill_rank(1, Signal::KILL);
     let after = wait_for("a step of the next generation", Duration::from_secs(60), || {
@@ -59,7 +59,7 @@ fn a_killed_rank_costs_little_and_changes_nothing() {
 #[test]
 fn a_killed_agent_takes_its_ranks_along_and_may_come_back() {
     let mut crew = Crew::start(Options::default());
-    crew.wait_for_step(60);
+    crew.wait_for_step(30);
     let rank = crew.rank_pid(1);
     crew.kill_agent(1);
     wait_for("the end of its rank", Duration::from_secs(5), || (!crew::runs(rank)).then_some(()));
@@ -76,7 +76,7 @@ fn a_killed_agent_takes_its_ranks_along_and_may_come_back() {
 #[test]
 fn a_killed_coordinator_comes_back_with_its_counters() {
     let mut crew = Crew::start(Options::default());
-    crew.wait_for_step(60);
+    crew.wait_for_step(30);
     crew.kill_agent(0);
     crew.start_agent(0);
     let status = wait_for("the next generation", Duration::from_secs(60), || {
@@ -91,7 +91,7 @@ fn a_killed_coordinator_comes_back_with_its_counters() {
 #[test]
 fn a_stopped_rank_is_noticed_as_a_hang() {
     let mut crew = Crew::start(Options { hang_seconds: 3.0, ..Options::default() });
-    crew.wait_for_step(60);
+    crew.wait_for_step(30);
     crew.kill_rank(1, Signal::STOP);
     let status = wait_for("the hang", Duration::from_secs(60), || {
         crew.status().filter(|status| status.restarts == 1)
@@ -105,13 +105,13 @@ fn a_stopped_rank_is_noticed_as_a_hang() {
 #[test]
 fn sigterm_saves_and_a_later_start_goes_on_without_counting_a_failure() {
     let mut crew = Crew::start(Options::default());
-    crew.wait_for_step(60);
+    crew.wait_for_step(30);
     crew.terminate();
     assert_eq!(crew.exit_codes(), [Some(143), Some(143)]);
     let told = crew.termination_message();
     assert_eq!((told.reason.as_str(), told.exit_code), ("Terminated", 143));
     let saved = told.checkpoint.unwrap().step;
-    assert!(saved >= 60, "saved only step {saved}");
+    assert!(saved >= 30, "saved only step {saved}");
     crew.start_agent(0);
     crew.start_agent(1);
     assert_eq!(crew.exit_codes(), [Some(0), Some(0)]);
@@ -170,7 +170,7 @@ fn agents_of_a_job_that_has_ended_tell_so_again() {
 #[test]
 fn metrics_and_history_tell_the_same_as_the_status() {
     let mut crew = Crew::start(Options::default());
-    crew.wait_for_step(60);
+    crew.wait_for_step(30);
     let (_, metrics) = crew.get("/metrics").unwrap();
     for name in
         ["hearth_training_loss ", "hearth_training_tokens_total ", "hearth_checkpoint_bytes "]
@@ -180,7 +180,7 @@ fn metrics_and_history_tell_the_same_as_the_status() {
     let (_, history) = crew.get("/history").unwrap();
     let history: serde_json::Value = serde_json::from_str(&history).unwrap();
     let points = history["points"].as_array().unwrap();
-    assert!(points.len() >= 60, "{} points", points.len());
+    assert!(points.len() >= 30, "{} points", points.len());
     assert_eq!(points[0]["step"], 1);
     let (status, _) = crew.get("/healthz").unwrap();
     assert_eq!(status, 200);

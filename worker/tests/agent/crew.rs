@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ use crate::fixture::Fixture;
 const RUN: Duration = Duration::from_secs(180);
 
 /// How a crew differs from the usual one.
-pub struct Options {
+pub(crate) struct Options {
     /// Applied to the configuration.
-    pub change: fn(&mut serde_json::Value),
+    pub(crate) change: fn(&mut serde_json::Value),
     /// `--hang-seconds`.
-    pub hang_seconds: f64,
+    pub(crate) hang_seconds: f64,
 }
 
 impl Default for Options {
@@ -30,7 +30,7 @@ impl Default for Options {
 }
 
 /// Two agents, killed with all their ranks when dropped.
-pub struct Crew {
+pub(crate) struct Crew {
     fixture: Fixture,
     config: PathBuf,
     port: u16,
@@ -40,18 +40,18 @@ pub struct Crew {
 
 impl Crew {
     /// Starts both agents.
-    pub fn start(options: Options) -> Self {
+    pub(crate) fn start(options: Options) -> Self {
+        let Options { change, hang_seconds } = options;
         let fixture = Fixture::new(0.1);
         let port = free_port();
         let config = fixture.config("job", |config| {
             config["replicas"] = 2.into();
             config["maxRestarts"] = 3.into();
             config["coordinatorPort"] = port.into();
-            config["training"]["maxSteps"] = 400.into();
-            config["training"]["saveSteps"] = 25.into();
-            (options.change)(config);
+            config["training"]["maxSteps"] = 120.into();
+            config["training"]["saveSteps"] = 10.into();
+            change(config);
         });
-        let hang_seconds = options.hang_seconds;
         let mut crew = Self { fixture, config, port, hang_seconds, agents: [None, None] };
         crew.start_agent(0);
         crew.start_agent(1);
@@ -59,7 +59,7 @@ impl Crew {
     }
 
     /// Starts an agent that does not run.
-    pub fn start_agent(&mut self, index: usize) {
+    pub(crate) fn start_agent(&mut self, index: usize) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -79,26 +79,26 @@ impl Crew {
     }
 
     /// `kill -9` of an agent.
-    pub fn kill_agent(&mut self, index: usize) {
+    pub(crate) fn kill_agent(&mut self, index: usize) {
         let mut child = self.agents[index].take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
     /// SIGTERM to both agents.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         for child in self.agents.iter().flatten() {
             kill_process(pid_of(child), Signal::TERM).unwrap();
         }
     }
 
     /// Signals the rank of agent `index`.
-    pub fn kill_rank(&self, index: usize, signal: Signal) {
+    pub(crate) fn kill_rank(&self, index: usize, signal: Signal) {
         kill_process(self.rank_pid(index), signal).unwrap();
     }
 
     /// The process of the rank of agent `index`.
-    pub fn rank_pid(&self, index: usize) -> Pid {
+    pub(crate) fn rank_pid(&self, index: usize) -> Pid {
         let agent = pid_of(self.agents[index].as_ref().unwrap()).as_raw_pid();
         let is_child = |pid: &i32| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -112,20 +112,20 @@ impl Crew {
     }
 
     /// Waits until training has done `step` steps.
-    pub fn wait_for_step(&self, step: i64) -> WorkerStatus {
+    pub(crate) fn wait_for_step(&self, step: i64) -> WorkerStatus {
         wait_for(&format!("step {step}"), RUN, || {
             self.status().filter(|status| status.progress.step >= step)
         })
     }
 
     /// Agent 0's status, if it answers.
-    pub fn status(&self) -> Option<WorkerStatus> {
+    pub(crate) fn status(&self) -> Option<WorkerStatus> {
         let (_, body) = self.get("/status")?;
         serde_json::from_str(&body).ok()
     }
 
     /// `GET` of agent 0: status and body.
-    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
@@ -137,7 +137,7 @@ impl Crew {
     }
 
     /// Waits for both agents' ends.
-    pub fn exit_codes(&mut self) -> [Option<i32>; 2] {
+    pub(crate) fn exit_codes(&mut self) -> [Option<i32>; 2] {
         let deadline = Instant::now() + RUN;
         let logs = |index: usize| {
             let path = self.fixture.path(&format!("agent-{index}.log"));
@@ -162,13 +162,13 @@ impl Crew {
     }
 
     /// `result.json`.
-    pub fn result(&self) -> WorkerResult {
-        read(self.fixture.path("job/result.json"))
+    pub(crate) fn result(&self) -> WorkerResult {
+        read(&self.fixture.path("job/result.json"))
     }
 
     /// What agent 0 left for the kubelet.
-    pub fn termination_message(&self) -> WorkerResult {
-        read(self.fixture.path("termination-0"))
+    pub(crate) fn termination_message(&self) -> WorkerResult {
+        read(&self.fixture.path("termination-0"))
     }
 }
 
@@ -201,7 +201,7 @@ impl Drop for Crew {
 }
 
 /// Polls until there is something.
-pub fn wait_for<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = poll() {
@@ -213,7 +213,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Option
 }
 
 /// Whether a process is there.
-pub fn runs(pid: Pid) -> bool {
+pub(crate) fn runs(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
 }
 
@@ -221,8 +221,9 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().try_into().unwrap()).unwrap()
 }
 
-fn read(path: PathBuf) -> WorkerResult {
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+fn read(path: &Path) -> WorkerResult {
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap()
 }
 
