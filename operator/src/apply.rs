@@ -16,7 +16,9 @@ use kube::api::{
 use kube::runtime::events::{Event, EventType};
 use serde_json::{Value, json};
 
-use crate::children::{ChildId, Kind, Live, LiveChildren, LostPod, Plan, Write, difference};
+use crate::children::{
+    ChildId, Kind, Live, LiveChildren, LostPod, NameTaken, Plan, Write, difference,
+};
 use crate::context::{Context, WrittenStatus};
 use crate::error::{ApplyError, CallError};
 use crate::observed;
@@ -86,10 +88,18 @@ async fn patch(
 ) -> Result<(), ApplyError> {
     cx.metrics.wrote(id.kind.as_str(), verb);
     let api = api(cx, namespace, &id.kind.api_resource());
-    let written = cx
-        .in_time(api.patch(&id.name, params, &Patch::Apply(body)))
-        .await
-        .map_err(|source| write_error(id, source))?;
+    let written =
+        cx.in_time(api.patch(&id.name, params, &Patch::Apply(body))).await.map_err(|source| {
+            match &source {
+                // Others hold fields of an object that we have never written.
+                CallError::Api(kube::Error::Api(status))
+                    if status.code == 409 && verb == "create" =>
+                {
+                    NameTaken(id.clone()).into()
+                }
+                _ => write_error(id, source),
+            }
+        })?;
     cx.remember_write(namespace, id, live_of(id.kind, &written));
     tracing::info!(kind = id.kind.as_str(), namespace, name = id.name, verb, "written");
     Ok(())

@@ -167,7 +167,7 @@ fn take_figures(
         Stage::Running(status) => {
             after.restarts = after.restarts.max(count(status.restarts));
             if status.progress != TrainingProgress::default() {
-                after.progress = Some(with_eta(status.progress.clone()));
+                after.progress = Some(for_people(status.progress.clone()));
             }
             after.checkpoint = status.checkpoint.clone().or_else(|| after.checkpoint.take());
             if trains(status) && after.start_time.is_none() {
@@ -178,8 +178,9 @@ fn take_figures(
             if let Some(result) = result {
                 after.restarts = after.restarts.max(count(result.restarts));
                 if let Some(progress) = &result.progress {
-                    let ended = TrainingProgress { eta_seconds: None, ..progress.clone() };
-                    after.progress = Some(TrainingProgress { eta: None, ..ended });
+                    let ended =
+                        TrainingProgress { eta_seconds: None, eta: None, ..progress.clone() };
+                    after.progress = Some(for_people(ended));
                 }
                 after.checkpoint = result.checkpoint.clone().or_else(|| after.checkpoint.take());
             }
@@ -420,9 +421,31 @@ fn ended_at(job: &JobView) -> Option<Timestamp> {
     job.ended.as_ref().and_then(crate::observed::JobEnd::at)
 }
 
-fn with_eta(mut progress: TrainingProgress) -> TrainingProgress {
+/// Figures as people read them: five significant digits, and the time left in
+/// words. The exact ones are in the job's `metrics.jsonl`.
+fn for_people(mut progress: TrainingProgress) -> TrainingProgress {
+    progress.epoch = five_digits(progress.epoch);
+    for figure in [
+        &mut progress.loss,
+        &mut progress.eval_loss,
+        &mut progress.accuracy,
+        &mut progress.f1,
+        &mut progress.f1_macro,
+        &mut progress.learning_rate,
+        &mut progress.grad_norm,
+        &mut progress.tokens_per_second,
+        &mut progress.samples_per_second,
+    ] {
+        *figure = figure.map(five_digits);
+    }
     progress.eta = progress.eta.or_else(|| progress.eta_seconds.map(duration_text));
     progress
+}
+
+/// The nearest number of five significant digits; by way of its decimal form,
+/// since a product with a power of ten would not be exact.
+fn five_digits(figure: f64) -> f64 {
+    format!("{figure:.4e}").parse().unwrap_or(figure)
 }
 
 /// `3m20s`, as kubectl writes ages.
@@ -485,4 +508,26 @@ fn reason_of(told: &str) -> &'static str {
         "DeadlineExceeded",
     ];
     KNOWN.into_iter().find(|known| *known == told).unwrap_or("JobFailed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_five_digits() {
+        for (exact, short) in
+            [(0.669_774_293_899_536_1, 0.66977), (7.999_999_999_999_999e-5, 8e-5), (0.0, 0.0)]
+        {
+            assert_eq!(five_digits(exact).to_bits(), f64::to_bits(short), "{exact}");
+        }
+        assert!(five_digits(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn times_are_short() {
+        for (seconds, text) in [(5, "5s"), (200, "3m20s"), (3_900, "1h5m")] {
+            assert_eq!(duration_text(seconds), text);
+        }
+    }
 }
