@@ -8,6 +8,8 @@ shopt -s inherit_errexit
 export HEARTH_CACHE=${HEARTH_CACHE:-$HOME/.cache/hearth}
 # What tests/cluster keeps while it is up; removed by tests/cluster/down.sh.
 export HEARTH_CLUSTER_DIR=${HEARTH_CLUSTER_DIR:-/var/lib/hearth-cluster}
+# Build outputs, shared by checkouts: a fresh clone compiles this project, not its dependencies.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HEARTH_CACHE/target}
 # kubectl's notes on what a server offers; not in the home of whoever tests.
 export KUBECACHEDIR=$HEARTH_CACHE/kubectl
 case ":$PATH:" in

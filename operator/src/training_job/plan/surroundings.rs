@@ -68,12 +68,13 @@ pub(super) fn network_policy(
     }
 }
 
-/// A drain takes one pod at a time: training stops once for it, not twice.
+/// A drain takes one pod at a time: training stops once for it, not twice. As a
+/// number of pods that stay: `maxUnavailable` needs a scale subresource, which Jobs lack.
 pub(super) fn budget(valid: &ValidJob, parent: &Parent) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: parent.child_meta(&valid.child_name(), COMPONENT),
         spec: Some(PodDisruptionBudgetSpec {
-            max_unavailable: Some(IntOrString::Int(1)),
+            min_available: Some(IntOrString::Int(valid.spec.workers.replicas - 1)),
             selector: Some(LabelSelector {
                 match_labels: Some(parent.selector(COMPONENT)),
                 ..LabelSelector::default()
