@@ -54,6 +54,7 @@ kubectl create namespace "$namespace"
 kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted
 for claim in models data; do
   if [ "$own_cluster" = yes ]; then
+    rm -rf "${HEARTH_CLUSTER_DIR:?}/volumes/$namespace/$claim"
     tests/cluster/volume.sh "$namespace" "$claim" "$HEARTH_CLUSTER_DIR/volumes/$namespace/$claim"
   else
     kubectl apply -n "$namespace" -f - <<YAML

@@ -104,11 +104,8 @@ pub enum AlgorithmType {
     ASHA,
 }
 
-/// One dimension of the space: `values` or `range`, not both. (No CEL rule: the API
-/// server's CEL does not see a list whose elements may be of any type.)
-///
-/// Values or a range, not both. CEL cannot see `values`, whose items have no
-/// one type, so the schema says it itself.
+/// One dimension of the space: values or a range, not both.
+// The schema says so itself: CEL does not see a list whose elements have no one type.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("oneOf" = [{"required": ["values"]}, {"required": ["range"]}]))]
