@@ -84,7 +84,7 @@ async fn a_request_streams_through() {
 }
 
 #[tokio::test]
-async fn header_fields_are_a_proxys() {
+async fn header_fields_are_those_of_a_proxy() {
     let gateway = Running::start(Some(to(backend(echo()).await))).await;
     let answer = gateway
         .raw(&post(

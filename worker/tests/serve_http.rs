@@ -174,7 +174,7 @@ fn floats(value: &Value) -> Vec<f32> {
 }
 
 #[test]
-fn both_protocols_give_the_librarys_numbers() {
+fn both_protocols_give_the_numbers_of_the_library() {
     let server = Server::start(|_| ());
     let expected = expected(&server.model, &TEXTS);
     let labels = ["ham", "spam"];
