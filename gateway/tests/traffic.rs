@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::routing::{any, post as on_post};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use hearth_crds::routing::{RoutingTable, Variant};
 use hearth_gateway::proxy::Patience;
 use support::{
@@ -256,8 +256,13 @@ async fn slow_clients_are_let_go() {
 #[tokio::test]
 async fn a_server_that_breaks_off_does_not_look_complete() {
     let broken = any(async || {
-        let pieces = [Ok(Bytes::from("half")), Err(std::io::Error::other("died"))];
-        Body::from_stream(futures::stream::iter(pieces))
+        let half = stream::once(async { Ok(Bytes::from("half")) });
+        // Only after the head and this half are on their way.
+        let death = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(std::io::Error::other("died"))
+        });
+        Body::from_stream(half.chain(death))
     });
     let gateway = Running::start(Some(to(backend(Router::new().fallback(broken)).await))).await;
     let answer = gateway.raw(&get("/")).await;

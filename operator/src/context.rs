@@ -63,12 +63,12 @@ pub struct Context {
     /// Asks pods.
     pub pods: PodClient,
     /// Memory.
-    pub(crate) memory: Mutex<Memory>,
+    pub memory: Mutex<Memory>,
 }
 
 /// What this process did or heard a moment ago.
 #[derive(Default)]
-pub(crate) struct Memory {
+pub struct Memory {
     writes: HashMap<(String, ChildId), (Live, Timestamp)>,
     answers: HashMap<String, (AgentAnswer, Timestamp)>,
     statuses: HashMap<String, WrittenStatus>,

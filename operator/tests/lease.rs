@@ -33,10 +33,15 @@ struct Server {
 impl Server {
     fn answer(&mut self, method: &Method, body: &[u8]) -> (u16, Value) {
         let failure = |code: u16| {
+            let reason = match code {
+                404 => "NotFound",
+                409 => "Conflict",
+                _ => "ServiceUnavailable",
+            };
             (
                 code,
                 json!({"kind": "Status", "status": "Failure", "code": code,
-            "reason": "Test", "message": "no"}),
+            "reason": reason, "message": "no"}),
             )
         };
         if self.down {
