@@ -47,7 +47,7 @@ pub struct RunArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Directory that stands for a PersistentVolumeClaim of `pvc://CLAIM/…`. May be repeated.
-    #[arg(long = "volume", value_name = "CLAIM=DIR", alias = "claim", value_parser = volume)]
+    #[arg(long = "volume", value_name = "CLAIM=DIR", value_parser = volume)]
     pub volumes: Vec<(String, PathBuf)>,
     /// The hearth-worker program [default: beside this one, else in PATH].
     #[arg(long, env = "HEARTH_WORKER", value_name = "PROGRAM")]

@@ -47,7 +47,7 @@ pub fn reachable(field: &str, uri: &str, backend: &Backend) -> Result<Source, Fa
             Err(Fault::invalid(
                 field,
                 format!("no directory stands for the claim {claim}"),
-                format!("say which one with --claim {claim}=DIRECTORY, or use file:///PATH"),
+                format!("say which one with --volume {claim}=DIRECTORY, or use file:///PATH"),
             ))
         }
         (Source::File { .. }, Backend::Cluster) => Err(Fault::invalid(
@@ -137,8 +137,8 @@ mod tests {
         });
         for (uri, cluster, locally) in [
             ("pvc://models/a", "", ""),
-            ("pvc://data/a", "", "--claim data=DIRECTORY"),
-            ("pvc://Models/a", "cannot be the name", "--claim Models"),
+            ("pvc://data/a", "", "--volume data=DIRECTORY"),
+            ("pvc://Models/a", "cannot be the name", "--volume Models"),
             ("file:///tmp/a", "pods run on any", ""),
             ("s3://bucket/key", "cannot read", "cannot read"),
             ("hf://org/name", "cannot read", "cannot read"),

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const SECOND: Duration = Duration::from_millis(100);
 const FAST: Timing = Timing {
     duration: Duration::from_millis(15 * 100),
-    renew_deadline: Duration::from_millis(10 * 100),
+    renew_deadline: Duration::from_secs(1),
     retry_period: Duration::from_millis(2 * 100),
 };
 
@@ -118,7 +118,7 @@ async fn a_leader_that_cannot_renew_gives_up_before_its_lease_runs_out() {
     server.lock().unwrap().down = true;
     let began = Instant::now();
     let why = a.hold().await.to_string();
-    assert!(began.elapsed() >= FAST.renew_deadline - SECOND * 2);
+    assert!(began.elapsed() >= SECOND * 8);
     assert!(began.elapsed() < SECOND * 30, "{:?}", began.elapsed());
     assert!(why.contains("not renewed"), "{why}");
 }

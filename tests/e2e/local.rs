@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use hearth_tests::{jobs, tiny};
+use hearth_tests::cluster::await_value;
+use hearth_tests::{jobs, processes, tiny};
+use tempfile::TempDir;
 
 /// Binaries of this build.
 fn binary(name: &str) -> PathBuf {
@@ -16,21 +19,30 @@ fn binary(name: &str) -> PathBuf {
     path
 }
 
-fn run(job: &str) -> (tempfile::TempDir, Output) {
+/// A directory with the tiny model, its rows and a job.
+fn home_of(job: &str) -> TempDir {
     let home = tempfile::tempdir().unwrap();
-    let (models, data) = (home.path().join("models"), home.path().join("data"));
-    jobs::fill_directories(&models, &data).unwrap();
-    let file = home.path().join("job.yaml");
-    tiny::write_file(&file, job.as_bytes()).unwrap();
-    let done = Command::new(binary("hearth"))
+    jobs::fill_directories(&home.path().join("models"), &home.path().join("data")).unwrap();
+    tiny::write_file(&home.path().join("job.yaml"), job.as_bytes()).unwrap();
+    home
+}
+
+/// `hearth run` of that job.
+fn hearth_run(home: &Path) -> Command {
+    let mut command = Command::new(binary("hearth"));
+    command
         .arg("run")
-        .arg(&file)
+        .arg(home.join("job.yaml"))
         .arg("--worker")
         .arg(binary("hearth-worker"))
-        .args(["--volume", &format!("models={}", models.display())])
-        .args(["--volume", &format!("data={}", data.display())])
-        .output()
-        .unwrap();
+        .args(["--volume", &format!("models={}", home.join("models").display())])
+        .args(["--volume", &format!("data={}", home.join("data").display())]);
+    command
+}
+
+fn run(job: &str) -> (TempDir, Output) {
+    let home = home_of(job);
+    let done = hearth_run(home.path()).output().unwrap();
     (home, done)
 }
 
@@ -65,4 +77,26 @@ fn an_unknown_field_is_refused_by_its_path() {
     let said = text(&done.stdout) + &text(&done.stderr);
     assert!(!done.status.success());
     assert!(said.contains("spec.training.learningrate"), "{said}");
+}
+
+#[test]
+fn ctrl_c_saves_and_the_next_run_goes_on_from_there_to_the_same_weights() {
+    let job = jobs::training_job("local", 2, 1200, |_| {});
+    let (twin, done) = run(&job);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+
+    let home = home_of(&job);
+    let mut first = hearth_run(home.path()).spawn().unwrap();
+    let saved = home.path().join("models/local/checkpoints/step-200/manifest.json");
+    await_value(Duration::from_mins(1), || Ok(saved.exists()), &|exists| *exists).unwrap();
+    processes::signal(first.id(), "INT").unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(130));
+    assert!(!home.path().join("models/local/model").exists(), "it trained to the end");
+
+    let second = hearth_run(home.path()).output().unwrap();
+    assert!(second.status.success(), "{}", text(&second.stderr));
+    let weights = |home: &TempDir| {
+        std::fs::read(home.path().join("models/local/model/model.safetensors")).unwrap()
+    };
+    assert!(weights(&home) == weights(&twin), "the weights differ from an undisturbed run's");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hearth_tests::cluster::{Namespace, PortForward, condition, told};
+use hearth_tests::cluster::{Namespace, Way, condition, told};
 use hearth_tests::{http, jobs, tiny};
 use serde_json::{Value, json};
 
@@ -47,13 +47,13 @@ fn a_new_revision_replaces_the_old_one_without_a_failed_request() {
     namespace.apply(&deployment(&json!({"fromTrainingJob": "one"}))).unwrap();
     let first = ready_with(&namespace, "");
     let first_revision = first["status"]["stable"]["revision"].as_str().unwrap().to_owned();
-    let forward = PortForward::open(&namespace, "shop", 80).unwrap();
-    let answer = http::post(&forward.address, "/v1/classify", ASK).unwrap();
+    let way = Way::open(&namespace, "shop", 80).unwrap();
+    let answer = http::post(&way.address, "/v1/classify", ASK).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.body.contains("spam") && answer.body.contains("ham"), "{}", answer.body);
 
     let stop = Arc::new(AtomicBool::new(false));
-    let (address, flag) = (forward.address.clone(), Arc::clone(&stop));
+    let (address, flag) = (way.address.clone(), Arc::clone(&stop));
     let load = std::thread::spawn(move || {
         let (mut sent, mut failed, mut revisions) =
             (0_u32, Vec::new(), std::collections::BTreeSet::new());

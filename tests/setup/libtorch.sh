@@ -33,15 +33,8 @@ nvidia-cuda-crt==13.0.88 --hash=sha256:2c8043c7c9e02492716426e9919fc78d2c5b3b2a7
 nvidia-cuda-cccl==13.0.85 --hash=sha256:e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649
 nvidia-nccl-cu13==2.28.9 --hash=sha256:e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42"
 
-say() { echo "libtorch: $*" >&2; }
-die() {
-  say "$*"
-  exit 1
-}
-
-cache=${HEARTH_CACHE:-$HOME/.cache/hearth}
-key=$(printf '%s\n%s\n' "$LAYOUT" "$PINS" | sha256sum | cut -c1-12)
-home=$cache/libtorch-$key
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+home=$HEARTH_CACHE/libtorch-$(printf '%s\n%s\n' "$LAYOUT" "$PINS" | hearth_key)
 
 # The compiler is asked for on every run: the cache may outlive the machine.
 need_tools() {
@@ -51,11 +44,7 @@ need_tools() {
   if [[ ! -d $home ]] && ! python3 -m pip --version >/dev/null 2>&1; then
     missing+=(python3-pip)
   fi
-  [[ ${#missing[@]} -eq 0 ]] && return
-  [[ $(id -u) -eq 0 ]] || die "needs ${missing[*]}: install them, or run this as root"
-  say "installing ${missing[*]}"
-  apt-get update -qq >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+  hearth_apt "${missing[@]}"
 }
 
 # The wheels' files do not depend on the Python at hand, so its version is named.
@@ -132,27 +121,21 @@ PYTHON
 }
 
 install_libtorch() {
-  mkdir -p "$cache"
-  # What runs that were killed left, once they cannot be running any more.
-  find "$cache" -maxdepth 1 -name '.libtorch-*' -mmin +120 -exec rm -rf {} +
-  # Not `local`: the trap runs after this function has returned.
-  work=$(mktemp -d "$cache/.libtorch-$key.XXXXXX")
-  trap 'rm -rf "$work"' EXIT
+  hearth_work "$home"
   mkdir "$work/wheels" "$work/home"
-  say "downloading libtorch $VERSION (about 740 MB)"
+  hearth_say "downloading libtorch $VERSION (about 740 MB)"
   download_wheels "$work/wheels"
   download_gloo_headers "$work/wheels"
-  say "unpacking into $home"
+  hearth_say "unpacking into $home"
   lay_out "$work/wheels" "$work/home"
   mkdir -p "$work/home/gloo"
   mv "$work/wheels/gloo/usr/include" "$work/home/gloo/include"
   echo 'INPUT(-ltorch_cpu -lc10)' >"$work/home/lib/libtorch.so"
   echo "$VERSION" >"$work/home/build-version"
-  # Another run may have finished first: its directory is as good as this one.
-  mv -T "$work/home" "$home" 2>/dev/null || [[ -d $home ]] || die "cannot move $work/home to $home"
+  hearth_keep "$work/home" "$home"
 }
 
-[[ $(uname -sm) == "Linux x86_64" ]] || die "the pinned wheels are for Linux on x86_64, not $(uname -sm)"
+[[ $(uname -sm) == "Linux x86_64" ]] || hearth_die "the pinned wheels are for Linux on x86_64, not $(uname -sm)"
 need_tools
 [[ -d $home ]] || install_libtorch
 

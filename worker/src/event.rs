@@ -112,7 +112,7 @@ pub enum Phase {
 }
 
 /// Figures of one optimizer step. Sums run over all ranks.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StepReport {
     /// Optimizer steps done, this one included.

@@ -1,5 +1,6 @@
 //! `hearth-worker agent | train | quantize | serve`: parse, start logging, dispatch.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,7 @@ fn main() {
     let Arguments { command } = Arguments::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
         )

@@ -1,6 +1,8 @@
 //! `hearth-worker quantize` on a model that the worker trained: what it writes,
 //! how close it stays, what it refuses.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
 #[path = "engine/fixture.rs"]
 #[allow(dead_code, reason = "shared with the engine's tests")]
 mod fixture;

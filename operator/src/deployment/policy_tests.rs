@@ -42,8 +42,8 @@ fn server(of: &Target, complete: bool) -> (String, Workload) {
     (of.revision.clone(), workload)
 }
 
-fn job(end: Option<JobEnd>) -> Option<JobView> {
-    Some(JobView { uid: "j".into(), ended: end, ..JobView::default() })
+fn job(end: JobEnd) -> JobView {
+    JobView { uid: "j".into(), ended: Some(end), ..JobView::default() }
 }
 
 fn quantized(code: i32, before: f64, after: f64) -> Vec<PodView> {
@@ -74,7 +74,7 @@ fn a_first_revision_is_compressed_started_and_routed() {
     let first = decide(&valid(), Some(&new), &seen, at(0));
     assert!(first.compress && !first.serve && first.route.is_none());
 
-    seen.quantize = job(Some(JobEnd::Complete { at: Some(at(5)) }));
+    seen.quantize = Some(job(JobEnd::Complete { at: Some(at(5)) }));
     seen.quantize_pods = quantized(0, 0.98, 0.979);
     let second = decide(&valid(), Some(&new), &seen, at(6));
     assert!(second.serve && second.route.is_none());
@@ -132,7 +132,7 @@ fn a_failed_gate_leaves_the_old_revision_alone() {
     let seen = Observed {
         servers: [server(&old, true)].into(),
         routing: Some(table(&old.revision)),
-        quantize: job(Some(JobEnd::Failed {
+        quantize: Some(job(JobEnd::Failed {
             reason: "PodFailurePolicy".into(),
             message: "failed".into(),
             at: Some(at(1)),

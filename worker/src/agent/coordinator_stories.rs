@@ -58,6 +58,7 @@ fn running(rank: u32) -> RankReport {
         phase: Phase::Training,
         silent_milliseconds: 100,
         limit_milliseconds: 30_000,
+        standstill: None,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use hearth_crds::worker_config::{ExitCode, Failure};
 
-use super::protocol::{RankReport, RankState};
+use super::protocol::{RankReport, RankState, Standstill};
 
 /// Reasons by which a rank says that a peer was lost: an effect, not a cause.
 const LOST_PEER_REASONS: [&str; 4] = ["PeerLost", "RankHung", "CommunicationFailed", "Orphaned"];
@@ -102,17 +102,24 @@ fn weight(code: i32, lost_peer: bool) -> Weight {
     }
 }
 
-/// In a hang all ranks are silent, as the healthy ones wait in a collective:
-/// the one with the fewest steps holds the others up, then the longest silent.
+/// In a hang all ranks are silent, as the healthy ones wait in a collective: one
+/// that the kernel keeps from running holds the others up, or else the one with
+/// the fewest steps, or else the longest silent.
 fn of_hang<'a>(ranks: impl Iterator<Item = (u32, &'a RankReport)>) -> Option<Cause> {
-    let (agent, slowest) = ranks
-        .filter(|(_, rank)| rank.state == RankState::Running)
-        .min_by_key(|(_, rank)| (rank.step, u64::MAX - rank.silent_milliseconds))?;
+    let (agent, slowest) =
+        ranks.filter(|(_, rank)| rank.state == RankState::Running).min_by_key(|(_, rank)| {
+            (rank.standstill.is_none(), rank.step, u64::MAX - rank.silent_milliseconds)
+        })?;
+    let why = match slowest.standstill {
+        None => "",
+        Some(Standstill::Stopped) => "; its process is stopped",
+        Some(Standstill::Storage) => "; its process waits for a device or a volume",
+    };
     let failure = Failure {
         rank: Some(slowest.rank),
         reason: "RankHung".to_owned(),
         message: format!(
-            "rank {} (agent {agent}) has reported nothing for {:.1} s while {:?} after step {}; the limit is {:.1} s",
+            "rank {} (agent {agent}) has reported nothing for {:.1} s while {:?} after step {}; the limit is {:.1} s{why}",
             slowest.rank,
             slowest.silent().as_secs_f64(),
             slowest.phase,
@@ -156,6 +163,7 @@ mod tests {
             phase: Phase::Training,
             silent_milliseconds: 100,
             limit_milliseconds: 30_000,
+            standstill: None,
         }
     }
 
@@ -199,6 +207,14 @@ mod tests {
         stopped.silent_milliseconds = 29_990;
         let cause = of_ranks([(0, &waiting), (1, &stopped)].into_iter()).unwrap();
         assert_eq!((cause.failure.rank, cause.failure.reason.as_str()), (Some(1), "RankHung"));
+
+        let mut stuck = rank(2, RankState::Running);
+        (stuck.step, stuck.silent_milliseconds) = (13, 30_001);
+        stuck.standstill = Standstill::of_stat("71 (a) R b) D 1 71");
+        let ranks = [(0, &waiting), (1, &stopped), (2, &stuck)];
+        let failure = of_ranks(ranks.into_iter()).unwrap().failure;
+        assert_eq!(failure.rank, Some(2));
+        assert!(failure.message.ends_with("waits for a device or a volume"), "{failure:?}");
     }
 
     #[test]

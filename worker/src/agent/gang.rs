@@ -11,12 +11,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
-use super::protocol::{Gang, RankReport, RankState, Told};
+use super::protocol::{Gang, RankReport, RankState, Standstill, Told};
 use super::watchdog::{Limits, Watchdog};
 use crate::event::RankEvent;
 
 /// A rank's last words may still be in the pipe when it has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// A rank that is silent for this long is looked at.
+const SILENCE: Duration = Duration::from_secs(1);
 /// After SIGKILL only the kernel can hold a process back.
 const KILLED: Duration = Duration::from_secs(10);
 
@@ -205,14 +207,21 @@ impl Ranks {
 impl Rank {
     fn report(&self, now: Duration) -> RankReport {
         let cell = lock(&self.cell);
+        let silent = cell.watchdog.silent(now);
         RankReport {
             rank: self.number,
             state: cell.state.clone(),
             step: cell.watchdog.step(),
             phase: cell.watchdog.phase(),
-            silent_milliseconds: milliseconds(cell.watchdog.silent(now)),
+            silent_milliseconds: milliseconds(silent),
             limit_milliseconds: milliseconds(cell.watchdog.limit()),
+            standstill: if silent < SILENCE { None } else { self.standstill() },
         }
+    }
+
+    fn standstill(&self) -> Option<Standstill> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid?.as_raw_pid()));
+        Standstill::of_stat(&stat.ok()?)
     }
 
     /// A rank leads a process group of its own. Once it is reaped its id may

@@ -157,7 +157,7 @@ impl Progress {
         if self.window.len() == RATE_WINDOW {
             self.window.pop_front();
         }
-        self.window.push_back(report.clone());
+        self.window.push_back(*report);
         let seconds: f64 = self.window.iter().map(|step| step.seconds).sum();
         let figures = &mut self.figures;
         figures.step = report.step;

@@ -50,6 +50,31 @@ pub struct RankReport {
     pub silent_milliseconds: u64,
     /// Milliseconds of silence after which it counts as hung.
     pub limit_milliseconds: u64,
+    /// What the kernel says keeps a silent rank from running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standstill: Option<Standstill>,
+}
+
+/// Why a process does not run, by its state in `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standstill {
+    /// `T` or `t`: a signal or a debugger stopped it.
+    Stopped,
+    /// `D`: it waits for a device or a volume.
+    Storage,
+}
+
+impl Standstill {
+    /// Of a line of `/proc/PID/stat`.
+    pub fn of_stat(stat: &str) -> Option<Self> {
+        // The second field, the command in parentheses, may hold anything.
+        let (_, rest) = stat.rsplit_once(')')?;
+        match rest.trim_start().chars().next()? {
+            'T' | 't' => Some(Self::Stopped),
+            'D' => Some(Self::Storage),
+            _ => None,
+        }
+    }
 }
 
 impl RankReport {

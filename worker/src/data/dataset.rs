@@ -35,9 +35,9 @@ impl Samples {
             (Vec::new(), Vec::new()),
             |(mut rows, mut unknown), (row, class)| {
                 if class < 0 {
-                    unknown.push(row)
+                    unknown.push(row);
                 } else {
-                    rows.push(row)
+                    rows.push(row);
                 }
                 (rows, unknown)
             },

@@ -72,9 +72,9 @@ pub fn stratified_split(classes: &[i64], share: f64, seed: i64) -> (Vec<u32>, Ve
         (Vec::new(), Vec::new()),
         |(mut train, mut eval), (row, held)| {
             if held {
-                eval.push(row)
+                eval.push(row);
             } else {
-                train.push(row)
+                train.push(row);
             }
             (train, eval)
         },

@@ -78,9 +78,7 @@ pub(crate) fn refuse_bad_rows(file: &DataFile, rows: &Rows, max: u64) -> Result<
 /// Splits JSONL into rows. Blank lines are no rows.
 pub(crate) fn parse_rows(bytes: &[u8], text_field: &str, label_field: &str) -> Rows {
     let mut found = Rows::default();
-    let mut line = 0;
-    for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-        line += 1;
+    for (line, piece) in (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
         let complete = piece.ends_with(b"\n");
         let content = piece.trim_ascii();
         if content.is_empty() {

@@ -63,7 +63,7 @@ impl TextEncoder {
         };
         tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
         let fingerprint = blake3::hash(&bytes);
-        Ok(Self { tokenizer, fingerprint, clean, max_length, pad, path })
+        Ok(Self { tokenizer, path, fingerprint, clean, max_length, pad })
     }
 
     /// Prepares text as the training of an exported model did (`hearth.json`);

@@ -24,7 +24,7 @@ pub struct Classifier {
     embeddings: Embeddings,
     layers: Vec<Layer>,
     pooler: Linear,
-    classifier: Linear,
+    head: Linear,
 }
 
 /// A trainable tensor under Hugging Face's name.
@@ -55,7 +55,7 @@ pub fn load(directory: &Path, device: Device) -> Result<Classifier, ModelError> 
 pub fn load_with(
     directory: &Path,
     device: Device,
-    supply: &mut dyn FnMut(&str, &Weights) -> Result<Option<Linear>, ModelError>,
+    supply: &mut Supply<'_>,
 ) -> Result<Classifier, ModelError> {
     let config = ModelConfig::read(directory)?;
     let Some(labels) = config.labels.clone() else {
@@ -123,7 +123,7 @@ impl Classifier {
         )?;
         let pooled = self.pooler.forward(&first)?.f_tanh()?;
         let pooled = bert::drop_out(pooled, self.config.classifier_dropout, dropout)?;
-        self.classifier.forward(&pooled)
+        self.head.forward(&pooled)
     }
 
     /// As [`Self::forward`], of a collated batch.
@@ -185,7 +185,7 @@ impl Classifier {
             found.extend(layer_linear_names(index).into_iter().zip(linears));
         }
         found.push(("bert.pooler.dense".into(), &self.pooler));
-        found.push(("classifier".into(), &self.classifier));
+        found.push(("classifier".into(), &self.head));
         found
     }
 
@@ -204,7 +204,7 @@ impl Classifier {
             found.extend(layer_linear_names(index).into_iter().zip(linears));
         }
         found.push(("bert.pooler.dense".into(), &mut self.pooler));
-        found.push(("classifier".into(), &mut self.classifier));
+        found.push(("classifier".into(), &mut self.head));
         found
     }
 }
@@ -221,7 +221,8 @@ fn layer_linear_names(index: usize) -> [String; 6] {
     .map(|name| format!("bert.encoder.layer.{index}.{name}"))
 }
 
-type Supply<'a> = dyn FnMut(&str, &Weights) -> Result<Option<Linear>, ModelError> + 'a;
+/// May make a linear layer, from its name and the directory's tensors.
+pub type Supply<'a> = dyn FnMut(&str, &Weights) -> Result<Option<Linear>, ModelError> + 'a;
 
 /// Puts tensors in their places.
 struct Builder<'a> {
@@ -269,9 +270,9 @@ impl Builder<'_> {
             })
             .collect::<Result<_, ModelError>>()?;
         let pooler = linear("bert.pooler.dense")?;
-        let classifier = linear("classifier")?;
+        let head = linear("classifier")?;
         let fingerprint = self.weights.fingerprint();
-        Ok(Classifier { config, labels, fingerprint, embeddings, layers, pooler, classifier })
+        Ok(Classifier { config, labels, fingerprint, embeddings, layers, pooler, head })
     }
 
     /// `(outputs, inputs)` of a linear layer.

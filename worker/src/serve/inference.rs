@@ -97,7 +97,7 @@ impl Request {
 
     /// The tensors that were asked for.
     pub fn outputs(&self, labels: &[String], scores: &[Scores]) -> Vec<Value> {
-        let best: Vec<usize> = scores.iter().map(|scores| likeliest(scores)).collect();
+        let best: Vec<usize> = scores.iter().map(likeliest).collect();
         let names: Vec<&str> =
             best.iter().map(|id| labels.get(*id).map_or("", String::as_str)).collect();
         let count = scores.len();

@@ -97,12 +97,12 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
             ready: Arc::new(AtomicBool::new(true)),
             max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
         });
-        let served = answer(listener, server).await;
+        let outcome = answer(listener, server).await;
         engine.close();
         if thread.join().is_err() {
             tracing::error!("the computing thread panicked");
         }
-        served
+        outcome
     })
 }
 
@@ -207,7 +207,7 @@ async fn answer(listener: StdListener, server: Arc<Server>) -> Result<(), ServeE
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
-        served = serving.into_future() => served.map_err(ServeError::Serve),
+        ended = serving.into_future() => ended.map_err(ServeError::Serve),
         () = stopping => {
             tracing::warn!("answers were still in flight after {} s", DRAIN.as_secs());
             Ok(())

@@ -11,7 +11,7 @@ use super::rank::Rank;
 use crate::error::Error;
 
 /// Longest wait for a message.
-const LONGEST_READ: Duration = Duration::from_secs(3600);
+const LONGEST_READ: Duration = Duration::from_hours(1);
 
 /// The ranks of one generation. A rank that trains alone needs no network.
 pub struct Gang {
@@ -65,14 +65,11 @@ impl Gang {
             timeout: rank.timeout,
             ..GroupOptions::default()
         };
-        self.group = Some(match self.device {
-            Device::Cuda(device) => {
-                ProcessGroup::nccl(store, rank.rank, rank.world_size, device, &options)?
-            }
-            _ => {
-                let interface = rank.interface()?;
-                ProcessGroup::gloo(store, rank.rank, rank.world_size, &interface, &options)?
-            }
+        self.group = Some(if let Device::Cuda(device) = self.device {
+            ProcessGroup::nccl(store, rank.rank, rank.world_size, device, &options)?
+        } else {
+            let interface = rank.interface()?;
+            ProcessGroup::gloo(store, rank.rank, rank.world_size, &interface, &options)?
         });
         Ok(())
     }

@@ -85,7 +85,9 @@ mod tests {
 
     fn of(classes: usize, answers: &[(usize, usize)]) -> Confusion {
         let mut confusion = Confusion::new(classes);
-        answers.iter().for_each(|(truth, answer)| confusion.add(*truth, *answer));
+        for (truth, answer) in answers {
+            confusion.add(*truth, *answer);
+        }
         confusion
     }
 
@@ -100,7 +102,7 @@ mod tests {
         close(confusion.accuracy(), 5.0 / 7.0);
         close(confusion.f1(1), 2.0 / 3.0);
         close(confusion.f1(0), 0.75);
-        close(confusion.f1_macro(), (2.0 / 3.0 + 0.75) / 2.0);
+        close(confusion.f1_macro(), f64::midpoint(2.0 / 3.0, 0.75));
         close(confusion.f1_headline(), 2.0 / 3.0);
     }
 

@@ -92,16 +92,17 @@ impl Session<'_> {
             world_size: self.gang.world_size(),
             per_device: self.config.train_batch.get(),
         };
-        let share = Share {
+        let own_part = Share {
             step: self.state.step,
             passes: micro_batches(batch, |row| samples.ids(row).len(), shape),
             global_samples: batch.len() as u64,
         };
 
         let mut pulse = Pulse::new(Phase::Training, self.state.step);
-        let loss_sum = self.trainer.forward_backward(samples, &share, &self.gang, &mut || {
-            pulse.beat(self.events);
-        })?;
+        let loss_sum =
+            self.trainer.forward_backward(samples, &own_part, &self.gang, &mut || {
+                pulse.beat(self.events);
+            })?;
         let asked_to_stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
         let sums = self.gang.start_sum(&[loss_sum, asked_to_stop])?;
         let rate = schedule::rate(&self.config.schedule, self.state.step, self.horizon.total);

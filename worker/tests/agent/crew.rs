@@ -13,9 +13,10 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::fixture::Fixture;
 
 /// Longest time for a whole run on a busy machine.
-const RUN: Duration = Duration::from_secs(180);
+const RUN: Duration = Duration::from_mins(3);
 
 /// How a crew differs from the usual one.
+#[derive(Clone, Copy)]
 pub(crate) struct Options {
     /// Applied to the configuration.
     pub(crate) change: fn(&mut serde_json::Value),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hearth_worker::event::RankEvent;
 
 /// Longest wait for anything; a hang is a failure, not a wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The ranks of one generation.
 pub(crate) struct Gang {
