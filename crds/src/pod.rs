@@ -20,7 +20,8 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::schema::quantities")]
     pub limits: BTreeMap<String, IntOrString>,
-    /// What the pod is guaranteed; the limits where it is left out.
+    /// What the pod is guaranteed; the limits where it is left out. With a CPU
+    /// request and no CPU limit, computing threads are as many as the request.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::schema::quantities")]
     pub requests: BTreeMap<String, IntOrString>,

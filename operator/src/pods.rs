@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector,
     PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
-    PodSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume,
-    VolumeMount, WeightedPodAffinityTerm,
+    PodSpec, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecurityContext,
+    Toleration, Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -204,6 +204,28 @@ pub fn from_field(name: &str, path: &str) -> EnvVar {
         }),
         ..EnvVar::default()
     }
+}
+
+/// Tells the worker how many cores to count on where the pod has a CPU request
+/// and no limit: threads in number of the node's cores would wait for each other
+/// on cores that other pods use.
+pub fn tell_share(container: &mut Container, asked: &Resources) {
+    if asked.limits.contains_key("cpu") || !asked.requests.contains_key("cpu") {
+        return;
+    }
+    container.env.get_or_insert_default().push(EnvVar {
+        name: "HEARTH_CPUS".to_owned(),
+        value_from: Some(EnvVarSource {
+            resource_field_ref: Some(ResourceFieldSelector {
+                container_name: Some(container.name.clone()),
+                // Rounded up to whole cores by the kubelet.
+                divisor: Some(Quantity("1".to_owned())),
+                resource: "requests.cpu".to_owned(),
+            }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    });
 }
 
 /// Resources as asked for; memory filled in where nothing is said, so that a

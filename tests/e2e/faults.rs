@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{PATIENCE, agent_pod, succeeded, under_way};
 
-const STEPS: u32 = 6000;
+const STEPS: u32 = 1500;
 
 fn weights(namespace: &Namespace, job: &str) -> Vec<u8> {
     std::fs::read(namespace.volume("models").join(job).join("model/model.safetensors")).unwrap()
@@ -24,7 +24,7 @@ fn a_killed_rank_is_replaced_in_place_and_training_ends_bit_for_bit_equal() {
     namespace.apply(&jobs::training_job("twin", 2, STEPS, |_| {})).unwrap();
     let calm = succeeded(&namespace, "twin");
     namespace.apply(&jobs::training_job("hit", 2, STEPS, |_| {})).unwrap();
-    under_way(&namespace, "hit", 400);
+    under_way(&namespace, "hit", 300);
     let pod = agent_pod(&namespace, "hit", 1);
     let rank = processes::of_pod(&pod, "train").unwrap();
     processes::signal(rank[0], "KILL").unwrap();
@@ -79,7 +79,7 @@ fn training_goes_on_after_a_node_died() {
     let namespace = Namespace::create("e2e-node").unwrap();
     jobs::fill(&namespace).unwrap();
     namespace.apply(&jobs::training_job("hit", 2, STEPS, |_| {})).unwrap();
-    under_way(&namespace, "hit", 400);
+    under_way(&namespace, "hit", 300);
     let pod = agent_pod(&namespace, "hit", 1);
     let node = pod["spec"]["nodeName"].as_str().unwrap().to_owned();
     let number = node.chars().last().unwrap().to_string();

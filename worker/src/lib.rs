@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod checkpoint;
 pub mod config;
+pub mod cores;
 pub mod data;
 pub mod error;
 pub mod event;

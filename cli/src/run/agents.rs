@@ -20,8 +20,8 @@ pub(super) struct Recipe {
     pub(super) config: PathBuf,
     /// Port of agent 0.
     pub(super) port: u16,
-    /// Threads of each rank, unless the environment says how many.
-    pub(super) threads: usize,
+    /// What each agent's ranks share.
+    pub(super) cores: usize,
     /// Logs go to the terminal.
     pub(super) verbose: bool,
 }
@@ -77,7 +77,7 @@ impl Agents {
     }
 
     fn spawn(&self, index: u32, result: &Path, log: &Path) -> Result<Child, RunError> {
-        let Recipe { worker, config, port, threads, verbose } = &self.recipe;
+        let Recipe { worker, config, port, cores, verbose } = &self.recipe;
         // A result of an earlier process would be taken for this one's.
         let _ = std::fs::remove_file(result);
         let port = if index == 0 { *port } else { 0 };
@@ -89,15 +89,12 @@ impl Agents {
             .args(["--index", &index.to_string()])
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .env("HEARTH_TERMINATION_LOG", result)
+            .env("HEARTH_CPUS", cores.to_string())
             // Ctrl-C goes to the terminal's foreground group; agents are told by us.
             .process_group(0)
             .kill_on_drop(true)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        if ["HEARTH_THREADS", "OMP_NUM_THREADS"].iter().all(|name| std::env::var_os(name).is_none())
-        {
-            command.env("HEARTH_THREADS", threads.to_string());
-        }
         if !verbose {
             let open = OpenOptions::new().create(true).append(true).open(log);
             let log = open.map_err(|source| RunError::Write { path: log.to_owned(), source })?;

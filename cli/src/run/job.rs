@@ -96,7 +96,7 @@ impl Planned {
             worker: machine.worker.clone(),
             config: files.write_config(&self.config)?,
             port: self.config.coordinator_port,
-            threads: self.threads_per_rank(),
+            cores: self.cores_per_agent(),
             verbose,
         };
         let mut display = Display::new(&name);
@@ -241,12 +241,11 @@ impl Planned {
         }
     }
 
-    /// The machine's cores, shared by all ranks: more threads than cores wait for
+    /// The machine's cores, shared by all agents: more threads than cores wait for
     /// each other (on 2 cores, 2 ranks of 2 threads take 3.5 times as long).
-    fn threads_per_rank(&self) -> usize {
+    fn cores_per_agent(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let ranks = self.config.replicas.saturating_mul(self.config.processes_per_worker);
-        (cores / usize::try_from(ranks).unwrap_or(1).max(1)).max(1)
+        (cores / usize::try_from(self.config.replicas).unwrap_or(1).max(1)).max(1)
     }
 
     fn interrupted(&self, last: &Snapshot) -> String {

@@ -68,7 +68,8 @@ fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Pl
         | Stage::Queued(_)
         | Stage::Starting { .. }
         | Stage::Running(_)
-        | Stage::Silent(_) => plan::build(valid, &cx.settings),
+        | Stage::Silent(_)
+        | Stage::Between => plan::build(valid, &cx.settings),
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
     let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());

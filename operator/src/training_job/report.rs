@@ -200,6 +200,7 @@ fn take_figures(
         | Stage::Queued(_)
         | Stage::Starting { .. }
         | Stage::Silent(_)
+        | Stage::Between
         | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {}
     }
 }
@@ -259,11 +260,13 @@ fn findings_of(
             ),
         ]),
         Stage::Running(status) => running_findings(status, after),
-        Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => (None, vec![valid()]),
+        Stage::Between | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {
+            (None, vec![valid()])
+        }
         Stage::Ended(Outcome::Succeeded(result)) => {
             let uri = after.model.as_ref().map_or("", |model| model.uri.as_str());
             let message = match result {
-                Some(result) => format!("{} The model is at {uri}.", full_stop(&result.message)),
+                Some(result) => full_stop(&result.message),
                 None => format!("The model is at {uri}; its digest was lost with worker 0's pod."),
             };
             (Some("Succeeded"), vec![
@@ -387,7 +390,7 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
             Stage::Running(_) | Stage::Silent(_) => seconds(5),
             Stage::Starting { .. } if first_runs(seen) => seconds(2),
             Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => Action::await_change(),
-            Stage::Ended(_) => seconds(2),
+            Stage::Between | Stage::Ended(_) => seconds(2),
             Stage::Starting { .. } | Stage::SpecChanged | Stage::Suspended | Stage::Queued(_) => {
                 Action::requeue(RESYNC)
             }

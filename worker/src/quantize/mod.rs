@@ -12,7 +12,6 @@ pub mod write;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use hearth_crds::model_deployment::{CompressionReport, Quantization};
@@ -24,6 +23,7 @@ use tch::Device;
 pub use linear::load;
 
 use crate::checkpoint::manifest::hash_file;
+use crate::cores::cores;
 use crate::data::dataset::{ReadOptions, load_for_evaluation};
 use crate::data::{Samples, TextEncoder};
 use crate::error::Error;
@@ -126,7 +126,7 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
     if linear::is_compressed(&config.model).map_err(Error::from)? {
         return Err(QuantizeError::Compressed(config.model.clone()));
     }
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let threads = cores();
     tch::set_num_threads(i32::try_from(threads.get()).unwrap_or(1));
     let input = hash_directory(&config.model)?;
     if let Some(report) = finished(config, &input) {
@@ -198,7 +198,7 @@ fn gate_samples(
     output: &Path,
 ) -> Result<Samples, QuantizeError> {
     let cache = output.parent().unwrap_or(output).join(".hearth/cache");
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let threads = cores();
     let options = ReadOptions { encoder, cache: &cache, threads, seed: 0 };
     let samples = load_for_evaluation(&gate.data, &model.labels, 0, options);
     Ok(samples.map_err(Error::from)?)

@@ -26,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::cores::cores;
 use crate::data::TextEncoder;
 use crate::error::Error;
 use engine::{Engine, Model};
@@ -139,8 +140,7 @@ fn device(accelerator: Accelerator) -> Result<Device, Error> {
 /// `HEARTH_THREADS`, else one a core.
 fn threads() -> i32 {
     let asked = std::env::var("HEARTH_THREADS").ok().and_then(|threads| threads.parse().ok());
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    i32::try_from(asked.unwrap_or_else(cores)).unwrap_or(1).max(1)
+    i32::try_from(asked.unwrap_or_else(|| cores().get())).unwrap_or(1).max(1)
 }
 
 /// The first passes allocate and choose kernels: not at a client's cost.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nccl_rs::Interface;
 
 use crate::config::Config;
+use crate::cores::cores;
 use crate::error::Error;
 
 /// A process's place in its gang.
@@ -39,7 +40,7 @@ impl Rank {
     /// Reads the process's environment. Without `RANK` and `WORLD_SIZE` the
     /// process trains alone, whatever the configuration's world size.
     pub fn from_environment(config: &Config) -> Result<Self, Error> {
-        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let cores = cores();
         Self::from_variables(&std::env::vars().collect(), config.ranks_per_machine, cores)
     }
 

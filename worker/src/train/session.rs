@@ -1,6 +1,5 @@
 //! Everything that a rank reads before its first step.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,6 +18,7 @@ use super::step::Trainer;
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::store::Checkpoint;
 use crate::config::Config;
+use crate::cores::cores;
 use crate::data::dataset::{self, ReadOptions};
 use crate::data::{TextEncoder, TrainingSet};
 use crate::error::Error;
@@ -183,9 +183,8 @@ fn read_data(
     encoder: &TextEncoder,
     gang: &Gang,
 ) -> Result<TrainingSet, Error> {
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let cache = config.output.join(".cache");
-    let options = ReadOptions { encoder, cache: &cache, threads: cores, seed: config.seed };
+    let options = ReadOptions { encoder, cache: &cache, threads: cores(), seed: config.seed };
     let read = || dataset::load(&config.data, model.labels.as_ref(), options);
     if gang.leads() {
         let data = read();

@@ -84,13 +84,14 @@ fn template(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> PodTempl
     let valid = frame.valid;
     let asked = valid.spec.compression.as_ref().map(|c| c.resources.clone()).unwrap_or_default();
     let images = &frame.settings.images;
-    let container = pods::container(Program {
+    let mut container = pods::container(Program {
         name: QUANTIZE,
         image: &images.worker,
         pull_policy: &images.pull_policy,
         args: ["quantize", "--config", CONFIG_PATH].map(str::to_owned).into(),
         resources: pods::requirements(&asked, MEMORY),
     });
+    pods::tell_share(&mut container, &asked);
     let mut pod = pods::pod(container, &valid.spec.serving.placement);
     pod.restart_policy = Some("Never".to_owned());
     pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);

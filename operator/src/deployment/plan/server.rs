@@ -141,6 +141,7 @@ fn pod(frame: &Frame<'_>, target: &Target, config: &str) -> PodSpec {
         args: ["serve", "--config", CONFIG_PATH].map(str::to_owned).into(),
         resources: pods::requirements(&serving.resources, MEMORY),
     });
+    pods::tell_share(&mut container, &serving.resources);
     listen(&mut container, "http", SERVE_PORT);
     container.readiness_probe = Some(pods::http_probe("/readyz", SERVE_PORT, 2, 3));
     container.liveness_probe = Some(pods::http_probe("/healthz", SERVE_PORT, 10, 6));

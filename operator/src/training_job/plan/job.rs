@@ -92,6 +92,7 @@ fn template(valid: &ValidJob, parent: &Parent, images: &Images) -> PodTemplateSp
         args: arguments(),
         resources: pods::requirements(&workers.resources, MEMORY),
     });
+    pods::tell_share(&mut container, &workers.resources);
     container.ports = Some(vec![ContainerPort {
         name: Some("agent".to_owned()),
         container_port: i32::from(AGENT_PORT),

@@ -34,6 +34,9 @@ pub enum Stage {
     Running(Box<WorkerStatus>),
     /// Pods run, and worker 0 does not answer: why not.
     Silent(String),
+    /// What is true of it is about to be seen: workers have done their part and end,
+    /// or worker 0 has not answered for a moment.
+    Between,
     /// The Job has ended.
     Ended(Outcome),
 }
@@ -70,6 +73,12 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
         AgentAnswer::Silent(why) if all_run_since(valid, seen, now, SILENCE) => {
             Stage::Silent(why.clone())
         }
+        AgentAnswer::Silent(_) if all_run_since(valid, seen, now, SignedDuration::ZERO) => {
+            Stage::Between
+        }
+        AgentAnswer::Silent(_) | AgentAnswer::NotAsked if seen.pods.iter().any(is_done) => {
+            Stage::Between
+        }
         AgentAnswer::Silent(_) | AgentAnswer::NotAsked => starting(valid, seen),
     }
 }
@@ -83,6 +92,10 @@ pub(crate) fn trains(status: &WorkerStatus) -> bool {
         | WorkerState::Succeeded
         | WorkerState::Failed => false,
     }
+}
+
+fn is_done(pod: &PodView) -> bool {
+    pod.exit.as_ref().is_some_and(|exit| exit.code == 0)
 }
 
 fn live_pods(seen: &Observed) -> impl Iterator<Item = &PodView> {
@@ -121,9 +134,7 @@ fn starting(valid: &ValidJob, seen: &Observed) -> Stage {
     }
     let there = live_pods(seen).count();
     let running = live_pods(seen).filter(|pod| pod.phase == Phase::Running).count();
-    let message = if running >= wanted {
-        format!("all {wanted} workers run; ranks are loading")
-    } else if there < wanted && seen.job.is_some() {
+    let message = if there < wanted && seen.job.is_some() {
         format!(
             "{there} of {wanted} worker pods are there; `kubectl describe job {}` tells of any that are refused",
             valid.child_name()

@@ -1,9 +1,5 @@
 //! Plans: one golden file a sample, and properties over any valid spec.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
-
-mod common;
-
 use std::collections::BTreeSet;
 
 use hearth_crds::source::Source;
@@ -23,7 +19,7 @@ fn training_plan(mut job: TrainingJob) -> Plan {
     job.metadata.namespace = Some("team-a".into());
     job.metadata.uid = Some("11111111-2222-3333-4444-555555555555".into());
     let valid = training_job::validate::job(&job, &Backend::Cluster).unwrap();
-    training_job::plan::build(&valid, &common::settings())
+    training_job::plan::build(&valid, &crate::common::settings())
 }
 
 /// The plan at the time when the new revision is compressed and gets traffic.
@@ -45,7 +41,7 @@ fn deployment_plan(mut deployment: ModelDeployment) -> Plan {
         ..Decision::default()
     };
     let live = LiveChildren::new();
-    deployment::plan::build(&valid, Some(&target), &decision, &live, &common::settings())
+    deployment::plan::build(&valid, Some(&target), &decision, &live, &crate::common::settings())
 }
 
 fn plan_of(text: &str) -> Plan {
@@ -77,7 +73,7 @@ fn owner(plan: &Plan) -> String {
 
 #[test]
 fn each_sample_keeps_its_reviewed_plan() {
-    insta::glob!("../../manifests/samples", "*.yaml", |path| {
+    insta::glob!("../../../manifests/samples", "*.yaml", |path| {
         let plan = plan_of(&std::fs::read_to_string(path).unwrap());
         assert_eq!(plan_check::faults(&plan), Vec::<String>::new());
         let objects: Vec<_> = plan.children.iter().map(Child::to_value).collect();

@@ -1,12 +1,8 @@
 //! A TrainingJob's life against an API server in memory.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::World;
+use crate::common::World;
 use serde_json::{Value, json};
 
 const JOB: &str = "trainingjobs/spam";
@@ -94,7 +90,7 @@ fn completed() -> Value {
 async fn a_job_lives_on_ten_writes_and_figures_and_then_on_none() {
     let world = world(|_| {});
     let status = Arc::new(Mutex::new(training(10)));
-    common::serve(&format!("{}:8470", AGENT[0]), "/status", status.clone()).await;
+    crate::common::serve(&format!("{}:8470", AGENT[0]), "/status", status.clone()).await;
 
     world.train("spam").await.unwrap();
     assert_eq!(
@@ -133,6 +129,13 @@ async fn a_job_lives_on_ten_writes_and_figures_and_then_on_none() {
     world.train("spam").await.unwrap();
     assert!(world.writes().is_empty(), "nothing changed");
 
+    // Worker 0 has just ended, and nothing but its silence says so; then pods end.
+    world.change("pods/spam-train-0-x", |pod| pod["status"]["podIP"] = "127.84.70.8".into());
+    world.pass(3);
+    world.train("spam").await.unwrap();
+    ends(&world, 1, 0, &json!(""));
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty(), "a job that ends is not told to start again");
     job_ends(&world, "Complete", "CompletionsReached");
     world.train("spam").await.unwrap();
     assert_eq!(world.condition(JOB, "Succeeded"), "absent", "the result is still to come");
@@ -307,7 +310,7 @@ async fn a_permanent_error_is_the_jobs_last_word() {
 async fn a_restart_is_an_event_that_names_what_died() {
     let world = world(|_| {});
     let status = Arc::new(Mutex::new(training(10)));
-    common::serve(&format!("{}:8470", AGENT[1]), "/status", status.clone()).await;
+    crate::common::serve(&format!("{}:8470", AGENT[1]), "/status", status.clone()).await;
     world.train("spam").await.unwrap();
     pod(&world, 0, AGENT[1]);
     world.train("spam").await.unwrap();

@@ -1,7 +1,5 @@
 //! Leader election against a Lease in memory, 10 times as fast as in a cluster.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

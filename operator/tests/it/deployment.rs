@@ -1,12 +1,8 @@
 //! A ModelDeployment's life against an API server in memory.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::World;
+use crate::common::World;
 use serde_json::{Value, json};
 
 const MD: &str = "modeldeployments/shop";
@@ -159,7 +155,7 @@ async fn a_model_is_compressed_served_replaced_and_then_nothing_is_written() {
 
     // The gateway has it, but requests may still be under way.
     let table = Arc::new(Mutex::new(routed(&world)));
-    common::serve("127.90.90.1:9090", "/routing", table.clone()).await;
+    crate::common::serve("127.90.90.1:9090", "/routing", table.clone()).await;
     world.put(
         "pods",
         json!({

@@ -1,0 +1,9 @@
+//! The operator against an API server in memory.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+mod common;
+mod deployment;
+mod lease;
+mod plans;
+mod training_job;
