@@ -205,5 +205,5 @@ for node in $(seq "$NODES"); do
 done
 await 30 "service account" admin -n default get serviceaccount default
 await 30 "CoreDNS" answers 127.0.0.1 8181 /ready
-admin apply -f "$here/storage.yaml" >/dev/null
+admin apply -f "$here/objects.yaml" >/dev/null
 hearth_say "up in $SECONDS s; export KUBECONFIG=$KUBECONFIG_ADMIN"

@@ -67,6 +67,31 @@ fn twenty_jobs_at_once_converge_and_then_the_operator_writes_nothing() {
     let late = writes_after(quiet_from);
     assert!(late.is_empty(), "written after convergence: {late:#?}");
     assert!(spent <= JOBS * 12, "{spent} writes for {JOBS} jobs");
+
+    let planted_from = audit_lines();
+    write_as_the_operator(&namespace);
+    let seen = || Ok(writes_after(planted_from).len());
+    await_value(Duration::from_secs(10), seen, &|writes| *writes == 1).unwrap();
+}
+
+/// The planted bug of the silence: one write that is not called for.
+fn write_as_the_operator(namespace: &Namespace) {
+    let ask = |arguments: &[&str]| kubectl_ok(arguments, None).unwrap().trim().to_owned();
+    let server =
+        ask(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let token = ask(&["-n", "hearth-system", "create", "token", "hearth-operator"]);
+    ask(&[
+        "--kubeconfig=/dev/null",
+        &format!("--server={server}"),
+        &format!("--token={token}"),
+        "--insecure-skip-tls-verify",
+        "-n",
+        &namespace.name,
+        "annotate",
+        "configmap",
+        "job-00-train",
+        "planted=bug",
+    ]);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hearth_tests::cluster::{Namespace, Way, condition, told};
-use hearth_tests::{http, jobs, tiny};
+use hearth_tests::cluster::{Namespace, Way, await_value, condition, told};
+use hearth_tests::{http, jobs, processes, tiny};
 use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, succeeded};
@@ -84,7 +84,7 @@ fn a_new_revision_replaces_the_old_one_without_a_failed_request() {
     assert_eq!(revisions.len(), 2, "answers came from {revisions:?}");
     let stable = second["status"]["stable"]["revision"].as_str().unwrap();
     let old_gone = |deployments: &Vec<Value>| deployments.len() == 1;
-    let kept = hearth_tests::cluster::await_value(
+    let kept = await_value(
         Duration::from_mins(1),
         || namespace.list("deployments", "hearth.dev/name=shop,app.kubernetes.io/component=server"),
         &old_gone,
@@ -93,6 +93,22 @@ fn a_new_revision_replaces_the_old_one_without_a_failed_request() {
     assert_eq!(kept[0]["metadata"]["labels"]["hearth.dev/revision"], stable);
 
     refuses_a_model_below_its_gate(&namespace, stable);
+    notices_a_gateway_that_breaks_off(&namespace, &way.address);
+}
+
+/// The planted bug: what the load above calls a failure is one.
+fn notices_a_gateway_that_breaks_off(namespace: &Namespace, address: &str) {
+    let gateways = "hearth.dev/name=shop,app.kubernetes.io/component=gateway";
+    for pod in namespace.list("pods", gateways).unwrap() {
+        for id in processes::of_pod(&pod, "hearth-gateway").unwrap() {
+            processes::signal(id, "KILL").unwrap();
+        }
+    }
+    let answered = || {
+        let answer = http::post(address, "/v1/classify", ASK);
+        Ok(answer.is_ok_and(|answer| answer.status == 200))
+    };
+    await_value(Duration::from_secs(10), answered, &|answered| !answered).unwrap();
 }
 
 /// A model that INT8 cannot hold; what served before goes on serving.
