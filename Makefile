@@ -27,8 +27,8 @@ e2e: ## Tests on a real cluster (KUBECONFIG, or one made for the purpose)
 build: ## All binaries, in target/release
 	@source tests/setup/env.sh; eval "$$(tests/setup/libtorch.sh)"; cargo build --release --workspace --bins
 
-crds: ## Write manifests/crds and the chart's CRDs anew
-	@cargo run --release -q -p hearth-operator -- crds --write .
+crds: build ## Write manifests/crds and the chart's CRDs anew
+	@source tests/setup/env.sh; "$$CARGO_TARGET_DIR/release/hearth-operator" crds --write .
 
 images: build ## Both images, in the cache and (when it is up) in the cluster
 	@tests/setup/images.sh

@@ -15,7 +15,7 @@ eval "$(tests/setup/libtorch.sh)"
 export HEARTH_LIBTORCH_LIB=$LIBTORCH/lib
 target=${CARGO_TARGET_DIR:-target}
 if [[ -z ${HEARTH_WORKER:-} ]]; then
-  cargo build --release --quiet -p hearth-worker
+  cargo build --release --quiet --workspace --bins
   HEARTH_WORKER=$target/release/hearth-worker
 fi
 
