@@ -113,7 +113,7 @@ def main():
     small = quantize(worker, spec, given.data, given.out)
     int8 = figures_of(given.out / "int8", spec, rows)
     near = abs(int8["f1"] - small["metricAfter"]) <= INT8_F1_TOLERANCE
-    report.check("F1 of the int8 export in transformers", near, f"{int8['f1']:.4f}, Hearth {small['quantizedValue']:.4f}")
+    report.check("F1 of the int8 export in transformers", near, f"{int8['f1']:.4f}, Hearth {small['metricAfter']:.4f}")
     agreement = float((int8["answers"] == found["answers"]).float().mean())
     report.check("int8 and float answers agree", agreement >= INT8_AGREEMENT, f"{agreement:.4f} of {len(rows)} mails")
 
