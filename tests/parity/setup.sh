@@ -5,8 +5,8 @@
 #   python=$(tests/parity/setup.sh)
 #
 # stdout holds that one line; everything else goes to stderr. It is a virtual
-# environment in $HEARTH_CACHE/parity-KEY, where KEY hashes requirements.txt.
-# `make test` does not need it; `make parity` does.
+# environment in $HEARTH_CACHE/parity-KEY, where KEY hashes this script and
+# requirements.txt. `make test` does not need it; `make parity` does.
 #
 # PyPI's torch for Linux is the CUDA build: to be imported it wants ten CUDA
 # libraries, 2 GB of wheels, of which nothing is called on a machine without a
@@ -20,7 +20,7 @@ libcurand.so.10 libcusparse.so.12 libcusparseLt.so.0 libnccl.so.2 libnvshmem_hos
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../setup/env.sh"
-home=$HEARTH_CACHE/parity-$(hearth_key "$here/requirements.txt")
+home=$HEARTH_CACHE/parity-$(hearth_key "$here/setup.sh" "$here/requirements.txt")
 
 need_tools() {
   local missing=()

