@@ -90,6 +90,25 @@ pub fn container(program: Program<'_>) -> Container {
     }
 }
 
+/// The container of `hearth-worker ARGS`, with the resources that its spec asks for.
+pub fn worker(
+    name: &str,
+    images: &Images,
+    args: Vec<String>,
+    asked: &Resources,
+    memory: MemoryDefault,
+) -> Container {
+    let mut container = container(Program {
+        name,
+        image: &images.worker,
+        pull_policy: &images.pull_policy,
+        args,
+        resources: requirements(asked, memory),
+    });
+    tell_share(&mut container, asked);
+    container
+}
+
 /// A pod of one container with `/tmp`, as an unprivileged user and without
 /// API credentials.
 pub fn pod(container: Container, placement: &PodPlacement) -> PodSpec {
@@ -209,7 +228,7 @@ pub fn from_field(name: &str, path: &str) -> EnvVar {
 /// Tells the worker how many cores to count on where the pod has a CPU request
 /// and no limit: threads in number of the node's cores would wait for each other
 /// on cores that other pods use.
-pub fn tell_share(container: &mut Container, asked: &Resources) {
+fn tell_share(container: &mut Container, asked: &Resources) {
     if asked.limits.contains_key("cpu") || !asked.requests.contains_key("cpu") {
         return;
     }
@@ -230,7 +249,7 @@ pub fn tell_share(container: &mut Container, asked: &Resources) {
 
 /// Resources as asked for; memory filled in where nothing is said, so that a
 /// pod that leaks takes no node down with it.
-pub fn requirements(asked: &Resources, memory: MemoryDefault) -> ResourceRequirements {
+fn requirements(asked: &Resources, memory: MemoryDefault) -> ResourceRequirements {
     let mut wanted = asked.to_requirements();
     let limits = wanted.limits.get_or_insert_default();
     let limited = limits.contains_key("memory");

@@ -14,7 +14,7 @@ use super::{Frame, QUANTIZE};
 use crate::children::Child;
 use crate::deployment::target::{Artifact, Target};
 use crate::network;
-use crate::pods::{self, MemoryDefault, Program};
+use crate::pods::{self, MemoryDefault};
 use crate::source_rules::{Backend, path_of};
 use crate::training_job::plan::config::data_file;
 use crate::training_job::plan::failure_policy;
@@ -83,15 +83,8 @@ fn config(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> Option<Qua
 fn template(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> PodTemplateSpec {
     let valid = frame.valid;
     let asked = valid.spec.compression.as_ref().map(|c| c.resources.clone()).unwrap_or_default();
-    let images = &frame.settings.images;
-    let mut container = pods::container(Program {
-        name: QUANTIZE,
-        image: &images.worker,
-        pull_policy: &images.pull_policy,
-        args: ["quantize", "--config", CONFIG_PATH].map(str::to_owned).into(),
-        resources: pods::requirements(&asked, MEMORY),
-    });
-    pods::tell_share(&mut container, &asked);
+    let args = ["quantize", "--config", CONFIG_PATH].map(str::to_owned).into();
+    let container = pods::worker(QUANTIZE, &frame.settings.images, args, &asked, MEMORY);
     let mut pod = pods::pod(container, &valid.spec.serving.placement);
     pod.restart_policy = Some("Never".to_owned());
     pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);

@@ -25,7 +25,7 @@ use crate::children::Child;
 use crate::deployment::policy::Decision;
 use crate::deployment::target::Target;
 use crate::network;
-use crate::pods::{self, MemoryDefault, Program};
+use crate::pods::{self, MemoryDefault};
 use crate::source_rules::{Backend, path_of};
 use crate::training_job::validate::ClaimUse;
 
@@ -134,14 +134,8 @@ fn deployment(frame: &Frame<'_>, target: &Target, decision: &Decision, name: &st
 
 fn pod(frame: &Frame<'_>, target: &Target, config: &str) -> PodSpec {
     let (images, serving) = (&frame.settings.images, &frame.valid.spec.serving);
-    let mut container = pods::container(Program {
-        name: SERVER,
-        image: &images.worker,
-        pull_policy: &images.pull_policy,
-        args: ["serve", "--config", CONFIG_PATH].map(str::to_owned).into(),
-        resources: pods::requirements(&serving.resources, MEMORY),
-    });
-    pods::tell_share(&mut container, &serving.resources);
+    let args = ["serve", "--config", CONFIG_PATH].map(str::to_owned).into();
+    let mut container = pods::worker(SERVER, images, args, &serving.resources, MEMORY);
     listen(&mut container, "http", SERVE_PORT);
     container.readiness_probe = Some(pods::http_probe("/readyz", SERVE_PORT, 2, 3));
     container.liveness_probe = Some(pods::http_probe("/healthz", SERVE_PORT, 10, 6));

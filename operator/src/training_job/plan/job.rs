@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{COMPONENT, pod_labels};
 use crate::children::{ANNOTATION_PARENT, ANNOTATION_SPEC_HASH, Parent};
-use crate::pods::{self, Images, MemoryDefault, Program};
+use crate::pods::{self, Images, MemoryDefault};
 use crate::training_job::validate::ValidJob;
 
 /// The container that the failure policy names.
@@ -85,14 +85,7 @@ fn arguments() -> Vec<String> {
 
 fn template(valid: &ValidJob, parent: &Parent, images: &Images) -> PodTemplateSpec {
     let workers = &valid.spec.workers;
-    let mut container = pods::container(Program {
-        name: CONTAINER,
-        image: &images.worker,
-        pull_policy: &images.pull_policy,
-        args: arguments(),
-        resources: pods::requirements(&workers.resources, MEMORY),
-    });
-    pods::tell_share(&mut container, &workers.resources);
+    let mut container = pods::worker(CONTAINER, images, arguments(), &workers.resources, MEMORY);
     container.ports = Some(vec![ContainerPort {
         name: Some("agent".to_owned()),
         container_port: i32::from(AGENT_PORT),
