@@ -8,11 +8,8 @@
 #![expect(clippy::disallowed_methods, reason = "this is the one place that writes")]
 
 use hearth_crds::names::MANAGER;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions,
-    PropagationPolicy,
-};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::runtime::events::{Event, EventType};
 use serde_json::{Value, json};
 
@@ -22,6 +19,7 @@ use crate::children::{
 use crate::context::{Context, WrittenStatus};
 use crate::error::{ApplyError, CallError};
 use crate::observed;
+use crate::seen::Seen;
 
 /// Field manager of `spec.suspend`.
 const ADMISSION: &str = "hearth-admission";
@@ -65,10 +63,9 @@ async fn perform(cx: &Context, namespace: &str, write: Write) -> Result<(), Appl
             patch(cx, namespace, &id, (&params, &body, "apply")).await
         }
         Write::Suspend(id, suspend) => {
-            let resource = id.kind.api_resource();
             let body = json!({
-                "apiVersion": resource.api_version,
-                "kind": resource.kind,
+                "apiVersion": id.kind.api_version(),
+                "kind": id.kind.as_str(),
                 "metadata": {"name": id.name},
                 "spec": {"suspend": suspend},
             });
@@ -87,7 +84,7 @@ async fn patch(
     (params, body, verb): (&PatchParams, &Value, &'static str),
 ) -> Result<(), ApplyError> {
     cx.metrics.wrote(id.kind.as_str(), verb);
-    let api = api(cx, namespace, &id.kind.api_resource());
+    let api = api(cx, namespace, id.kind);
     let written =
         cx.in_time(api.patch(&id.name, params, &Patch::Apply(body))).await.map_err(|source| {
             match &source {
@@ -100,7 +97,7 @@ async fn patch(
                 _ => write_error(id, source),
             }
         })?;
-    cx.remember_write(namespace, id, live_of(id.kind, &written));
+    cx.remember_write(namespace, id, observed::live(&written));
     tracing::info!(kind = id.kind.as_str(), namespace, name = id.name, verb, "written");
     Ok(())
 }
@@ -117,7 +114,7 @@ async fn delete(
         preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
         ..DeleteParams::default()
     };
-    let api = api(cx, namespace, &id.kind.api_resource());
+    let api = api(cx, namespace, id.kind);
     match cx.in_time(api.delete(&id.name, &params)).await {
         Ok(_) => {}
         // Gone, or another object by now: either way there is nothing to do.
@@ -152,7 +149,7 @@ async fn fail_pod(cx: &Context, namespace: &str, pod: &LostPod) -> Result<(), Ap
             }],
         },
     });
-    let api: Api<Pod> = Api::namespaced(cx.client.clone(), namespace);
+    let api = api(cx, namespace, Kind::Pod);
     let params = PatchParams::apply(MANAGER).force();
     match cx.in_time(api.patch_status(&pod.name, &params, &Patch::Apply(&body))).await {
         Ok(_) => {}
@@ -166,20 +163,20 @@ async fn fail_pod(cx: &Context, namespace: &str, pod: &LostPod) -> Result<(), Ap
 /// Writes an object's whole status. The caller has found that it differs.
 pub async fn status(
     cx: &Context,
-    resource: &ApiResource,
+    kind: Kind,
     of: &ObjectReference,
     status: &Value,
 ) -> Result<(), CallError> {
     let (namespace, name) = (of.namespace.as_deref().unwrap_or_default(), of.name.as_deref());
     let (name, uid) = (name.unwrap_or_default(), of.uid.as_deref().unwrap_or_default());
     let body = json!({
-        "apiVersion": resource.api_version,
-        "kind": resource.kind,
+        "apiVersion": kind.api_version(),
+        "kind": kind.as_str(),
         "metadata": {"name": name, "uid": uid},
         "status": status,
     });
-    cx.metrics.wrote(kind_label(&resource.kind), "status");
-    let api = api(cx, namespace, resource);
+    cx.metrics.wrote(kind.as_str(), "status");
+    let api = api(cx, namespace, kind);
     let params = PatchParams::apply(MANAGER).force();
     let written = cx.in_time(api.patch_status(name, &params, &Patch::Apply(&body))).await?;
     cx.remember_status(
@@ -210,29 +207,10 @@ pub async fn notify(cx: &Context, about: &ObjectReference, action: &str, notices
     }
 }
 
-fn api(cx: &Context, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
-    Api::namespaced_with(cx.client.clone(), namespace, resource)
+fn api(cx: &Context, namespace: &str, kind: Kind) -> Api<Seen> {
+    Api::namespaced_with(cx.client.clone(), namespace, &kind)
 }
 
 fn write_error(id: &ChildId, source: CallError) -> ApplyError {
     ApplyError::Write { kind: id.kind, name: id.name.clone(), source }
-}
-
-/// The view of an object that the API server has just given back.
-fn live_of(kind: Kind, object: &DynamicObject) -> Live {
-    let mut live = observed::live(&object.metadata);
-    if kind == Kind::ConfigMap {
-        live.data = serde_json::from_value(object.data["data"].clone()).ok();
-    }
-    live.suspended = object.data["spec"]["suspend"] == true;
-    live
-}
-
-/// A label of a closed set.
-fn kind_label(kind: &str) -> &'static str {
-    match kind {
-        "TrainingJob" => "TrainingJob",
-        "ModelDeployment" => "ModelDeployment",
-        _ => "Other",
-    }
 }

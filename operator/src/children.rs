@@ -15,8 +15,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::ApiResource;
 use serde_json::{Value, json};
+
+pub use crate::seen::Kind;
 
 /// Annotation with the hash of what the operator last wrote.
 pub const ANNOTATION_HASH: &str = "hearth.dev/applied-hash";
@@ -46,67 +47,6 @@ pub enum Child {
     Job(Box<Job>),
     /// Servers or gateways.
     Deployment(Box<Deployment>),
-}
-
-/// Kinds of [`Child`], in the order in which they are written: what pods need
-/// comes before what makes pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "Kubernetes' own names")]
-pub enum Kind {
-    ConfigMap,
-    ServiceAccount,
-    Role,
-    RoleBinding,
-    Service,
-    NetworkPolicy,
-    PodDisruptionBudget,
-    Job,
-    Deployment,
-}
-
-impl Kind {
-    /// All kinds, in the order of writing.
-    pub const ALL: [Self; 9] = [
-        Self::ConfigMap,
-        Self::ServiceAccount,
-        Self::Role,
-        Self::RoleBinding,
-        Self::Service,
-        Self::NetworkPolicy,
-        Self::PodDisruptionBudget,
-        Self::Job,
-        Self::Deployment,
-    ];
-
-    /// The name in manifests and in metric labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ConfigMap => "ConfigMap",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::Role => "Role",
-            Self::RoleBinding => "RoleBinding",
-            Self::Service => "Service",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::PodDisruptionBudget => "PodDisruptionBudget",
-            Self::Job => "Job",
-            Self::Deployment => "Deployment",
-        }
-    }
-
-    /// Where the API serves it.
-    pub fn api_resource(self) -> ApiResource {
-        match self {
-            Self::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
-            Self::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
-            Self::Role => ApiResource::erase::<Role>(&()),
-            Self::RoleBinding => ApiResource::erase::<RoleBinding>(&()),
-            Self::Service => ApiResource::erase::<Service>(&()),
-            Self::NetworkPolicy => ApiResource::erase::<NetworkPolicy>(&()),
-            Self::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
-            Self::Job => ApiResource::erase::<Job>(&()),
-            Self::Deployment => ApiResource::erase::<Deployment>(&()),
-        }
-    }
 }
 
 impl Child {

@@ -8,7 +8,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client};
 use serde_json::Value;
@@ -18,6 +17,7 @@ use crate::cache::Caches;
 use crate::children::{ChildId, Live};
 use crate::error::{CallError, GatherError};
 use crate::metrics::Metrics;
+use crate::seen::{Condition, Kind, Seen};
 use crate::training_job::plan::Settings;
 
 /// Longest wait for one API request: kube sets no limit on reads.
@@ -134,7 +134,7 @@ impl Context {
         &self,
         nodes: BTreeSet<String>,
     ) -> Result<BTreeSet<String>, GatherError> {
-        let api: Api<Node> = Api::all(self.client.clone());
+        let api: Api<Seen> = Api::all_with(self.client.clone(), &Kind::Node);
         let mut silent = BTreeSet::new();
         for name in nodes {
             let node = self
@@ -142,11 +142,8 @@ impl Context {
                 .await
                 .map_err(|source| GatherError { what: format!("node {name}"), source })?;
             let ready = node
-                .and_then(|node| node.status)
-                .and_then(|status| status.conditions)
-                .into_iter()
-                .flatten()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+                .and_then(|node| node.status.condition("Ready").map(Condition::holds))
+                .unwrap_or(false);
             if !ready {
                 silent.insert(name);
             }

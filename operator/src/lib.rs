@@ -25,6 +25,7 @@ pub mod observed;
 pub mod plan_check;
 pub mod pods;
 pub mod run;
+pub mod seen;
 pub mod source_rules;
 pub mod telemetry;
 pub mod training_job;

@@ -1,15 +1,14 @@
 //! Views of live Jobs and pods: what decisions need, and nothing else.
 
-use std::collections::BTreeMap;
-
 use hearth_crds::names;
 use hearth_crds::worker_config::WorkerResult;
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::ContainerState;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::children::{ANNOTATION_HASH, ANNOTATION_SPEC_HASH, Live};
+use crate::seen::Seen;
 
 /// A live `batch/v1` Job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,16 +55,14 @@ impl JobEnd {
 
 impl JobView {
     /// The view of a Job.
-    pub fn of(job: &Job) -> Self {
-        let status = job.status.as_ref();
-        let conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
-        let ended = conditions.filter(|c| c.status == "True").find_map(|c| {
-            let at = c.last_transition_time.as_ref().map(|time| time.0);
+    pub fn of(job: &Seen) -> Self {
+        let ended = job.status.conditions.iter().filter(|c| c.holds()).find_map(|c| {
+            let at = c.last_transition_time;
             match c.type_.as_str() {
                 "Complete" => Some(JobEnd::Complete { at }),
                 "Failed" => Some(JobEnd::Failed {
-                    reason: c.reason.clone().unwrap_or_default(),
-                    message: c.message.clone().unwrap_or_default(),
+                    reason: c.reason.clone(),
+                    message: c.message.clone(),
                     at,
                 }),
                 _ => None,
@@ -73,9 +70,9 @@ impl JobView {
         });
         Self {
             uid: job.uid().unwrap_or_default(),
-            suspended: job.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false),
+            suspended: job.spec.suspend.unwrap_or(false),
             spec_hash: job.annotations().get(ANNOTATION_SPEC_HASH).cloned(),
-            active: status.and_then(|s| s.active).unwrap_or(0),
+            active: job.status.active.unwrap_or(0),
             ended,
         }
     }
@@ -150,38 +147,32 @@ impl Exit {
 
 impl PodView {
     /// The view of a pod of one container.
-    pub fn of(pod: &Pod) -> Self {
-        let status = pod.status.as_ref();
-        let container = status
-            .and_then(|s| s.container_statuses.as_ref())
-            .and_then(|containers| containers.first());
+    pub fn of(pod: &Seen) -> Self {
+        let status = &pod.status;
+        let container = status.container_statuses.first();
         let state = container.and_then(|c| c.state.as_ref());
         let last = container.and_then(|c| c.last_state.as_ref());
-        let scheduled = status
-            .and_then(|s| s.conditions.as_ref())
-            .into_iter()
-            .flatten()
-            .find(|c| c.type_ == "PodScheduled");
         Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
-            owner: live(&pod.metadata).owner,
+            owner: controller(pod).unwrap_or_default(),
             index: pod
                 .annotations()
                 .get("batch.kubernetes.io/job-completion-index")
                 .and_then(|text| text.parse().ok()),
-            phase: match status.and_then(|s| s.phase.as_deref()) {
+            phase: match status.phase.as_deref() {
                 Some("Running") => Phase::Running,
                 Some("Succeeded") => Phase::Succeeded,
                 Some("Failed") => Phase::Failed,
                 Some("Unknown") => Phase::Unknown,
                 _ => Phase::Pending,
             },
-            ip: status.and_then(|s| s.pod_ip.clone()),
-            node: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
-            unschedulable: scheduled
-                .filter(|c| c.status == "False")
-                .and_then(|c| c.message.clone()),
+            ip: status.pod_ip.clone(),
+            node: pod.spec.node_name.clone(),
+            unschedulable: status
+                .condition("PodScheduled")
+                .filter(|c| c.status == "False" && !c.message.is_empty())
+                .map(|c| c.message.clone()),
             waiting: state.and_then(|s| s.waiting.as_ref()).map(|waiting| {
                 let text = |part: &Option<String>| part.clone().unwrap_or_default();
                 steady(text(&waiting.reason), text(&waiting.message))
@@ -222,30 +213,29 @@ fn exit_of(state: &ContainerState) -> Option<Exit> {
     })
 }
 
-/// What matters about a live child, from its metadata.
-pub fn live(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Live {
-    let get = |map: &Option<BTreeMap<String, String>>, key: &str| {
-        map.as_ref().and_then(|entries| entries.get(key).cloned())
-    };
-    let owner = metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .find(|owner| owner.controller == Some(true))
-        .map(|owner| owner.uid.clone());
+/// What matters about a live child.
+pub fn live(object: &Seen) -> Live {
+    let metadata = &object.metadata;
     Live {
         uid: metadata.uid.clone().unwrap_or_default(),
-        owner: owner.unwrap_or_default(),
-        hash: get(&metadata.annotations, ANNOTATION_HASH).unwrap_or_default(),
-        revision: get(&metadata.labels, names::LABEL_REVISION),
+        owner: controller(object).unwrap_or_default(),
+        hash: object.annotations().get(ANNOTATION_HASH).cloned().unwrap_or_default(),
+        revision: object.labels().get(names::LABEL_REVISION).cloned(),
+        data: object.data.clone(),
+        suspended: object.spec.suspend.unwrap_or(false),
         deleting: metadata.deletion_timestamp.is_some(),
         version: version(metadata),
-        ..Live::default()
     }
+}
+
+/// UID of the owner that controls an object.
+fn controller(object: &Seen) -> Option<String> {
+    let mut owners = object.owner_references().iter();
+    owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
 }
 
 /// Resource version as a number, by which two views of one object are ordered
 /// (Kubernetes has promised since 1.35 that they can be; KEP-5504). 0 where unknown.
-pub fn version(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> u64 {
+pub fn version(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }

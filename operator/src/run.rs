@@ -1,5 +1,6 @@
 //! Wires it all: watches, controllers, lease, probes, shutdown.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ use crate::error::{ReconcileError, retry_after};
 use crate::http::Probes;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
+use crate::seen::{Kind, Seen};
 use crate::watch::{WatchHealth, Watching};
 use crate::{agent_client, deployment, http, training_job};
 
@@ -219,57 +221,50 @@ fn watch_all(
     jobs: &Sender<GuardedJob>,
     deployments: &Sender<GuardedDeployment>,
 ) -> Caches {
-    let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
     let parents = Parents { jobs: jobs.clone(), deployments: deployments.clone() };
-    macro_rules! children {
-        ($kind:literal) => {{
+    let to_deployment = deployments.clone();
+    let model_deployments: Store<GuardedDeployment> = watching.start(
+        Kind::ModelDeployment,
+        (api(client, namespace), ()),
+        None,
+        Box::new(move |object| tell(&to_deployment, object)),
+    );
+    let (to_parents, waiting) = (parents.clone(), model_deployments.clone());
+    let training_jobs: Store<GuardedJob> = watching.start(
+        Kind::TrainingJob,
+        (api(client, namespace), ()),
+        None,
+        Box::new(move |object| {
+            tell(&to_parents.jobs, object);
+            to_parents.users_of_job(object, &waiting);
+        }),
+    );
+    let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
+    let watch = |kind, labels, touched| {
+        let api = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+            None => Api::all_with(client.clone(), &kind),
+        };
+        (kind, watching.start(kind, (api, kind), labels, touched))
+    };
+    let mut seen: BTreeMap<Kind, Store<Seen>> = Kind::CHILDREN
+        .into_iter()
+        .chain([Kind::Pod])
+        .map(|kind| {
             let parents = parents.clone();
-            watching.start($kind, api(client, namespace), Some(&ours), move |object| {
-                parents.of_child(object);
-            })
-        }};
-    }
-    let own_jobs = jobs.clone();
-    let training_jobs_changed = parents.clone();
-    let own_deployments = deployments.clone();
-    let model_deployments = watching.start(
-        "ModelDeployment",
-        api::<GuardedDeployment>(client, namespace),
-        None,
-        move |object| tell(&own_deployments, object),
-    );
-    let waiting = model_deployments.clone();
-    let training_jobs =
-        watching.start("TrainingJob", api::<GuardedJob>(client, namespace), None, move |object| {
-            tell(&own_jobs, object);
-            training_jobs_changed.users_of_job(object, &waiting);
-        });
-    let claims_changed = parents.clone();
+            watch(kind, Some(&ours), Box::new(move |object| parents.of_child(object)))
+        })
+        .collect();
     let (claim_jobs, claim_deployments) = (training_jobs.clone(), model_deployments.clone());
-    let claims = watching.start(
-        "PersistentVolumeClaim",
-        api(client, namespace),
+    seen.extend([watch(
+        Kind::PersistentVolumeClaim,
         None,
-        move |claim: &kube::core::PartialObjectMeta<_>| {
-            let namespace = claim.metadata.namespace.clone();
-            claims_changed.waiting_in(namespace.as_deref(), &claim_jobs, &claim_deployments);
-        },
-    );
-    Caches {
-        training_jobs,
-        model_deployments,
-        jobs: children!("Job"),
-        pods: children!("Pod"),
-        deployments: children!("Deployment"),
-        config_maps: children!("ConfigMap"),
-        services: children!("Service"),
-        network_policies: children!("NetworkPolicy"),
-        disruption_budgets: children!("PodDisruptionBudget"),
-        service_accounts: children!("ServiceAccount"),
-        roles: children!("Role"),
-        role_bindings: children!("RoleBinding"),
-        claims,
-    }
+        Box::new(move |claim| {
+            let namespace = claim.metadata.namespace.as_deref();
+            parents.waiting_in(namespace, &claim_jobs, &claim_deployments);
+        }),
+    )]);
+    Caches { training_jobs, model_deployments, seen }
 }
 
 /// The controllers that a change may concern.
@@ -282,7 +277,7 @@ struct Parents {
 impl Parents {
     /// The parent of a child, by label and annotation: pods belong to a Job or
     /// a ReplicaSet, not to the parent itself.
-    fn of_child<K: Resource>(&self, child: &K) {
+    fn of_child(&self, child: &Seen) {
         let namespace = child.namespace().unwrap_or_default();
         let Some(parent) = child.annotations().get(ANNOTATION_PARENT) else { return };
         match child.labels().get(names::LABEL_KIND).map(String::as_str) {
@@ -345,34 +340,11 @@ where
 
 /// Waits for the first list of every kind.
 async fn ready(caches: &Caches) -> anyhow::Result<()> {
-    let Caches {
-        training_jobs,
-        model_deployments,
-        jobs,
-        pods,
-        deployments,
-        config_maps,
-        services,
-        network_policies,
-        disruption_budgets,
-        service_accounts,
-        roles,
-        role_bindings,
-        claims,
-    } = caches;
-    training_jobs.wait_until_ready().await?;
-    model_deployments.wait_until_ready().await?;
-    jobs.wait_until_ready().await?;
-    pods.wait_until_ready().await?;
-    deployments.wait_until_ready().await?;
-    config_maps.wait_until_ready().await?;
-    services.wait_until_ready().await?;
-    network_policies.wait_until_ready().await?;
-    disruption_budgets.wait_until_ready().await?;
-    service_accounts.wait_until_ready().await?;
-    roles.wait_until_ready().await?;
-    role_bindings.wait_until_ready().await?;
-    claims.wait_until_ready().await?;
+    caches.training_jobs.wait_until_ready().await?;
+    caches.model_deployments.wait_until_ready().await?;
+    for store in caches.seen.values() {
+        store.wait_until_ready().await?;
+    }
     Ok(())
 }
 

@@ -8,18 +8,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{self, Store};
 use kube::runtime::utils::StreamBackoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::metrics::Metrics;
+use crate::seen::Kind;
 
 /// The server ends a watch after this time; load balancers forget idle
 /// connections later than that.
@@ -63,20 +65,24 @@ pub struct Watching {
     pub health: WatchHealth,
 }
 
+/// Is told each object that came, changed or went.
+pub type Touched<K> = Box<dyn Fn(&K) + Send + Sync>;
+
 impl Watching {
-    /// Starts to watch `api`; `labels` selects. `touched` is told each object
-    /// that came, changed or went.
+    /// Starts to watch `api`; `labels` selects.
     pub fn start<K>(
         &self,
-        kind: &'static str,
-        api: Api<K>,
+        kind: Kind,
+        (api, of): (Api<K>, K::DynamicType),
         labels: Option<&str>,
-        touched: impl Fn(&K) + Send + Sync + 'static,
+        touched: Touched<K>,
     ) -> Store<K>
     where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K::DynamicType: Clone + Debug + Eq + Hash,
     {
-        let (store, mut writer) = reflector::store::<K>();
+        let mut writer = Writer::new(of);
+        let store = writer.as_reader();
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
         if let Some(labels) = labels {
             config = config.labels(labels);
@@ -84,7 +90,7 @@ impl Watching {
         let shared = self.clone();
         tokio::spawn(async move {
             loop {
-                shared.follow(kind, (&api, &config), &mut writer, &touched).await;
+                shared.follow(kind.as_str(), (&api, &config), &mut writer, &touched).await;
             }
         });
         store
@@ -96,9 +102,10 @@ impl Watching {
         kind: &'static str,
         (api, config): (&Api<K>, &watcher::Config),
         writer: &mut Writer<K>,
-        touched: &(impl Fn(&K) + Send + Sync),
+        touched: &Touched<K>,
     ) where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K::DynamicType: Clone + Debug + Eq + Hash,
     {
         let events = watcher::watcher(api.clone(), config.clone());
         let mut events = std::pin::pin!(StreamBackoff::new(events, DefaultBackoff::default()));

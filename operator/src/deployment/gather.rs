@@ -7,7 +7,6 @@ use hearth_crds::model_deployment::CompressionReport;
 use hearth_crds::names;
 use hearth_crds::routing::{ROUTING_KEY, RoutingTable};
 use hearth_crds::{condition, source::Source};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -23,6 +22,7 @@ use crate::context::Context;
 use crate::error::GatherError;
 use crate::lost_pods::suspects;
 use crate::observed::{JobView, Phase, PodView};
+use crate::seen::Seen;
 
 /// What was observed of a deployment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -107,18 +107,16 @@ pub struct Workload {
 }
 
 impl Workload {
-    fn of(deployment: &Deployment) -> Self {
-        let status = deployment.status.clone().unwrap_or_default();
-        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    fn of(deployment: &Seen) -> Self {
+        let status = &deployment.status;
+        let wanted = deployment.spec.replicas.unwrap_or(1);
         let observed = status.observed_generation >= deployment.metadata.generation;
         let available = status.available_replicas.unwrap_or(0);
         let updated = status.updated_replicas.unwrap_or(0);
         let stuck = status
-            .conditions
-            .into_iter()
-            .flatten()
-            .find(|c| c.type_ == "Progressing" && c.status == "False")
-            .map(|c| c.message.unwrap_or_default());
+            .condition("Progressing")
+            .filter(|condition| condition.status == "False")
+            .map(|condition| condition.message.clone());
         let note = |key: &str| deployment.annotations().get(key).cloned();
         Self {
             wanted,
@@ -182,14 +180,14 @@ pub async fn observe(
 fn expected(valid: &ValidDeployment, target: Option<&Target>) -> Vec<ChildId> {
     let id = |kind, name: &str| ChildId { kind, name: name.to_owned() };
     let gateway = valid.child_name("gateway");
-    let mut ids: Vec<_> = Kind::ALL.into_iter().map(|kind| id(kind, &gateway)).collect();
+    let mut ids: Vec<_> = Kind::CHILDREN.into_iter().map(|kind| id(kind, &gateway)).collect();
     ids.push(id(Kind::ConfigMap, &valid.child_name("routing")));
     ids.push(id(Kind::Service, &valid.child_name("")));
     if let Some(target) = target {
         let server = target.server_name(valid);
-        ids.extend(Kind::ALL.into_iter().map(|kind| id(kind, &server)));
+        ids.extend(Kind::CHILDREN.into_iter().map(|kind| id(kind, &server)));
         if let Some(artifact) = &target.artifact {
-            ids.extend(Kind::ALL.into_iter().map(|kind| id(kind, &artifact.job)));
+            ids.extend(Kind::CHILDREN.into_iter().map(|kind| id(kind, &artifact.job)));
         }
     }
     ids
@@ -260,30 +258,28 @@ fn pods_of(
 }
 
 fn servers(cx: &Context, valid: &ValidDeployment) -> BTreeMap<String, Workload> {
-    cx.caches
-        .deployments
-        .state()
-        .iter()
-        .filter(|deployment| {
-            deployment.metadata.namespace.as_deref() == Some(&valid.namespace)
-                && deployment.metadata.deletion_timestamp.is_none()
-                && deployment.owner_references().iter().any(|owner| owner.uid == valid.uid)
-        })
-        .filter_map(|deployment| {
-            let revision = deployment.labels().get(names::LABEL_REVISION)?.clone();
-            Some((revision, Workload::of(deployment)))
-        })
-        .collect()
+    let ours = |deployment: &Seen| {
+        deployment.metadata.namespace.as_deref() == Some(&valid.namespace)
+            && deployment.metadata.deletion_timestamp.is_none()
+            && deployment.owner_references().iter().any(|owner| owner.uid == valid.uid)
+    };
+    let servers = cx.caches.filter(Kind::Deployment, ours);
+    let by_revision = servers.iter().filter_map(|deployment| {
+        let revision = deployment.labels().get(names::LABEL_REVISION)?.clone();
+        Some((revision, Workload::of(deployment)))
+    });
+    by_revision.collect()
 }
 
 fn workload(cx: &Context, valid: &ValidDeployment, name: &str) -> Option<Workload> {
-    let key = ObjectRef::new(name).within(&valid.namespace);
-    cx.caches.deployments.get(&key).map(|deployment| Workload::of(&deployment))
+    cx.caches.get(Kind::Deployment, &valid.namespace, name).map(|found| Workload::of(&found))
 }
 
 fn routing(cx: &Context, valid: &ValidDeployment) -> (Option<RoutingTable>, Option<Timestamp>) {
-    let key = ObjectRef::new(&valid.child_name("routing")).within(&valid.namespace);
-    let Some(map) = cx.caches.config_maps.get(&key) else { return (None, None) };
+    let name = valid.child_name("routing");
+    let Some(map) = cx.caches.get(Kind::ConfigMap, &valid.namespace, &name) else {
+        return (None, None);
+    };
     let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
     let at = map.annotations().get(ANNOTATION_ROUTED_AT).and_then(|text| text.parse().ok());
     (text.and_then(|text| serde_json::from_str(text).ok()), at)

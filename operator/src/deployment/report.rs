@@ -9,7 +9,6 @@ use hearth_crds::model_deployment::{ModelDeployment, ModelDeploymentStatus, Revi
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::ApiResource;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
@@ -23,6 +22,7 @@ use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::fault::{Fault, SpecFaults};
 use crate::observed::version;
+use crate::seen::Kind;
 
 /// Time until a deployment is looked at again though nothing happened to it.
 const RESYNC: Duration = Duration::from_mins(5);
@@ -64,7 +64,7 @@ async fn write(
 ) -> Result<(), ReconcileError> {
     let value = serde_json::to_value(status).unwrap_or_default();
     let name = || about.name.clone().unwrap_or_default();
-    apply::status(cx, &ApiResource::erase::<ModelDeployment>(&()), about, &value)
+    apply::status(cx, Kind::ModelDeployment, about, &value)
         .await
         .map_err(|source| ReconcileError::Status { name: name(), source })
 }

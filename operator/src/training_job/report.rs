@@ -7,7 +7,6 @@ use hearth_crds::training_job::{ModelStatus, TrainingJob, TrainingJobStatus, Tra
 use hearth_crds::worker_config::{WorkerState, WorkerStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::ApiResource;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
@@ -18,6 +17,7 @@ use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::fault::SpecFaults;
 use crate::observed::{JobView, Phase, version};
+use crate::seen::Kind;
 use crate::training_job::gather::Observed;
 use crate::training_job::plan::config::model_uri;
 use crate::training_job::policy::{Outcome, Stage};
@@ -62,7 +62,7 @@ pub async fn publish(
     }
     let about = job.object_ref(&());
     let value = serde_json::to_value(&after).unwrap_or_default();
-    apply::status(cx, &ApiResource::erase::<TrainingJob>(&()), &about, &value)
+    apply::status(cx, Kind::TrainingJob, &about, &value)
         .await
         .map_err(|source| ReconcileError::Status { name: job.name_any(), source })?;
     apply::notify(cx, &about, "Train", &notices(&before, &after, &verdict)).await;
@@ -112,12 +112,9 @@ pub async fn unreadable(cx: &Context, object: &InvalidObject) -> Result<Action, 
         condition::merge(&before.conditions, &[finding], generation, &Time(cx.clock.now()));
     if after != before {
         let value = serde_json::to_value(&after).unwrap_or_default();
-        apply::status(cx, &ApiResource::erase::<TrainingJob>(&()), &about, &value).await.map_err(
-            |source| ReconcileError::Status {
-                name: about.name.clone().unwrap_or_default(),
-                source,
-            },
-        )?;
+        apply::status(cx, Kind::TrainingJob, &about, &value).await.map_err(|source| {
+            ReconcileError::Status { name: about.name.clone().unwrap_or_default(), source }
+        })?;
     }
     Ok(Action::await_change())
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use hearth_crds::source::Source;
 use hearth_crds::{ModelDeployment, TrainingJob};
-use hearth_operator::children::{Child, LiveChildren, Plan, Write, difference};
+use hearth_operator::children::{Child, Live, LiveChildren, Plan, Write, difference};
 use hearth_operator::deployment::gather::Model;
 use hearth_operator::deployment::policy::Decision;
 use hearth_operator::deployment::{self, target};
+use hearth_operator::seen::Seen;
 use hearth_operator::training_job::{self, Backend};
 use hearth_operator::{observed, plan_check};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -56,12 +56,8 @@ fn plan_of(text: &str) -> Plan {
 /// What the caches show after all of a plan was written.
 fn live_after(plan: &Plan) -> LiveChildren {
     let view = |child: &Child| {
-        let manifest = child.manifest();
-        let metadata: ObjectMeta = serde_json::from_value(manifest["metadata"].clone()).unwrap();
-        let mut live = observed::live(&metadata);
-        live.uid = "live".into();
-        live.data = serde_json::from_value(manifest["data"].clone()).ok();
-        live.suspended = manifest["spec"]["suspend"] == true;
+        let seen: Seen = serde_json::from_value(child.manifest()).unwrap();
+        let live = Live { uid: "live".into(), ..observed::live(&seen) };
         (child.id(), live)
     };
     plan.children.iter().map(view).collect()

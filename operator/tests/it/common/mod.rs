@@ -13,21 +13,15 @@ use std::sync::{Arc, Mutex};
 use hearth_operator::cache::{Caches, GuardedDeployment, GuardedJob};
 use hearth_operator::context::{Clock, Context};
 use hearth_operator::pods::Images;
+use hearth_operator::seen::{Kind, Seen};
 use hearth_operator::training_job::plan::Settings;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::client::Body;
-use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::Event;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -55,57 +49,49 @@ pub fn settings() -> Settings {
     }
 }
 
-macro_rules! stores {
-    ($($field:ident: $kind:ty),* $(,)?) => {
-        struct Writers { $($field: Writer<$kind>),* }
-
-        fn stores() -> (Caches, Writers) {
-            $(let $field = reflector::store::<$kind>();)*
-            (Caches { $($field: $field.0),* }, Writers { $($field: $field.1),* })
-        }
-    };
-}
-
-stores! {
-    training_jobs: GuardedJob,
-    model_deployments: GuardedDeployment,
-    jobs: Job,
-    pods: Pod,
-    deployments: Deployment,
-    config_maps: ConfigMap,
-    services: PartialObjectMeta<Service>,
-    network_policies: PartialObjectMeta<NetworkPolicy>,
-    disruption_budgets: PartialObjectMeta<PodDisruptionBudget>,
-    service_accounts: PartialObjectMeta<ServiceAccount>,
-    roles: PartialObjectMeta<Role>,
-    role_bindings: PartialObjectMeta<RoleBinding>,
-    claims: PartialObjectMeta<PersistentVolumeClaim>,
+struct Writers {
+    training_jobs: Writer<GuardedJob>,
+    model_deployments: Writer<GuardedDeployment>,
+    seen: BTreeMap<Kind, Writer<Seen>>,
 }
 
 impl Writers {
+    fn new() -> Self {
+        let watched = Kind::CHILDREN.into_iter().chain([Kind::Pod, Kind::PersistentVolumeClaim]);
+        Self {
+            training_jobs: Writer::default(),
+            model_deployments: Writer::default(),
+            seen: watched.map(|kind| (kind, Writer::new(kind))).collect(),
+        }
+    }
+
+    fn caches(&self) -> Caches {
+        let seen = self.seen.iter().map(|(kind, writer)| (*kind, writer.as_reader()));
+        Caches {
+            training_jobs: self.training_jobs.as_reader(),
+            model_deployments: self.model_deployments.as_reader(),
+            seen: seen.collect(),
+        }
+    }
+
     fn show(&mut self, plural: &str, object: &Value, gone: bool) {
         match plural {
             "trainingjobs" => show(&mut self.training_jobs, object, gone),
             "modeldeployments" => show(&mut self.model_deployments, object, gone),
-            "jobs" => show(&mut self.jobs, object, gone),
-            "pods" => show(&mut self.pods, object, gone),
-            "deployments" => show(&mut self.deployments, object, gone),
-            "configmaps" => show(&mut self.config_maps, object, gone),
-            "services" => show(&mut self.services, object, gone),
-            "networkpolicies" => show(&mut self.network_policies, object, gone),
-            "poddisruptionbudgets" => show(&mut self.disruption_budgets, object, gone),
-            "serviceaccounts" => show(&mut self.service_accounts, object, gone),
-            "roles" => show(&mut self.roles, object, gone),
-            "rolebindings" => show(&mut self.role_bindings, object, gone),
-            "persistentvolumeclaims" => show(&mut self.claims, object, gone),
-            _ => {}
+            _ => {
+                let of = |kind: &Kind| Seen::plural(kind) == plural;
+                if let Some((_, writer)) = self.seen.iter_mut().find(|(kind, _)| of(kind)) {
+                    show(writer, object, gone);
+                }
+            }
         }
     }
 }
 
 fn show<K>(writer: &mut Writer<K>, object: &Value, gone: bool)
 where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + 'static,
+    K: Resource + DeserializeOwned + Clone + 'static,
+    K::DynamicType: Clone + Eq + std::hash::Hash,
 {
     let object: K = serde_json::from_value(object.clone()).unwrap();
     writer.apply_watcher_event(&if gone { Event::Delete(object) } else { Event::Apply(object) });
@@ -133,7 +119,8 @@ pub struct World {
 impl World {
     /// An empty cluster at a fixed time.
     pub fn new() -> Self {
-        let (caches, writers) = stores();
+        let writers = Writers::new();
+        let caches = writers.caches();
         let state = Arc::new(Mutex::new(State {
             objects: BTreeMap::new(),
             writers,
