@@ -81,7 +81,7 @@ fn an_unknown_field_is_refused_by_its_path() {
 
 #[test]
 fn ctrl_c_saves_and_the_next_run_goes_on_from_there_to_the_same_weights() {
-    let job = jobs::training_job("local", 2, 1200, |_| {});
+    let job = jobs::training_job("local", 2, 600, |_| {});
     let (twin, done) = run(&job);
     assert!(done.status.success(), "{}", text(&done.stderr));
 
