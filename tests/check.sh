@@ -70,10 +70,9 @@ lint() {
 }
 
 unit() {
-  need build cargo build --release --workspace --bins
-  need build-tests cargo nextest run --release --workspace --no-run
+  need build cargo build --release --workspace --bins --tests
   stage unit cargo nextest run --release --workspace -E 'not binary(cluster)'
-  stage nccl-links worker/nccl-rs/build-nccl.sh target/nccl
+  stage nccl-links worker/nccl-rs/build-nccl.sh "$HEARTH_CACHE/nccl"
 }
 
 # On the cluster in KUBECONFIG, or on one that is made and removed again.

@@ -12,8 +12,9 @@ use crate::support::succeeded;
 const JOBS: usize = 20;
 const OPERATOR: &str = "system:serviceaccount:hearth-system:hearth";
 
-/// Writes by the operator since the audit log's line `from`, its Lease left out.
-fn writes_after(from: usize) -> Vec<String> {
+/// Writes by the operator to a namespace since the audit log's line `from`.
+fn writes_after(from: usize, namespace: &Namespace) -> Vec<String> {
+    let here = format!("/namespaces/{}/", namespace.name);
     let path = std::env::var("HEARTH_AUDIT_LOG")
         .expect("HEARTH_AUDIT_LOG names the API server's audit log");
     BufReader::new(std::fs::File::open(path).unwrap())
@@ -26,7 +27,7 @@ fn writes_after(from: usize) -> Vec<String> {
         .filter(|entry| {
             !["get", "list", "watch"].contains(&entry["verb"].as_str().unwrap_or_default())
         })
-        .filter(|entry| entry["objectRef"]["resource"] != "leases")
+        .filter(|entry| entry["requestURI"].as_str().is_some_and(|uri| uri.contains(&here)))
         .map(|entry| format!("{} {}", entry["verb"], entry["requestURI"]))
         .collect()
 }
@@ -50,27 +51,27 @@ fn twenty_jobs_at_once_converge_and_then_the_operator_writes_nothing() {
     for name in &names {
         succeeded(&namespace, name);
     }
-    let spent = writes_after(before).len();
+    let spent = writes_after(before, &namespace).len();
     assert!(spent >= JOBS, "the audit log does not show the operator's writes: {spent}");
     let settle = await_value(
         Duration::from_secs(30),
         || {
             let lines = audit_lines();
             std::thread::park_timeout(Duration::from_secs(5));
-            Ok(writes_after(lines).len())
+            Ok(writes_after(lines, &namespace).len())
         },
         &|writes| *writes == 0,
     );
     settle.unwrap();
     let quiet_from = audit_lines();
     std::thread::park_timeout(Duration::from_mins(1));
-    let late = writes_after(quiet_from);
+    let late = writes_after(quiet_from, &namespace);
     assert!(late.is_empty(), "written after convergence: {late:#?}");
     assert!(spent <= JOBS * 12, "{spent} writes for {JOBS} jobs");
 
     let planted_from = audit_lines();
     write_as_the_operator(&namespace);
-    let seen = || Ok(writes_after(planted_from).len());
+    let seen = || Ok(writes_after(planted_from, &namespace).len());
     await_value(Duration::from_secs(10), seen, &|writes| *writes == 1).unwrap();
 }
 

@@ -19,6 +19,8 @@ fn deployment(model: &Value) -> String {
             "model": model,
             "compression": {"quantization": "INT8",
                 "gate": {"data": {"source": "pvc://data/rows.jsonl"}, "metric": "accuracy", "maxDrop": 0.1}},
+            // An old revision is kept for as long as a request may take.
+            "gateway": {"requestTimeoutSeconds": 10},
             "serving": {"replicas": 1, "maxBatchSize": 8,
                         "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "50m"}}}
         }

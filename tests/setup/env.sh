@@ -9,6 +9,11 @@ export HEARTH_CACHE=${HEARTH_CACHE:-$HOME/.cache/hearth}
 export HEARTH_CLUSTER_DIR=${HEARTH_CLUSTER_DIR:-/var/lib/hearth-cluster}
 # Build outputs, shared by checkouts: a fresh clone compiles this project, not its dependencies.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HEARTH_CACHE/target}
+# The C++ of nccl-rs takes 40 s; a fresh clone finds it compiled.
+if command -v ccache >/dev/null; then
+  CCACHE_BASEDIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+  export CCACHE_BASEDIR CCACHE_DIR=$HEARTH_CACHE/ccache CXX=${CXX:-ccache g++}
+fi
 # kubectl's notes on what a server offers; not in the home of whoever tests.
 export KUBECACHEDIR=$HEARTH_CACHE/kubectl
 case ":$PATH:" in

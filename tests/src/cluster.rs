@@ -113,7 +113,8 @@ impl Drop for Namespace {
                 write_error(&told);
             }
         }
-        let gone = ["delete", "namespace", &self.name, "--wait=true", "--timeout=90s"];
+        // Not waited for: pods have their grace period, and the next test its own namespace.
+        let gone = ["delete", "namespace", &self.name, "--wait=false"];
         if let Err(error) = kubectl(&gone, None) {
             write_error(&format!("{error:#}"));
         }

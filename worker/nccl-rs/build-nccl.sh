@@ -36,7 +36,7 @@ recipe=$(cat "${BASH_SOURCE[0]}" "$cpp"/{nccl.cpp,nccl.hpp,status.hpp,shim.h} <(
 
 compile() {
   # --no-undefined: our own symbols. --allow-shlib-undefined: not libtorch_cuda's.
-  "${CXX:-g++}" -std=c++20 -O2 -fPIC -shared -fvisibility=hidden -Wall -Wextra \
+  ${CXX:-g++} -std=c++20 -O2 -fPIC -shared -fvisibility=hidden -Wall -Wextra \
     -DUSE_C10D_NCCL \
     -isystem "$LIBTORCH/include" -isystem "$LIBTORCH/include/torch/csrc/api/include" \
     -isystem "$cpp/cuda_handles" \
