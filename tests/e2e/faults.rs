@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{PATIENCE, agent_pod, succeeded, under_way};
 
-const STEPS: u32 = 1500;
+const STEPS: u32 = 1200;
 
 fn weights(namespace: &Namespace, job: &str) -> Vec<u8> {
     std::fs::read(namespace.volume("models").join(job).join("model/model.safetensors")).unwrap()
@@ -58,7 +58,7 @@ fn training_goes_on_after_the_coordinators_pod_and_another_agents_pod_died() {
     jobs::fill(&namespace).unwrap();
     namespace.apply(&jobs::training_job("hit", 2, STEPS, |_| {})).unwrap();
     for (round, index) in [(1, 1), (2, 0)] {
-        let before = under_way(&namespace, "hit", 400 * round);
+        let before = under_way(&namespace, "hit", 200 * round);
         let step = before["status"]["checkpoint"]["step"].as_i64().unwrap();
         for id in processes::of_pod(&agent_pod(&namespace, "hit", index), "agent").unwrap() {
             processes::signal(id, "KILL").unwrap();

@@ -88,7 +88,7 @@ impl Namespace {
         Ok(list["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
     }
 
-    /// Polls an object until `done` is true of it. On a time-out the error shows
+    /// Follows an object until `done` is true of it. On a time-out the error shows
     /// what `kubectl describe` shows.
     pub fn wait(
         &self,
@@ -97,11 +97,39 @@ impl Namespace {
         limit: Duration,
         done: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        let last = await_value(limit, || self.get(kind, name), &done);
-        last.with_context(|| {
-            let told = self.kubectl(&["describe", kind, name]).unwrap_or_default();
-            format!("waiting for {kind} {name} in {}:\n{told}", self.name)
-        })
+        let end = Instant::now() + limit;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            if let Some(found) = self.follow(kind, name, left, &done)? {
+                return Ok(found);
+            }
+            // Not there yet, or the watch broke off.
+            std::thread::park_timeout(Duration::from_millis(250));
+        }
+        let told = self.kubectl(&["describe", kind, name]).unwrap_or_default();
+        bail!("{kind} {name} in {}: not within {limit:?}:\n{told}", self.name)
+    }
+
+    /// One `kubectl get --watch`, which asks once instead of several times a second.
+    fn follow(
+        &self,
+        kind: &str,
+        name: &str,
+        limit: Duration,
+        done: &impl Fn(&Value) -> bool,
+    ) -> Result<Option<Value>> {
+        let mut watch = Command::new("kubectl")
+            .args(["-n", &self.name, "get", kind, name, "--watch", "-o", "json"])
+            .arg(format!("--request-timeout={}s", limit.as_secs().max(1)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start kubectl")?;
+        let output = watch.stdout.take().context("kubectl has no output")?;
+        let seen = serde_json::Deserializer::from_reader(std::io::BufReader::new(output));
+        let found = seen.into_iter::<Value>().map_while(std::result::Result::ok).find(done);
+        watch.kill()?;
+        watch.wait()?;
+        Ok(found)
     }
 }
 
