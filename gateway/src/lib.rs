@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod proxy;
 mod reply;
 pub mod retry;
+pub mod run;
 pub mod server;
 mod socket;
 pub mod source;

@@ -1,78 +1,15 @@
-//! `hearth-gateway`: parse, start logging, serve until SIGTERM.
+//! `hearth-gateway`: parse, start logging, run.
 
 use std::io::IsTerminal as _;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 use hearth_gateway::args::{Args, LogFormat};
-use hearth_gateway::proxy::{Gateway, Patience};
-use hearth_gateway::server::{Drain, Drained, serve};
-use hearth_gateway::state::State;
-use hearth_gateway::{admin, source};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     log(args.log_format);
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .map_err(|_| anyhow::anyhow!("TLS was set up twice"))?;
-
-    let state = State::new();
-    let follow = args.clone();
-    let shared = state.clone();
-    match (follow.config_map, follow.namespace, follow.routing) {
-        (_, _, Some(file)) => {
-            tokio::spawn(async move { source::file::follow(&file, shared).await });
-        }
-        (Some(name), Some(namespace), None) => {
-            let client = kube::Client::try_default().await.context(
-                "cannot tell how to reach the Kubernetes API (neither in a pod nor KUBECONFIG)",
-            )?;
-            tokio::spawn(async move {
-                source::config_map::follow(client, &namespace, &name, shared).await;
-            });
-        }
-        _ => anyhow::bail!("give --namespace and --config-map, or --routing"),
-    }
-
-    let admin_port = bind(args.admin_listen).await?;
-    let traffic = bind(args.listen).await?;
-    let router = admin::router(state.clone());
-    tokio::spawn(async move { axum::serve(admin_port, router).await });
-    tracing::info!(traffic = %args.listen, admin = %args.admin_listen, "listening");
-
-    let patience = Patience {
-        head: args.head_timeout,
-        client_idle: args.client_idle_timeout,
-        answer_idle: args.answer_idle_timeout,
-    };
-    let drain = Drain { delay: args.drain_delay, timeout: args.drain_timeout };
-    let stop = stopped()?;
-    match serve(traffic, Gateway::new(state, patience), drain, args.max_connections, stop).await {
-        Drained::Clean => tracing::info!("every request was answered"),
-        Drained::Cut(open) => tracing::warn!(open, "time is up; connections were cut"),
-    }
-    Ok(())
-}
-
-async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-}
-
-/// SIGTERM, or SIGINT at a terminal.
-fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+    tokio::runtime::Runtime::new()?.block_on(hearth_gateway::run::run(args))
 }
 
 fn log(format: LogFormat) {

@@ -1,12 +1,9 @@
 //! The table's ConfigMap through a scripted API server: what the real one says
 //! when it is well, restarts, forgets, or is gone. (The real one is in tests/e2e.)
 
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-mod support;
-
 use std::sync::{Arc, Mutex};
 
+use crate::support::{backend, soon, to};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -16,7 +13,6 @@ use futures::StreamExt as _;
 use hearth_gateway::source::{config_map, file};
 use hearth_gateway::state::State;
 use serde_json::{Value, json};
-use support::{backend, soon, to};
 use tokio::sync::mpsc;
 
 fn table(revision: &str) -> String {

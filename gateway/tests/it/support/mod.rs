@@ -1,7 +1,5 @@
 //! A gateway on loopback ports, backends behind it, and a client that sends bytes.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;

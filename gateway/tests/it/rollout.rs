@@ -1,14 +1,11 @@
 //! No request fails while servers and gateways come and go.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::support::{QUICK, Running, backend, connect, get, raw, read_all, soon, status, to};
 use axum::Router;
 use axum::routing::any;
 use bytes::Bytes;
@@ -17,7 +14,6 @@ use hearth_gateway::server::{Drain, Drained};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use support::{QUICK, Running, backend, connect, get, raw, read_all, soon, status, to};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;

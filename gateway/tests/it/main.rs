@@ -1,0 +1,9 @@
+//! The gateway over real sockets. One program, since each would compile all of hyper
+//! and kube's watcher anew.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod config_map;
+mod rollout;
+mod support;
+mod traffic;
