@@ -17,7 +17,7 @@ mkdir -p "$out"
 reference() { env -u LD_LIBRARY_PATH "$python" "$@"; }
 
 reference tests/parity/fixtures.py --data "$data"
-cargo nextest run --release --workspace -E 'binary(parity_transformers)'
+cargo nextest run --release --workspace -E 'test(/^parity_transformers::/)'
 cargo build --release --quiet --workspace --bins
 HEARTH_LIBTORCH_LIB=$LIBTORCH/lib reference tests/parity/end_to_end.py --data "$data" \
   --worker "${CARGO_TARGET_DIR:-target}/release/hearth-worker" --out "$(realpath "$out")"

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::fixture::Fixture;
 
 /// Trains the fixture's model for `steps` steps; the exported directory.
-pub(crate) fn trained(fixture: &Fixture, steps: u32) -> PathBuf {
+pub(crate) fn model(fixture: &Fixture, steps: u32) -> PathBuf {
     let config = fixture.config("job", |config| config["training"]["maxSteps"] = steps.into());
     let output = Command::new(env!("CARGO_BIN_EXE_hearth-worker"))
         .arg("train")

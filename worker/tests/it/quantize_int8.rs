@@ -1,18 +1,11 @@
 //! `hearth-worker quantize` on a model that the worker trained: what it writes,
 //! how close it stays, what it refuses.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
-
-#[path = "engine/fixture.rs"]
-#[allow(dead_code, reason = "shared with the engine's tests")]
-mod fixture;
-#[path = "export/model.rs"]
-mod model;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fixture::{Fixture, rows};
+use crate::fixture::{Fixture, rows};
+use crate::trained;
 use hearth_crds::worker_config::{QuantizeConfig, WorkerResult};
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::model::Dropout;
@@ -72,7 +65,7 @@ fn logits(directory: &Path) -> Tensor {
 #[test]
 fn the_int8_model_is_small_close_and_in_the_format_of_compressed_tensors() {
     let fixture = Fixture::new(0.0);
-    let dense = model::trained(&fixture, 60);
+    let dense = trained::model(&fixture, 60);
     let Run { exit_code, result } = quantize(&fixture, &dense, |_| ());
     assert_eq!(exit_code, 0, "{}", result.message);
     let report = result.compression.unwrap();
@@ -107,7 +100,7 @@ fn the_int8_model_is_small_close_and_in_the_format_of_compressed_tensors() {
 #[test]
 fn the_written_weights_are_the_dense_ones_within_half_a_step() {
     let fixture = Fixture::new(0.0);
-    let dense = model::trained(&fixture, 5);
+    let dense = trained::model(&fixture, 5);
     assert_eq!(quantize(&fixture, &dense, |config| config["gate"] = Value::Null).exit_code, 0);
     let name = "bert.encoder.layer.1.intermediate.dense.weight";
     let read = |directory: &Path| hearth_worker::model::Weights::read(directory).unwrap();
@@ -123,7 +116,7 @@ fn the_written_weights_are_the_dense_ones_within_half_a_step() {
 #[test]
 fn a_second_run_finds_the_work_done_and_a_damaged_output_is_made_again() {
     let fixture = Fixture::new(0.0);
-    let dense = model::trained(&fixture, 5);
+    let dense = trained::model(&fixture, 5);
     let loose = |config: &mut Value| config["gate"]["maxDrop"] = 1.into();
     let first = quantize(&fixture, &dense, loose);
     assert_eq!(first.exit_code, 0, "{}", first.result.message);
@@ -144,7 +137,7 @@ fn a_second_run_finds_the_work_done_and_a_damaged_output_is_made_again() {
 #[test]
 fn a_model_that_lost_too_much_is_not_put_in_place() {
     let fixture = Fixture::new(0.0);
-    let dense = model::trained(&fixture, 60);
+    let dense = trained::model(&fixture, 60);
     // To lose -1 is to gain 1, which no model can.
     let run = quantize(&fixture, &dense, |config| config["gate"]["maxDrop"] = (-1.0).into());
     assert_eq!((run.exit_code, run.result.reason.as_str()), (76, "GateFailed"));
@@ -158,7 +151,7 @@ fn a_model_that_lost_too_much_is_not_put_in_place() {
 #[test]
 fn what_cannot_be_done_is_refused_with_what_can() {
     let fixture = Fixture::new(0.0);
-    let dense = model::trained(&fixture, 2);
+    let dense = trained::model(&fixture, 2);
     let fp8 = quantize(&fixture, &dense, |config| config["quantization"] = "FP8".into());
     assert_eq!(fp8.exit_code, 64);
     assert!(fp8.result.message.contains("use INT8"), "{}", fp8.result.message);

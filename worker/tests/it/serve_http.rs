@@ -1,20 +1,13 @@
 //! `hearth-worker serve` as a real process, asked over real connections.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
-
-#[path = "engine/fixture.rs"]
-#[allow(dead_code, reason = "shared with the engine's tests")]
-mod fixture;
-#[path = "export/model.rs"]
-mod model;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use fixture::Fixture;
+use crate::fixture::Fixture;
+use crate::trained;
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::model::Dropout;
 use rustix::process::{Pid, Signal, kill_process};
@@ -47,7 +40,7 @@ impl Answer {
 impl Server {
     fn start(change: impl FnOnce(&mut Value)) -> Self {
         let fixture = Fixture::new(0.0);
-        let model = model::trained(&fixture, 40);
+        let model = trained::model(&fixture, 40);
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let mut config = json!({
             "version": "hearth.dev/worker/v1",

@@ -1,18 +1,10 @@
 //! Agents, ranks and a tiny model as real processes: what is killed comes
 //! back, and the result is the one of an undisturbed run, bit for bit.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
-
-#[path = "agent/crew.rs"]
-mod crew;
-#[path = "engine/fixture.rs"]
-#[allow(dead_code, reason = "shared with the engine's tests")]
-mod fixture;
-
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crew::{Crew, Options, wait_for};
+use crate::crew::{Crew, Options, wait_for};
 use hearth_crds::worker_config::{WorkerResult, WorkerState};
 use rustix::process::Signal;
 
@@ -64,7 +56,9 @@ fn a_killed_agent_takes_its_ranks_along_and_may_come_back() {
     crew.wait_for_step(30);
     let rank = crew.rank_pid(1);
     crew.kill_agent(1);
-    wait_for("the end of its rank", Duration::from_secs(5), || (!crew::runs(rank)).then_some(()));
+    wait_for("the end of its rank", Duration::from_secs(5), || {
+        (!crate::crew::runs(rank)).then_some(())
+    });
     wait_for("the failure", Duration::from_secs(20), || {
         crew.status().filter(|status| status.state == WorkerState::Restarting)
     });

@@ -3,12 +3,6 @@
 //! What they answer is in tests/parity/fixtures; tests/parity/fixtures.py made
 //! it, and `make parity` checks that it still does.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a test stops at the first surprise"
-)]
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
