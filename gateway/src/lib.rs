@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod proxy;
 mod reply;
 pub mod retry;
+#[cfg(not(test))]
 pub mod run;
 pub mod server;
 mod socket;

@@ -114,7 +114,7 @@ YAML
     --service-account-signing-key-file "$DIR/pki/service-account.key" --cert-dir "$DIR/pki" \
     --kubelet-client-certificate "$DIR/pki/kubelet-client.crt" --kubelet-client-key "$DIR/pki/kubelet-client.key" \
     --kubelet-preferred-address-types InternalIP --audit-policy-file "$DIR/audit.yaml" \
-    --audit-log-path "$DIR/audit.log" --default-not-ready-toleration-seconds 10 --default-unreachable-toleration-seconds 10
+    --audit-log-path "$DIR/audit.log" --default-not-ready-toleration-seconds 5 --default-unreachable-toleration-seconds 5
 }
 
 controllers() {
