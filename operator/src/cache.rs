@@ -9,7 +9,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
 
 use crate::children::{ANNOTATION_PARENT, ChildId, Kind, Live, LiveChildren};
-use crate::observed::{JobView, PodView, live};
+use crate::observed::{JobView, PodView, controller, live};
 use crate::seen::Seen;
 
 /// A TrainingJob, or what is known of one that cannot be read.
@@ -82,9 +82,8 @@ impl Caches {
     /// All children that the object with this UID controls.
     pub fn owned_by(&self, namespace: &str, uid: &str) -> LiveChildren {
         let controlled = |object: &Seen| {
-            let mut owners = object.owner_references().iter();
             object.metadata.namespace.as_deref() == Some(namespace)
-                && owners.any(|owner| owner.uid == uid && owner.controller == Some(true))
+                && controller(object) == Some(uid)
         };
         let children = Kind::CHILDREN.into_iter().flat_map(|kind| {
             self.filter(kind, controlled)

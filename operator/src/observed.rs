@@ -155,7 +155,7 @@ impl PodView {
         Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
-            owner: controller(pod).unwrap_or_default(),
+            owner: controller(pod).unwrap_or_default().to_owned(),
             index: pod
                 .annotations()
                 .get("batch.kubernetes.io/job-completion-index")
@@ -218,7 +218,7 @@ pub fn live(object: &Seen) -> Live {
     let metadata = &object.metadata;
     Live {
         uid: metadata.uid.clone().unwrap_or_default(),
-        owner: controller(object).unwrap_or_default(),
+        owner: controller(object).unwrap_or_default().to_owned(),
         hash: object.annotations().get(ANNOTATION_HASH).cloned().unwrap_or_default(),
         revision: object.labels().get(names::LABEL_REVISION).cloned(),
         data: object.data.clone(),
@@ -229,9 +229,9 @@ pub fn live(object: &Seen) -> Live {
 }
 
 /// UID of the owner that controls an object.
-fn controller(object: &Seen) -> Option<String> {
+pub fn controller(object: &Seen) -> Option<&str> {
     let mut owners = object.owner_references().iter();
-    owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
+    owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
 /// Resource version as a number, by which two views of one object are ordered

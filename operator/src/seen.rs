@@ -1,6 +1,6 @@
 //! Objects as the watches keep them: metadata, and the few fields that decisions
-//! read. A pod takes a tenth of the memory of a whole one, and one type for all
-//! kinds is one watch to compile instead of a dozen.
+//! read. What nothing reads takes no memory, and one type for all kinds is one watch
+//! to compile instead of a dozen.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

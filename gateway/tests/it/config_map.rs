@@ -3,7 +3,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::support::{backend, soon, to};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -14,6 +13,8 @@ use hearth_gateway::source::{config_map, file};
 use hearth_gateway::state::State;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+
+use crate::support::{backend, soon, to};
 
 fn table(revision: &str) -> String {
     let mut table = to("127.0.0.1:1".parse().unwrap());

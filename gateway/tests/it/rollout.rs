@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::support::{QUICK, Running, backend, connect, get, raw, read_all, soon, status, to};
 use axum::Router;
 use axum::routing::any;
 use bytes::Bytes;
@@ -17,6 +16,8 @@ use hyper_util::rt::TokioExecutor;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+
+use crate::support::{QUICK, Running, backend, connect, get, raw, read_all, soon, status, to};
 
 /// A server in a runtime of its own, so that it can die as a process does: with
 /// all its sockets at once, answers half computed.

@@ -4,9 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::support::{
-    QUICK, Running, backend, connect, get, post, read_all, read_until, soon, status, to,
-};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -16,6 +13,10 @@ use hearth_crds::routing::{RoutingTable, Variant};
 use hearth_gateway::proxy::Patience;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc};
+
+use crate::support::{
+    self, QUICK, Running, backend, connect, get, post, read_all, read_until, soon, status, to,
+};
 
 /// Says what it got: request line, header fields, body.
 fn echo() -> Router {
@@ -209,7 +210,7 @@ async fn a_server_that_does_not_answer_is_504_and_one_that_is_away_502() {
     assert_eq!(status(&answer), 504, "{answer}");
     assert!(answer.contains("within 1 s"), "{answer}");
 
-    let nobody = crate::support::listen().await.local_addr().unwrap();
+    let nobody = support::listen().await.local_addr().unwrap();
     let away = Running::start(Some(to(nobody))).await;
     let answer = away.raw(&get("/")).await;
     assert_eq!(status(&answer), 502, "{answer}");
@@ -269,15 +270,15 @@ async fn a_server_that_breaks_off_does_not_look_complete() {
 
 #[tokio::test]
 async fn without_a_backend_the_answer_is_503_and_a_sentence() {
-    let mut empty = to(crate::support::listen().await.local_addr().unwrap());
+    let mut empty = to(support::listen().await.local_addr().unwrap());
     empty.variants.clear();
     for table in [None, Some(empty)] {
         let gateway = Running::start(table).await;
         let answer = gateway.raw(&get("/")).await;
         assert_eq!(status(&answer), 503, "{answer}");
         assert!(answer.contains("retry-after") && answer.contains("no_backend"), "{answer}");
-        assert_eq!(status(&crate::support::raw(gateway.admin, &get("/readyz")).await), 503);
-        assert_eq!(status(&crate::support::raw(gateway.admin, &get("/healthz")).await), 200);
+        assert_eq!(status(&support::raw(gateway.admin, &get("/readyz")).await), 503);
+        assert_eq!(status(&support::raw(gateway.admin, &get("/healthz")).await), 200);
     }
 }
 
@@ -312,9 +313,9 @@ async fn weights_split_the_requests() {
     }
     // 400 expected, standard deviation 18: 6 of them.
     assert!((canary - 400).abs() < 108, "{canary} of {requests}");
-    let metrics = crate::support::raw(gateway.admin, &get("/metrics")).await;
+    let metrics = support::raw(gateway.admin, &get("/metrics")).await;
     let line = format!("hearth_gateway_requests_total{{variant=\"canary\",code=\"2xx\"}} {canary}");
     assert!(metrics.contains(&line), "{line}: {metrics}");
-    let routing = crate::support::raw(gateway.admin, &get("/routing")).await;
+    let routing = support::raw(gateway.admin, &get("/routing")).await;
     assert!(routing.contains(r#""revision":"r2""#), "{routing}");
 }

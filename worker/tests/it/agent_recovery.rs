@@ -4,9 +4,10 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::crew::{Crew, Options, wait_for};
 use hearth_crds::worker_config::{WorkerResult, WorkerState};
 use rustix::process::Signal;
+
+use crate::crew::{self, Crew, Options, wait_for};
 
 /// Loss of the last step, and digest of the exported model.
 fn outcome(result: &WorkerResult) -> (u64, String) {
@@ -56,9 +57,7 @@ fn a_killed_agent_takes_its_ranks_along_and_may_come_back() {
     crew.wait_for_step(30);
     let rank = crew.rank_pid(1);
     crew.kill_agent(1);
-    wait_for("the end of its rank", Duration::from_secs(5), || {
-        (!crate::crew::runs(rank)).then_some(())
-    });
+    wait_for("the end of its rank", Duration::from_secs(5), || (!crew::runs(rank)).then_some(()));
     wait_for("the failure", Duration::from_secs(20), || {
         crew.status().filter(|status| status.state == WorkerState::Restarting)
     });

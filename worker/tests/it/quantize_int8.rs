@@ -4,13 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::fixture::{Fixture, rows};
-use crate::trained;
 use hearth_crds::worker_config::{QuantizeConfig, WorkerResult};
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::model::Dropout;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
+
+use crate::fixture::{Fixture, rows};
+use crate::trained;
 
 struct Run {
     exit_code: i32,

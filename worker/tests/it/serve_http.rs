@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::fixture::Fixture;
-use crate::trained;
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::model::Dropout;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
+
+use crate::fixture::Fixture;
+use crate::trained;
 
 const TEXTS: [&str; 4] = ["win cash now", "the meeting is for you", "free offer", "lunch"];
 
