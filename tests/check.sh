@@ -93,7 +93,8 @@ e2e() {
   stage smoke tests/cluster/smoke.sh
   need images tests/setup/images.sh
   stage demo tests/demo.sh && tail -n 1 "$logs/demo.log"
-  stage e2e cargo nextest run --release --workspace -E 'binary(cluster)'
+  # More than cores: these wait for the cluster most of the time.
+  stage e2e cargo nextest run --release --workspace --test-threads 3 -E 'binary(cluster)'
   if [ -z "$own" ]; then
     trap - EXIT
     stage cluster-down tests/cluster/down.sh

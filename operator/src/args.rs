@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::pods::Images;
-use crate::training_job::plan::Settings;
+use crate::settings::Settings;
 
 /// Hearth's operator.
 #[derive(Debug, Parser)]

@@ -18,7 +18,7 @@ use crate::children::{ChildId, Live};
 use crate::error::{CallError, GatherError};
 use crate::metrics::Metrics;
 use crate::seen::{Condition, Kind, Seen};
-use crate::training_job::plan::Settings;
+use crate::settings::Settings;
 
 /// Longest wait for one API request: kube sets no limit on reads.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);

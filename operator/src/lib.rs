@@ -28,6 +28,7 @@ pub mod pods;
 #[cfg(not(test))]
 pub mod run;
 pub mod seen;
+pub mod settings;
 pub mod source_rules;
 pub mod telemetry;
 pub mod training_job;

@@ -10,7 +10,7 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::training_job::plan::Settings;
+use crate::settings::Settings;
 
 /// A policy for the pods with these labels that lets through only what it lists.
 pub fn policy(

@@ -129,7 +129,9 @@ impl Error {
                 | DataError::TooManyLabels { .. },
             ) => "BadData",
             Self::Model(ModelError::Unsupported { .. }) => "UnsupportedModel",
-            Self::Model(ModelError::Torch(_)) | Self::Torch(_) => "TorchFailed",
+            Self::Model(ModelError::Torch(_) | ModelError::Pass(_)) | Self::Torch(_) => {
+                "TorchFailed"
+            }
             Self::Output { .. } => "OutputFailed",
             Self::Checkpoint { .. } => "CheckpointFailed",
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_reason(error),
@@ -163,7 +165,7 @@ impl Error {
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_code(error),
             Self::NoDevice { .. } => ExitCode::Unavailable,
             Self::Terminated { .. } => ExitCode::Terminated,
-            Self::Model(ModelError::Torch(_))
+            Self::Model(ModelError::Torch(_) | ModelError::Pass(_))
             | Self::Torch(_)
             | Self::Checkpoint { .. }
             | Self::Unreachable { .. }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_crds::model_deployment::CompressionReport;
 use hearth_crds::names;
 use hearth_crds::routing::{ROUTING_KEY, RoutingTable};
 use hearth_crds::{condition, source::Source};
@@ -11,126 +10,16 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
-use super::plan::{
-    ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL,
-    ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER,
-};
+use super::marks::{ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
+use super::observed::{Model, Observed, Workload};
 use super::target::{self, Target};
 use super::validate::{Origin, ValidDeployment};
-use crate::children::{ChildId, Kind, LiveChildren};
+use crate::children::{ChildId, Kind};
 use crate::context::Context;
 use crate::error::GatherError;
 use crate::lost_pods::suspects;
-use crate::observed::{JobView, Phase, PodView};
+use crate::observed::{Phase, PodView};
 use crate::seen::Seen;
-
-/// What was observed of a deployment.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observed {
-    /// All its children.
-    pub children: LiveChildren,
-    /// The model that it names.
-    pub model: Model,
-    /// Claims that it needs and that are not there.
-    pub missing_claims: Vec<String>,
-    /// The Job that compresses for the target.
-    pub quantize: Option<JobView>,
-    /// That Job's pods.
-    pub quantize_pods: Vec<PodView>,
-    /// Servers by revision.
-    pub servers: BTreeMap<String, Workload>,
-    /// Pods of the target's servers.
-    pub server_pods: Vec<PodView>,
-    /// The gateways.
-    pub gateway: Option<Workload>,
-    /// The routing table as it is.
-    pub routing: Option<RoutingTable>,
-    /// When traffic was last sent to another revision.
-    pub routed_at: Option<Timestamp>,
-    /// The revision that each running gateway sends traffic to; asked only
-    /// while an old revision waits to go. `None` where a gateway did not say.
-    pub gateways_at: Option<Vec<Option<String>>>,
-    /// Nodes of pods that should have ended, where the node does not answer.
-    pub silent_nodes: BTreeSet<String>,
-}
-
-impl Observed {
-    /// The revision that gets the traffic.
-    pub fn routed(&self) -> Option<&str> {
-        self.routing.as_ref()?.variants.first().map(|variant| variant.revision.as_str())
-    }
-}
-
-/// The model that a deployment names.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Model {
-    /// Not there: reason and sentence.
-    Missing {
-        /// CamelCase.
-        reason: &'static str,
-        /// What to do.
-        message: String,
-        /// Waiting alone will not help.
-        hopeless: bool,
-    },
-    /// Here.
-    Here {
-        /// The directory.
-        uri: Source,
-        /// Digest, where known.
-        digest: Option<String>,
-    },
-    /// Not looked for.
-    #[default]
-    Unknown,
-}
-
-/// A live `apps/v1` Deployment.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Workload {
-    /// Pods wanted.
-    pub wanted: i32,
-    /// Pods of the newest template that have been ready for a while.
-    pub available: i32,
-    /// The newest template is everywhere, and enough pods are available.
-    pub complete: bool,
-    /// Why it makes no progress.
-    pub stuck: Option<String>,
-    /// The directory that is served.
-    pub model: Option<String>,
-    /// Digest of the source model.
-    pub digest: Option<String>,
-    /// The compression that the model came from.
-    pub artifact: Option<String>,
-    /// What that compression did.
-    pub compression: Option<CompressionReport>,
-}
-
-impl Workload {
-    fn of(deployment: &Seen) -> Self {
-        let status = &deployment.status;
-        let wanted = deployment.spec.replicas.unwrap_or(1);
-        let observed = status.observed_generation >= deployment.metadata.generation;
-        let available = status.available_replicas.unwrap_or(0);
-        let updated = status.updated_replicas.unwrap_or(0);
-        let stuck = status
-            .condition("Progressing")
-            .filter(|condition| condition.status == "False")
-            .map(|condition| condition.message.clone());
-        let note = |key: &str| deployment.annotations().get(key).cloned();
-        Self {
-            wanted,
-            available,
-            complete: observed && updated >= wanted && available >= wanted,
-            stuck,
-            model: note(ANNOTATION_MODEL),
-            digest: note(ANNOTATION_DIGEST),
-            artifact: note(ANNOTATION_ARTIFACT),
-            compression: note(ANNOTATION_COMPRESSION)
-                .and_then(|text| serde_json::from_str(&text).ok()),
-        }
-    }
-}
 
 /// Observes a deployment; gives its target too, where its model is here.
 pub async fn observe(

@@ -1,6 +1,8 @@
 //! ModelDeployments: gather, validate, decide, plan, apply, report.
 
 pub mod gather;
+pub mod marks;
+pub mod observed;
 pub mod plan;
 pub mod policy;
 pub mod report;

@@ -10,7 +10,7 @@ use hearth_crds::model_deployment::CompressionReport;
 use hearth_crds::worker_config::WorkerResult;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::gather::{Model, Observed, Workload};
+use super::observed::{Model, Observed, Workload};
 use super::target::{Artifact, Target};
 use super::validate::ValidDeployment;
 use crate::children::LostPod;

@@ -13,7 +13,7 @@ use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 
-use super::gather::Observed;
+use super::observed::Observed;
 use super::policy::{Decision, Stage};
 use super::target::Target;
 use super::validate::ValidDeployment;

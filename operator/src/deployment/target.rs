@@ -7,7 +7,7 @@ use hearth_crds::model_deployment::Serving;
 use hearth_crds::names;
 use hearth_crds::source::Source;
 
-use super::gather::Model;
+use super::observed::Model;
 use super::validate::ValidDeployment;
 
 /// The wanted revision.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hearth_crds::source::Source;
 use hearth_crds::{ModelDeployment, TrainingJob};
 use hearth_operator::children::{Child, Live, LiveChildren, Plan, Write, difference};
-use hearth_operator::deployment::gather::Model;
+use hearth_operator::deployment::observed::Model;
 use hearth_operator::deployment::policy::Decision;
 use hearth_operator::deployment::{self, target};
 use hearth_operator::seen::Seen;

@@ -10,7 +10,7 @@ use std::fmt;
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::group::ReduceOp;
+use crate::reduce_op::ReduceOp;
 use crate::tensor::KINDS;
 
 /// Words in an encoded call: operation, argument, kind, dimensions, and a size

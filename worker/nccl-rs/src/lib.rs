@@ -8,31 +8,7 @@
 //! safe: it checks tensors before they cross, owns what the shim makes, and frees
 //! it. Tensors are tch's.
 //!
-//! Two processes, each with its `RANK`, take the mean of what they hold:
-//!
-//! ```no_run
-//! use std::net::SocketAddr;
-//! use nccl_rs::{GroupOptions, Interface, ProcessGroup, ReduceOp, StoreOptions, TcpStore};
-//! use tch::Tensor;
-//!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let rank: usize = std::env::var("RANK")?.parse()?;
-//!     let address: SocketAddr = "127.0.0.1:29500".parse()?;
-//!     let store = if rank == 0 {
-//!         TcpStore::serve(address, &StoreOptions::default())?
-//!     } else {
-//!         TcpStore::connect("127.0.0.1", 29500, &StoreOptions::default())?
-//!     };
-//!     let interface = Interface::facing("127.0.0.1", 29500)?;
-//!     let mut group = ProcessGroup::gloo(&store, rank, 2, &interface, &GroupOptions::default())?;
-//!
-//!     let mut tensor = Tensor::from_slice(&[rank as f32, 1.0]);
-//!     group.all_reduce(&mut tensor, ReduceOp::Avg)?;
-//!     assert_eq!(Vec::<f32>::try_from(&tensor)?, [0.5, 1.0]);
-//!     group.shutdown()?;
-//!     Ok(())
-//! }
-//! ```
+//! `examples/mean.rs` is the shortest program that uses them.
 //!
 //! # When ranks fail
 //!
@@ -58,6 +34,7 @@ mod group;
 mod interface;
 pub mod ops;
 pub mod qlinear;
+mod reduce_op;
 mod reducer;
 mod store;
 mod sys;
@@ -65,8 +42,9 @@ mod tensor;
 mod work;
 
 pub use error::{Error, Result};
-pub use group::{AbortHandle, Backend, GroupOptions, ProcessGroup, ReduceOp};
+pub use group::{AbortHandle, Backend, GroupOptions, ProcessGroup};
 pub use interface::Interface;
+pub use reduce_op::ReduceOp;
 pub use reducer::{Reducer, ReducerOptions};
 pub use store::{StoreOptions, TcpStore};
 pub use work::Work;

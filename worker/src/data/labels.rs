@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 pub struct Labels(Vec<String>);
 
 impl Labels {
+    /// No class at all.
+    pub const NONE: Self = Self(Vec::new());
+
     /// Classes in the order given: id 0 first.
     pub fn new(names: Vec<String>) -> Self {
         Self(names)

@@ -11,7 +11,7 @@ use super::card::ModelCard;
 use crate::checkpoint::shard;
 use crate::error::Error;
 use crate::files::{replace_directory, temporary_beside, write_synced};
-use crate::model::Classifier;
+use crate::model::{Head, Model};
 
 /// Files of a tokenizer, copied where they are present.
 const TOKENIZER_FILES: [&str; 8] = [
@@ -37,16 +37,13 @@ pub struct Exported {
 /// Writes `model` to `target`, replacing what is there. Tokenizer files come
 /// from `source`, the directory that training started from.
 pub fn export(
-    model: &Classifier,
+    model: &Model,
     source: &Path,
     target: &Path,
     card: ModelCard,
 ) -> Result<Exported, Error> {
-    let tensors: Vec<(String, Tensor)> = model
-        .parameters()
-        .into_iter()
-        .map(|parameter| (parameter.name, parameter.tensor.detach()))
-        .collect();
+    let tensors: Vec<(String, Tensor)> =
+        model.tensors().into_iter().map(|tensor| (tensor.name, tensor.tensor.detach())).collect();
     let built = temporary_beside(target);
     let written = (|| {
         fresh_directory(&built)?;
@@ -65,8 +62,8 @@ pub fn export(
 
 /// `config.json` of the trained model: the start model's, with what training
 /// decided.
-fn config(model: &Classifier) -> Map<String, Value> {
-    let names = model.labels.names();
+fn config(model: &Model) -> Map<String, Value> {
+    let names = model.labels().names();
     let by_id: Map<String, Value> =
         names.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let by_name: Map<String, Value> =
@@ -76,10 +73,12 @@ fn config(model: &Classifier) -> Map<String, Value> {
     for outdated in ["_name_or_path", "num_labels", "torch_dtype"] {
         config.remove(outdated);
     }
-    config.insert("architectures".into(), json!(["BertForSequenceClassification"]));
-    config.insert("id2label".into(), Value::Object(by_id));
-    config.insert("label2id".into(), Value::Object(by_name));
-    config.insert("problem_type".into(), json!("single_label_classification"));
+    config.insert("architectures".into(), json!([model.architecture()]));
+    if matches!(model.head, Head::Classifier(_)) {
+        config.insert("id2label".into(), Value::Object(by_id));
+        config.insert("label2id".into(), Value::Object(by_name));
+        config.insert("problem_type".into(), json!("single_label_classification"));
+    }
     config.insert("dtype".into(), json!("float32"));
     config
 }

@@ -1,108 +1,101 @@
-//! `config.json` of a BERT-family model.
+//! `config.json` of a Hugging Face directory: what all families share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::ModelError;
 use crate::data::Labels;
 
-/// What of `config.json` the maths needs. Names are Hugging Face's.
+/// A `config.json`, read but not yet understood by its family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// Tokens of the vocabulary.
+    /// `model_type`.
+    pub family: Family,
+    /// Tokens of the vocabulary; 0 where the model reads no text.
     pub vocab_size: i64,
-    /// Width.
-    pub hidden_size: i64,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Attention heads; they divide the width.
-    pub num_attention_heads: i64,
-    /// Width of the feed-forward part.
-    pub intermediate_size: i64,
-    /// Activation of the feed-forward part.
-    pub hidden_act: Activation,
-    /// Dropout of embeddings and residual branches.
-    pub hidden_dropout: f64,
-    /// Dropout of attention weights.
-    pub attention_dropout: f64,
-    /// Dropout before the classifier.
-    pub classifier_dropout: f64,
-    /// Longest row.
-    pub max_position_embeddings: i64,
-    /// Segments.
-    pub type_vocab_size: i64,
-    /// Term against division by zero in layer norms.
-    pub layer_norm_eps: f64,
-    /// Standard deviation of fresh weights.
-    pub initializer_range: f64,
+    /// Longest row of tokens.
+    pub max_tokens: usize,
     /// Classes of the directory's own classifier, where it has one.
     pub labels: Option<Labels>,
-    /// The file as it was, for the export.
+    /// The file as it was, for the family and for the export.
     pub raw: Map<String, Value>,
     /// The file.
     pub path: PathBuf,
 }
 
-/// An activation function.
+/// A model family, by `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// GELU by the error function (Hendrycks and Gimpel 2016).
-    Gelu,
-    /// GELU's tanh approximation.
-    GeluTanh,
-    /// Rectified linear unit.
-    Relu,
+pub enum Family {
+    /// BERT (Devlin et al. 2019).
+    Bert,
+    /// Llama (Touvron et al. 2023); also DeepSeek LLM and Coder.
+    Llama,
+    /// Qwen2; also DeepSeek-R1's distillations.
+    Qwen2,
+    /// Qwen3.
+    Qwen3,
+    /// DeepSeekMoE (Dai et al. 2024).
+    Deepseek,
+    /// DeepSeek-V2.
+    DeepseekV2,
+    /// DeepSeek-V3, R1 and V3.1.
+    DeepseekV3,
 }
 
-#[derive(Deserialize)]
-struct RawConfig {
-    vocab_size: i64,
-    hidden_size: i64,
-    num_hidden_layers: usize,
-    num_attention_heads: i64,
-    intermediate_size: i64,
-    #[serde(default = "gelu")]
-    hidden_act: String,
-    #[serde(default = "tenth")]
-    hidden_dropout_prob: f64,
-    #[serde(default = "tenth")]
-    attention_probs_dropout_prob: f64,
-    classifier_dropout: Option<f64>,
-    #[serde(default = "max_positions")]
-    max_position_embeddings: i64,
-    #[serde(default = "two")]
-    type_vocab_size: i64,
-    #[serde(default = "epsilon")]
-    layer_norm_eps: f64,
-    #[serde(default = "initializer_range")]
-    initializer_range: f64,
-    position_embedding_type: Option<String>,
-    id2label: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    is_decoder: bool,
-}
+impl Family {
+    const ALL: [(&str, Self); 7] = [
+        ("bert", Self::Bert),
+        ("llama", Self::Llama),
+        ("qwen2", Self::Qwen2),
+        ("qwen3", Self::Qwen3),
+        ("deepseek", Self::Deepseek),
+        ("deepseek_v2", Self::DeepseekV2),
+        ("deepseek_v3", Self::DeepseekV3),
+    ];
 
-// Defaults of transformers' BertConfig.
-fn gelu() -> String {
-    "gelu".into()
-}
-fn tenth() -> f64 {
-    0.1
-}
-fn max_positions() -> i64 {
-    512
-}
-fn two() -> i64 {
-    2
-}
-fn epsilon() -> f64 {
-    1e-12
-}
-fn initializer_range() -> f64 {
-    0.02
+    fn of(model_type: &str) -> Result<Self, String> {
+        let known = Self::ALL.iter().find(|(name, _)| *name == model_type);
+        if let Some((_, family)) = known {
+            return Ok(*family);
+        }
+        Err(match model_type {
+            "deepseek_v32" => "DeepSeek-V3.2 (model_type \"deepseek_v32\") is not supported: its sparse attention has no training path here; use DeepSeek-V3 or V3.1".into(),
+            "deepseek_v4" | "deepseek_v41" => format!(
+                "DeepSeek-V4 (model_type {model_type:?}) is not supported: its compressed attention and MXFP4 experts have no training path here; use DeepSeek-V3 or V3.1"
+            ),
+            other => {
+                let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
+                format!("model_type {other:?} is not supported; {} are", names.join(", "))
+            }
+        })
+    }
+
+    /// What transformers calls the model with this head, `ForCausalLM` for instance.
+    pub fn architecture(self, head: &str) -> String {
+        let stem = match self {
+            Self::Bert => "Bert",
+            Self::Llama => "Llama",
+            Self::Qwen2 => "Qwen2",
+            Self::Qwen3 => "Qwen3",
+            Self::Deepseek => "Deepseek",
+            Self::DeepseekV2 => "DeepseekV2",
+            Self::DeepseekV3 => "DeepseekV3",
+        };
+        format!("{stem}{head}")
+    }
+
+    /// Whether the model continues text.
+    pub fn is_decoder(self) -> bool {
+        self != Self::Bert
+    }
+
+    /// What a bare encoder or decoder's directory leaves out of tensor names.
+    pub fn prefix(self) -> &'static str {
+        if self.is_decoder() { "model." } else { "bert." }
+    }
 }
 
 impl ModelConfig {
@@ -119,87 +112,56 @@ impl ModelConfig {
         Self::parse(&path, &bytes)
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
         let malformed = |detail: String| ModelError::Malformed { path: path.to_owned(), detail };
-        let unsupported =
-            |detail: String| ModelError::Unsupported { path: path.to_owned(), detail };
         let raw: Map<String, Value> = serde_json::from_slice(bytes)
             .map_err(|error| malformed(format!("not a JSON object: {error}")))?;
-        let family = raw.get("model_type").and_then(Value::as_str).unwrap_or("none");
-        if family != "bert" {
-            return Err(unsupported(format!(
-                "model_type {family:?} is not supported yet; SequenceClassification trains models of type \"bert\""
-            )));
-        }
-        let config = RawConfig::deserialize(Value::Object(raw.clone()))
-            .map_err(|error| malformed(error.to_string()))?;
-        let positions = config.position_embedding_type.as_deref().unwrap_or("absolute");
-        if positions != "absolute" {
-            return Err(unsupported(format!(
-                "position_embedding_type {positions:?} is not supported; only \"absolute\" is"
-            )));
-        }
-        if config.is_decoder {
-            return Err(unsupported("is_decoder: true is not supported; only encoders are".into()));
-        }
-        let hidden_act = match config.hidden_act.as_str() {
-            "gelu" => Activation::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-            "relu" => Activation::Relu,
-            other => {
-                return Err(unsupported(format!(
-                    "hidden_act {other:?} is not supported; gelu, gelu_new, gelu_pytorch_tanh and relu are"
-                )));
-            }
-        };
-        let sizes = [
-            config.vocab_size,
-            config.hidden_size,
-            config.num_attention_heads,
-            config.intermediate_size,
-            config.max_position_embeddings,
-            config.type_vocab_size,
-        ];
-        if sizes.iter().any(|size| !(1..=1 << 31).contains(size))
-            || config.hidden_size % config.num_attention_heads != 0
-        {
-            return Err(malformed(
-                "sizes must be positive, and num_attention_heads must divide hidden_size".into(),
-            ));
-        }
+        let family = Family::of(raw.get("model_type").and_then(Value::as_str).unwrap_or("none"))
+            .map_err(|detail| ModelError::Unsupported { path: path.to_owned(), detail })?;
+        let number = |name: &str| raw.get(name).and_then(Value::as_i64);
+        let labels = raw.get("id2label").filter(|labels| !labels.is_null()).cloned();
+        let labels = labels.map(|value| {
+            let by_id: BTreeMap<String, String> =
+                serde_json::from_value(value).map_err(|error| format!("id2label: {error}"))?;
+            labels_by_id(by_id)
+        });
         Ok(Self {
-            vocab_size: config.vocab_size,
-            hidden_size: config.hidden_size,
-            num_hidden_layers: config.num_hidden_layers,
-            num_attention_heads: config.num_attention_heads,
-            intermediate_size: config.intermediate_size,
-            hidden_act,
-            hidden_dropout: config.hidden_dropout_prob,
-            attention_dropout: config.attention_probs_dropout_prob,
-            classifier_dropout: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
-            max_position_embeddings: config.max_position_embeddings,
-            type_vocab_size: config.type_vocab_size,
-            layer_norm_eps: config.layer_norm_eps,
-            initializer_range: config.initializer_range,
-            labels: config.id2label.map(labels).transpose().map_err(malformed)?,
+            family,
+            vocab_size: number("vocab_size").unwrap_or(0),
+            max_tokens: number("max_position_embeddings")
+                .and_then(|positions| usize::try_from(positions).ok())
+                .unwrap_or(512),
+            labels: labels.transpose().map_err(malformed)?,
             raw,
             path: path.to_owned(),
         })
     }
 
-    /// Width of one attention head.
-    pub fn head_size(&self) -> i64 {
-        self.hidden_size / self.num_attention_heads
+    /// The file as its family reads it.
+    pub(super) fn of_family<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
+        T::deserialize(Value::Object(self.raw.clone()))
+            .map_err(|error| self.malformed(error.to_string()))
     }
 
-    /// Longest row, as a count.
-    pub fn max_tokens(&self) -> usize {
-        usize::try_from(self.max_position_embeddings).unwrap_or(usize::MAX)
+    /// Refuses sizes that no tensor can have.
+    pub(super) fn check_sizes(&self, sizes: &[(&str, i64)]) -> Result<(), ModelError> {
+        match sizes.iter().find(|(_, size)| !(1..=1 << 31).contains(size)) {
+            Some((name, size)) => Err(self.malformed(format!("{name} is {size}, not above 0"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn malformed(&self, detail: String) -> ModelError {
+        ModelError::Malformed { path: self.path.clone(), detail }
+    }
+
+    pub(super) fn unsupported(&self, detail: String) -> ModelError {
+        ModelError::Unsupported { path: self.path.clone(), detail }
     }
 }
 
 /// `id2label` by id. Keys are "0", "1", … without a gap.
-fn labels(id2label: BTreeMap<String, String>) -> Result<Labels, String> {
+fn labels_by_id(id2label: BTreeMap<String, String>) -> Result<Labels, String> {
     let mut by_id: Vec<(usize, String)> = id2label
         .into_iter()
         .map(|(id, name)| id.parse().map(|id| (id, name)))
@@ -216,39 +178,27 @@ fn labels(id2label: BTreeMap<String, String>) -> Result<Labels, String> {
 mod tests {
     use super::*;
 
-    fn parse(change: impl FnOnce(&mut Map<String, Value>)) -> Result<ModelConfig, ModelError> {
-        let mut raw = serde_json::json!({
-            "model_type": "bert", "vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "intermediate_size": 16,
-            "id2label": {"1": "spam", "0": "ham"}
-        });
-        change(raw.as_object_mut().unwrap());
+    fn parse(raw: &Value) -> Result<ModelConfig, ModelError> {
         ModelConfig::parse(Path::new("config.json"), raw.to_string().as_bytes())
     }
 
     #[test]
-    fn absent_fields_take_transformers_defaults() {
-        let config = parse(|_| ()).unwrap();
-        assert_eq!((config.max_position_embeddings, config.type_vocab_size), (512, 2));
-        assert!((config.classifier_dropout - 0.1).abs() < 1e-12);
-        assert_eq!(config.labels.unwrap().names(), ["ham", "spam"]);
+    fn labels_come_in_the_order_of_their_ids() {
+        let raw = serde_json::json!({"model_type": "bert", "id2label": {"1": "spam", "0": "ham"}});
+        assert_eq!(parse(&raw).unwrap().labels.unwrap().names(), ["ham", "spam"]);
     }
 
     #[test]
-    fn what_cannot_be_computed_is_refused_by_name() {
-        for (field, value, named) in [
-            ("model_type", "llama".into(), "llama"),
-            ("hidden_act", "silu".into(), "silu"),
-            ("position_embedding_type", "relative_key".into(), "relative_key"),
-            ("is_decoder", true.into(), "is_decoder"),
-            ("num_attention_heads", 3.into(), "num_attention_heads"),
-            ("id2label", serde_json::json!({"1": "x"}), "id2label"),
+    fn unknown_families_and_broken_labels_are_refused_by_name() {
+        for (raw, named) in [
+            (serde_json::json!({"model_type": "gpt2"}), "gpt2"),
+            (serde_json::json!({"model_type": "deepseek_v32"}), "DeepSeek-V3.2"),
+            (serde_json::json!({"model_type": "deepseek_v4"}), "DeepSeek-V4"),
+            (serde_json::json!({}), "none"),
+            (serde_json::json!({"model_type": "bert", "id2label": {"1": "x"}}), "id2label"),
         ] {
-            let refused = parse(|raw| {
-                raw.insert(field.into(), value);
-            });
-            let message = refused.unwrap_err().to_string();
-            assert!(message.contains(named), "{field}: {message}");
+            let message = parse(&raw).unwrap_err().to_string();
+            assert!(message.contains(named), "{raw}: {message}");
         }
     }
 }

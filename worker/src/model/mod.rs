@@ -1,28 +1,261 @@
-//! Hugging Face directory → classifier.
+//! Hugging Face directory → model.
 //!
-//! Single-device maths that matches `transformers` (5.x, eager in float32).
-//! Parallelism and optimizers are applied from outside.
+//! Single-device maths that matches `transformers` (5.x, eager in float32). Parallelism, adapters
+//! and optimizers are applied from outside: a model is a chain of stages ([`network`]) made of
+//! named leaves ([`module`]).
 
-pub mod bert;
-pub mod classifier;
 pub mod config;
-pub mod linear;
+pub mod decoder;
+pub mod family;
+pub mod loader;
+pub mod module;
+pub mod network;
+pub mod parts;
 pub mod weights;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-pub use classifier::{Classifier, Parameter, load, load_with};
-pub use config::ModelConfig;
-pub use linear::{Linear, LinearOp};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+pub use config::{Family, ModelConfig};
+pub use module::Role;
+pub use network::{Memory, Network, Pass};
+pub use parts::dropout::Dropout;
+pub use parts::linear::{Linear, LinearKind, LinearOp};
 pub use weights::Weights;
 
-/// Whether a forward pass drops activations at random.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropout {
-    /// Training.
-    On,
-    /// Evaluation and serving.
-    Off,
+use crate::data::{Batch, Labels};
+use family::llama::DecoderHead;
+use loader::{Fresh, Loader, Supply};
+use module::Leaf;
+
+/// A model with its head.
+#[derive(Debug)]
+pub struct Model {
+    /// What its directory says of it.
+    pub config: ModelConfig,
+    /// What it gives.
+    pub head: Head,
+    /// Hash over the weights' files.
+    pub fingerprint: String,
+    /// Tensors of the files that are no part of this model, by name.
+    pub left_over: Vec<String>,
+    network: Box<dyn Network>,
+}
+
+/// What a model gives for each input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Head {
+    /// Logits over the vocabulary at each position.
+    CausalLm,
+    /// Logits over these classes.
+    Classifier(Labels),
+}
+
+/// A tensor under Hugging Face's name.
+#[derive(Debug)]
+pub struct Parameter {
+    /// Such as `bert.encoder.layer.0.output.dense.weight`.
+    pub name: String,
+    /// Shares memory with the model.
+    pub tensor: Tensor,
+    /// What it is to an optimizer.
+    pub role: Role,
+    /// The stage that it is of.
+    pub stage: usize,
+}
+
+/// Reads a directory for inference, with the head that it was saved with.
+pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
+    load_with(directory, device, &|_, _| Ok(None))
+}
+
+/// As [`load`], but `supply` may make linear layers.
+pub fn load_with(
+    directory: &Path,
+    device: Device,
+    supply: &Supply<'_>,
+) -> Result<Model, ModelError> {
+    let config = ModelConfig::read(directory)?;
+    let head = saved_head(&config)?;
+    let weights = Weights::read(directory, config.family.prefix())?;
+    build(head, &Loader::new(&config, (&weights, device), supply, Fresh::default()))
+}
+
+/// Reads a directory to train it with this head. Where it has no such head, or one for other
+/// classes, fresh weights are drawn from `seed` as transformers does; their names come back.
+pub fn load_for_training(
+    config: &ModelConfig,
+    directory: &Path,
+    head: Head,
+    device: Device,
+    seed: i64,
+) -> Result<(Model, Vec<&'static str>), ModelError> {
+    let weights = Weights::read(directory, config.family.prefix())?;
+    let deviation = config.raw.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
+    let fresh = Fresh { names: missing_heads(config, &head, &weights), deviation };
+    let names = fresh.names.clone();
+    tch::manual_seed(seed);
+    let loader = Loader::new(config, (&weights, device), &|_, _| Ok(None), fresh);
+    let model = build(head, &loader)?;
+    for parameter in model.parameters() {
+        let _ = parameter.tensor.f_set_requires_grad(true)?;
+    }
+    Ok((model, names))
+}
+
+/// The head that a directory's weights end in.
+fn saved_head(config: &ModelConfig) -> Result<Head, ModelError> {
+    let architecture = config.raw.get("architectures").and_then(|names| names.get(0)?.as_str());
+    let classifies = architecture.is_some_and(|name| name.ends_with("ForSequenceClassification"));
+    if config.family.is_decoder() && !classifies {
+        return Ok(Head::CausalLm);
+    }
+    match &config.labels {
+        Some(labels) => Ok(Head::Classifier(labels.clone())),
+        None => {
+            Err(config.malformed("id2label is missing: this is not a trained classifier".into()))
+        }
+    }
+}
+
+/// Layers of the head that the directory does not have, or not for these classes.
+fn missing_heads(config: &ModelConfig, head: &Head, weights: &Weights) -> Vec<&'static str> {
+    let Head::Classifier(labels) = head else { return Vec::new() };
+    let top = if config.family.is_decoder() { "score" } else { "classifier" };
+    let mut missing = Vec::new();
+    if !config.family.is_decoder() && weights.get("bert.pooler.dense.weight").is_none() {
+        missing.push("bert.pooler.dense");
+    }
+    if config.labels.as_ref() != Some(labels) || weights.get(&format!("{top}.weight")).is_none() {
+        missing.push(top);
+    }
+    missing
+}
+
+fn build(head: Head, loader: &Loader<'_>) -> Result<Model, ModelError> {
+    let config = loader.config;
+    let classes = match &head {
+        Head::CausalLm => None,
+        Head::Classifier(labels) => Some(i64::try_from(labels.len()).unwrap_or(i64::MAX)),
+    };
+    let decoder = classes.map_or(DecoderHead::CausalLm, DecoderHead::Classifier);
+    let network: Box<dyn Network> = match (config.family, classes) {
+        (Family::Bert, Some(classes)) => Box::new(family::bert::load(loader, classes)?),
+        (Family::Bert, None) => {
+            return Err(config.unsupported(
+                "a BERT does not continue text; CausalLM needs a decoder such as Llama".into(),
+            ));
+        }
+        (Family::Llama, _) => Box::new(family::llama::load(loader, decoder)?),
+        (Family::Qwen2, _) => Box::new(family::qwen2::load(loader, decoder)?),
+        (Family::Qwen3, _) => Box::new(family::qwen3::load(loader, decoder)?),
+        (Family::Deepseek, _) => Box::new(family::deepseek::load(loader, decoder)?),
+        (Family::DeepseekV2, _) => Box::new(family::deepseek_v2::load(loader, decoder)?),
+        (Family::DeepseekV3, _) => Box::new(family::deepseek_v3::load(loader, decoder)?),
+    };
+    let (fingerprint, left_over) = (loader.weights.fingerprint(), loader.left_over());
+    Ok(Model { config: config.clone(), head, fingerprint, left_over, network })
+}
+
+impl Model {
+    /// What transformers calls this model, such as `BertForSequenceClassification`.
+    pub fn architecture(&self) -> String {
+        self.config.family.architecture(match self.head {
+            Head::CausalLm => "ForCausalLM",
+            Head::Classifier(_) => "ForSequenceClassification",
+        })
+    }
+
+    /// The chain of stages.
+    pub fn network(&self) -> &dyn Network {
+        self.network.as_ref()
+    }
+
+    /// Classes; none of a language model.
+    pub fn labels(&self) -> &Labels {
+        match &self.head {
+            Head::Classifier(labels) => labels,
+            Head::CausalLm => const { &Labels::NONE },
+        }
+    }
+
+    /// All stages one after another: ids i64 `[B, T]` → what the last stage gives.
+    pub fn forward(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let first = self.network.forward(0, input, pass)?;
+        (1..self.network.stages())
+            .try_fold(first, |hidden, stage| self.network.forward(stage, &hidden, pass))
+    }
+
+    /// Of a classifier: logits `[B, C]` of a collated batch.
+    pub fn logits(&self, batch: &Batch, dropout: Dropout) -> Result<Tensor, ModelError> {
+        self.classify(&batch.input_ids, batch.attention_mask.as_ref(), dropout)
+    }
+
+    /// Of a classifier: ids i64 `[B, T]`, mask i64 or bool `[B, T]` (1 where there is a token) →
+    /// logits `[B, C]`. A decoder answers at each row's last token.
+    pub fn classify(
+        &self,
+        ids: &Tensor,
+        mask: Option<&Tensor>,
+        dropout: Dropout,
+    ) -> Result<Tensor, ModelError> {
+        if !self.config.family.is_decoder() {
+            return self.forward(ids, &Pass::encoder(mask, dropout)?);
+        }
+        let (rows, tokens, device) = (ids.size()[0], ids.size()[1], ids.device());
+        let lengths = match mask {
+            Some(mask) => {
+                mask.f_to_kind(Kind::Int64)?.f_sum_dim_intlist(&[1i64][..], false, Kind::Int64)?
+            }
+            None => Tensor::f_full([rows], tokens, (Kind::Int64, device))?,
+        };
+        let starts = Tensor::f_arange(rows, (Kind::Int64, device))?.f_mul_scalar(tokens)?;
+        let mut pass = Pass::decoder(self.network(), tokens, device, dropout)?;
+        pass.select = Some(starts.f_add(&lengths)?.f_sub_scalar(1)?);
+        self.forward(ids, &pass)
+    }
+
+    /// Every tensor that is trained, in the order of the forward pass.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        self.tensors().into_iter().filter(|tensor| tensor.role != Role::Buffer).collect()
+    }
+
+    /// Every tensor, in the order of the forward pass.
+    pub fn tensors(&self) -> Vec<Parameter> {
+        let mut found = Vec::new();
+        for stage in 0..self.network.stages() {
+            self.network.stage(stage).leaves(&mut |leaf| match leaf {
+                Leaf::Weight(weight) => found.push(Parameter {
+                    name: weight.name.clone(),
+                    tensor: weight.tensor.shallow_clone(),
+                    role: weight.role,
+                    stage,
+                }),
+                Leaf::Linear(linear) => {
+                    found.extend(linear.tensors().into_iter().map(|(name, tensor)| {
+                        let role = if name.ends_with("bias") { Role::Plain } else { Role::Decayed };
+                        Parameter { name, tensor, role, stage }
+                    }));
+                }
+            });
+        }
+        found
+    }
+
+    /// Every linear layer, in the order of the forward pass.
+    pub fn linears(&self) -> Vec<&Linear> {
+        let mut found = Vec::new();
+        for stage in 0..self.network.stages() {
+            self.network.stage(stage).leaves(&mut |leaf| {
+                if let Leaf::Linear(linear) = leaf {
+                    found.push(linear);
+                }
+            });
+        }
+        found
+    }
 }
 
 /// Why a model cannot be used.
@@ -60,6 +293,9 @@ pub enum ModelError {
         /// What is wrong.
         detail: String,
     },
+    /// A pass that does not fit the network.
+    #[error("{0}")]
+    Pass(&'static str),
     /// libtorch refused an operation.
     #[error("libtorch failed in the model")]
     Torch(#[from] tch::TchError),

@@ -6,7 +6,7 @@ use nccl_rs::qlinear::QLinear;
 use tch::{Device, Kind, Tensor};
 
 use super::format;
-use crate::model::{Classifier, Linear, LinearOp, ModelConfig, ModelError, Weights, load_with};
+use crate::model::{LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_with};
 
 /// A linear layer with int8 weights, computed in int8.
 #[derive(Debug)]
@@ -28,9 +28,9 @@ pub fn is_compressed(directory: &Path) -> Result<bool, ModelError> {
 /// Reads `directory`. Its int8 layers are computed in int8 on a CPU; on
 /// another device, for which libtorch has no such product, in f32 from the same
 /// weights.
-pub fn load(directory: &Path, device: Device) -> Result<Classifier, ModelError> {
+pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
     let compressed = is_compressed(directory)?;
-    load_with(directory, device, &mut |name, weights| {
+    load_with(directory, device, &|name, weights| {
         if !compressed {
             return Ok(None);
         }
@@ -48,7 +48,7 @@ fn int8_layer(
     weights: &Weights,
     directory: &Path,
     device: Device,
-) -> Result<Linear, ModelError> {
+) -> Result<LinearKind, ModelError> {
     let [outputs, _] = weight.size()[..] else {
         return Err(malformed(directory, format!("{name}.weight is no matrix")));
     };
@@ -59,11 +59,11 @@ fn int8_layer(
     };
     if device == Device::Cpu {
         let scale = scale.f_reshape([outputs])?;
-        return Ok(Linear::Other(Box::new(Int8(QLinear::new(weight, &scale, bias.as_ref())?))));
+        return Ok(LinearKind::Other(Box::new(Int8(QLinear::new(weight, &scale, bias.as_ref())?))));
     }
     let weight = weight.f_to_kind(Kind::Float)?.f_mul(&scale)?.f_to_device(device)?;
     let bias = bias.map(|bias| bias.f_to_device(device)).transpose()?;
-    Ok(Linear::Dense { weight, bias })
+    Ok(LinearKind::Dense { weight, bias })
 }
 
 fn malformed(directory: &Path, detail: String) -> ModelError {

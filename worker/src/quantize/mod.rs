@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::event::EvalMetrics;
 use crate::export::ModelCard;
 use crate::files::{replace_directory, temporary_beside, write_atomically};
-use crate::model::{self, Classifier};
+use crate::model::{self, Model};
 use crate::termination::{failure, tell};
 use crate::train::evaluate::evaluate;
 use gate::{Comparison, GateFailed};
@@ -147,7 +147,7 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
 fn compress(
     config: &QuantizeConfig,
     input: String,
-    dense: &Classifier,
+    dense: &Model,
     encoder: &TextEncoder,
     built: &Path,
 ) -> Result<Report, QuantizeError> {
@@ -170,7 +170,7 @@ fn compress(
     let mut passed = Ok(());
     if let Some(gate) = &config.gate {
         let samples = gate_samples(gate, dense, encoder, &config.output)?;
-        let judge = |model: &Classifier| {
+        let judge = |model: &Model| {
             evaluate(model, &samples, BATCH, encoder.pad(), Device::Cpu).map_err(Error::from)
         };
         let (before, after) = (judge(dense)?, judge(&compressed)?);
@@ -193,14 +193,14 @@ fn compress(
 
 fn gate_samples(
     gate: &QuantizeGate,
-    model: &Classifier,
+    model: &Model,
     encoder: &TextEncoder,
     output: &Path,
 ) -> Result<Samples, QuantizeError> {
     let cache = output.parent().unwrap_or(output).join(".hearth/cache");
     let threads = cores();
     let options = ReadOptions { encoder, cache: &cache, threads, seed: 0 };
-    let samples = load_for_evaluation(&gate.data, &model.labels, 0, options);
+    let samples = load_for_evaluation(&gate.data, model.labels(), 0, options);
     Ok(samples.map_err(Error::from)?)
 }
 

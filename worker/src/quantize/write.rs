@@ -17,12 +17,12 @@ use crate::error::Error;
 use crate::export::ModelCard;
 use crate::export::card::{CARD, FORMAT_VERSION};
 use crate::files::write_synced;
-use crate::model::{Classifier, Linear, ModelError};
+use crate::model::{LinearKind, Model, ModelError};
 
 /// Writes `model` with int8 weights into the new directory `target`; what goes
 /// with it comes from `source`. The directory's digest.
 pub fn write(
-    model: &Classifier,
+    model: &Model,
     encoder: &TextEncoder,
     source: &Path,
     target: &Path,
@@ -36,7 +36,7 @@ pub fn write(
         copy_small_files(source, target)?;
         let mut config = model.config.raw.clone();
         config.insert(format::KEY.to_owned(), format::describe());
-        config.insert("architectures".to_owned(), json!(["BertForSequenceClassification"]));
+        config.insert("architectures".to_owned(), json!([model.architecture()]));
         write_synced(&target.join("config.json"), |out| {
             serde_json::to_writer_pretty(&mut *out, &Value::Object(config))?;
             out.write_all(b"\n")
@@ -48,11 +48,13 @@ pub fn write(
 }
 
 /// Every tensor of the model under its name, int8 where it is quantized.
-fn int8_tensors(model: &Classifier) -> Result<Vec<(String, Tensor)>, ModelError> {
+fn int8_tensors(model: &Model) -> Result<Vec<(String, Tensor)>, ModelError> {
     let mut tensors = Vec::new();
     let mut replaced = BTreeSet::new();
-    for (name, linear) in model.linears() {
-        let Linear::Dense { weight, .. } = linear else { continue };
+    for linear in model.linears() {
+        let (LinearKind::Dense { weight, .. }, name) = (&linear.kind, &linear.name) else {
+            continue;
+        };
         if format::IGNORED.contains(&name.as_str()) {
             continue;
         }
@@ -61,20 +63,20 @@ fn int8_tensors(model: &Classifier) -> Result<Vec<(String, Tensor)>, ModelError>
         tensors.push((format!("{name}.weight_scale"), scale.f_unsqueeze(1)?));
         replaced.insert(format!("{name}.weight"));
     }
-    let kept = model.parameters().into_iter().filter(|kept| !replaced.contains(&kept.name));
+    let kept = model.tensors().into_iter().filter(|kept| !replaced.contains(&kept.name));
     tensors.extend(kept.map(|kept| (kept.name, kept.tensor.detach())));
     Ok(tensors)
 }
 
 /// The model's own card, or one for a model that was trained elsewhere.
-fn card(model: &Classifier, encoder: &TextEncoder, source: &Path) -> io::Result<ModelCard> {
+fn card(model: &Model, encoder: &TextEncoder, source: &Path) -> io::Result<ModelCard> {
     let own = ModelCard::read(source)?;
     Ok(own.unwrap_or_else(|| ModelCard {
         format_version: FORMAT_VERSION,
         task: Task::SequenceClassification,
         clean: Vec::new(),
         max_length: encoder.max_length(),
-        labels: model.labels.names().to_vec(),
+        labels: model.labels().names().to_vec(),
         step: None,
         metrics: None,
         files: std::collections::BTreeMap::new(),

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::metrics::ServingMetrics;
 use super::queue::{Bounds, Next, Queue, Refused};
 use crate::data::collate;
-use crate::model::{Classifier, Dropout, ModelError};
+use crate::model::{Dropout, Model, ModelError};
 
 /// Probabilities of the classes, in the order of their ids.
 pub type Scores = Vec<f32>;
@@ -51,7 +51,7 @@ impl Engine {
     /// Starts the computing thread. It ends after [`Self::close`], once the
     /// queue is empty; the handle then returns.
     pub fn start(
-        model: Model,
+        model: TextClassifier,
         bounds: Bounds,
         metrics: Arc<ServingMetrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
@@ -106,7 +106,7 @@ impl Shared {
         Ok(())
     }
 
-    fn compute(&self, model: &Model) {
+    fn compute(&self, model: &TextClassifier) {
         while let Some(batch) = self.take() {
             // Whoever went away needs no answer.
             let batch: Vec<Item> =
@@ -156,16 +156,16 @@ impl Shared {
 }
 
 /// A classifier with what it needs to compute texts.
-pub struct Model {
+pub struct TextClassifier {
     /// The classifier.
-    pub classifier: Classifier,
+    pub classifier: Model,
     /// Id that fills rows up.
     pub pad: u32,
     /// Where it computes.
     pub device: Device,
 }
 
-impl Model {
+impl TextClassifier {
     /// Softmax of the logits of each row. Rows must not be empty.
     pub fn scores(&self, rows: &[&[u32]]) -> Result<Vec<Scores>, ModelError> {
         tch::no_grad(|| {

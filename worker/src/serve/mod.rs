@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use crate::cores::cores;
 use crate::data::TextEncoder;
 use crate::error::Error;
-use engine::{Engine, Model};
+use engine::{Engine, TextClassifier};
 use http::Server;
 use metrics::ServingMetrics;
 use queue::Bounds;
@@ -84,7 +84,7 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
         let directory = config.model.clone();
         let loading = tokio::task::spawn_blocking(move || load(&directory, device, bounds.batch));
         let (model, encoder) = while_loading(&listener, loading).await?;
-        let labels = model.classifier.labels.names().to_vec();
+        let labels = model.classifier.labels().names().to_vec();
         let metrics = Arc::new(ServingMetrics::default());
         let (engine, thread) =
             Engine::start(model, bounds, metrics.clone()).map_err(ServeError::Serve)?;
@@ -107,10 +107,14 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
     })
 }
 
-fn load(directory: &Path, device: Device, batch: usize) -> Result<(Model, TextEncoder), Error> {
+fn load(
+    directory: &Path,
+    device: Device,
+    batch: usize,
+) -> Result<(TextClassifier, TextEncoder), Error> {
     let encoder = TextEncoder::from_export(directory)?;
     let classifier = crate::quantize::load(directory, device)?;
-    let model = Model { classifier, pad: encoder.pad(), device };
+    let model = TextClassifier { classifier, pad: encoder.pad(), device };
     warm_up(&model, &encoder, batch)?;
     Ok((model, encoder))
 }
@@ -144,7 +148,7 @@ fn threads() -> i32 {
 }
 
 /// The first passes allocate and choose kernels: not at a client's cost.
-fn warm_up(model: &Model, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
+fn warm_up(model: &TextClassifier, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
     let began = Instant::now();
     let short = encoder.encode("warm-up")?;
     let long = encoder.encode(&"warm up ".repeat(encoder.max_length()))?;

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 use super::metrics::Confusion;
 use crate::data::{Labels, Samples, collate};
 use crate::event::EvalMetrics;
-use crate::model::{Classifier, Dropout, ModelError};
+use crate::model::{Dropout, Model, ModelError};
 
 /// How to evaluate.
 #[derive(Clone, Copy, Debug)]
@@ -36,14 +36,14 @@ pub struct Tally {
 /// Evaluates one process's share of `samples`. Batches are of like length;
 /// `after_batch` is called after each.
 pub fn tally(
-    model: &Classifier,
+    model: &Model,
     samples: &Samples,
     options: &EvalOptions,
     after_batch: &mut dyn FnMut(),
 ) -> Result<Tally, ModelError> {
     let mut order: Vec<u32> = (0..samples.len()).collect();
     order.sort_by_key(|index| (std::cmp::Reverse(samples.ids(*index).len()), *index));
-    let mut tally = Tally { loss_sum: 0.0, confusion: Confusion::new(model.labels.len()) };
+    let mut tally = Tally { loss_sum: 0.0, confusion: Confusion::new(model.labels().len()) };
     let own = order.chunks(options.batch_size).skip(options.share).step_by(options.shares);
     for indices in own {
         tch::no_grad(|| add_batch(model, samples, indices, options, &mut tally))?;
@@ -53,7 +53,7 @@ pub fn tally(
 }
 
 fn add_batch(
-    model: &Classifier,
+    model: &Model,
     samples: &Samples,
     indices: &[u32],
     options: &EvalOptions,
@@ -119,7 +119,7 @@ impl Tally {
 
 /// Evaluates all of `samples` in this process.
 pub fn evaluate(
-    model: &Classifier,
+    model: &Model,
     samples: &Samples,
     batch_size: usize,
     pad: u32,
@@ -128,7 +128,7 @@ pub fn evaluate(
     let started = Instant::now();
     let options = EvalOptions { batch_size, pad, device, share: 0, shares: 1 };
     let tally = tally(model, samples, &options, &mut || ())?;
-    Ok(tally.metrics(&model.labels, started.elapsed().as_secs_f64()))
+    Ok(tally.metrics(model.labels(), started.elapsed().as_secs_f64()))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl Session<'_> {
             pulse.beat(self.events);
         })?;
         let sums = self.gang.sum(&own.to_sums())?;
-        let labels = &self.trainer.model.labels;
+        let labels = self.trainer.model.labels();
         let tally = Tally::from_sums(labels.len(), &sums)
             .ok_or_else(|| Error::Internal("ranks evaluated different classes".into()))?;
         let metrics = tally.metrics(labels, started.elapsed().as_secs_f64());
@@ -101,7 +101,7 @@ impl Session<'_> {
             task: Task::SequenceClassification,
             clean: self.config.data.clean.clone(),
             max_length: self.encoder.max_length(),
-            labels: model.labels.names().to_vec(),
+            labels: model.labels().names().to_vec(),
             step: Some(of_step),
             metrics: metrics.clone(),
             files: std::collections::BTreeMap::new(),

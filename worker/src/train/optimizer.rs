@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::config::Adam;
 use crate::error::Error;
-use crate::model::Parameter;
+use crate::model::{Parameter, Role};
 
 /// Parameters that share settings.
 struct Group {
@@ -29,7 +29,7 @@ impl Optimizer {
     /// Moments of 0 for `parameters`, after `steps_done` steps.
     pub fn new(parameters: &[Parameter], adam: Adam, steps_done: u64) -> Result<Self, Error> {
         let (decayed, others): (Vec<_>, Vec<_>) =
-            parameters.iter().partition(|parameter| parameter.decays());
+            parameters.iter().partition(|parameter| parameter.role == Role::Decayed);
         let groups = [(decayed, adam.weight_decay), (others, 0.0)]
             .into_iter()
             .map(|(members, weight_decay)| Group::new(&members, weight_decay, steps_done))

@@ -23,7 +23,7 @@ use crate::data::dataset::{self, ReadOptions};
 use crate::data::{TextEncoder, TrainingSet};
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
-use crate::model::{ModelConfig, ModelError, classifier};
+use crate::model::{Head, ModelConfig, ModelError, load_for_training};
 
 /// A rank that is ready to make steps.
 pub(super) struct Session<'a> {
@@ -61,10 +61,10 @@ impl<'a> Session<'a> {
         let model_config = ModelConfig::read(&config.model)?;
         let encoder = encoder(&config, &model_config, gang.leads(), events)?;
         let data = read_data(&config, &model_config, &encoder, &gang)?;
-        let (model, fresh) = classifier::load_for_training(
+        let (model, fresh) = load_for_training(
             &model_config,
             &config.model,
-            &data.labels,
+            Head::Classifier(data.labels.clone()),
             device,
             config.seed,
         )?;
@@ -149,7 +149,7 @@ fn encoder(
     leads: bool,
     events: &mut dyn EventSink,
 ) -> Result<TextEncoder, Error> {
-    let max_length = config.max_length.min(model.max_tokens());
+    let max_length = config.max_length.min(model.max_tokens);
     if max_length < config.max_length && leads {
         note(
             events,

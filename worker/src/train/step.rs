@@ -10,12 +10,12 @@ use super::optimizer::Optimizer;
 use crate::data::order::generator;
 use crate::data::{Samples, collate};
 use crate::error::Error;
-use crate::model::{Classifier, Dropout, Parameter};
+use crate::model::{Dropout, Model, Parameter};
 
 /// What makes steps.
 pub struct Trainer {
     /// The model; its parameters want gradients.
-    pub model: Classifier,
+    pub model: Model,
     /// Its parameters in the order of the forward pass.
     pub parameters: Vec<Parameter>,
     /// The optimizer over them.
@@ -41,7 +41,7 @@ impl Trainer {
     /// Makes all ranks start from rank 0's weights and prepares gradient
     /// reduction.
     pub fn new(
-        model: Classifier,
+        model: Model,
         optimizer: Optimizer,
         gang: &mut Gang,
         (device, pad, seed): (Device, u32, i64),

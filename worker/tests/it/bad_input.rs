@@ -43,7 +43,7 @@ fn each_fault_has_its_exit_code_and_names_what_is_wrong() {
     fixture
         .write("one.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"x\"}\n");
     fixture.write("broken/config.json", "{\"model_type\": \"bert\"");
-    fixture.write("llama/config.json", "{\"model_type\": \"llama\"}");
+    fixture.write("gpt2/config.json", "{\"model_type\": \"gpt2\"}");
     let at = |name: &str| Value::from(fixture.path(name).to_str().unwrap());
     for (pointer, value, code, named) in [
         ("/data/train/path", at("gone.jsonl"), 66, "gone.jsonl"),
@@ -51,7 +51,7 @@ fn each_fault_has_its_exit_code_and_names_what_is_wrong() {
         ("/data/train/path", at("one.jsonl"), 65, "two labels"),
         ("/model", at("nowhere"), 66, "nowhere/config.json"),
         ("/model", at("broken"), 65, "broken/config.json"),
-        ("/model", at("llama"), 64, "llama"),
+        ("/model", at("gpt2"), 64, "gpt2"),
         ("/task", "CausalLM".into(), 64, "task"),
         ("/version", "v0".into(), 64, "v0"),
         ("/training/bf16", true.into(), 64, "training.bf16"),

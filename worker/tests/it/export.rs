@@ -62,11 +62,11 @@ fn the_export_is_whole_and_evaluates_to_the_reported_figures() {
         threads: std::num::NonZeroUsize::MIN,
         seed: 0,
     };
-    let samples = dataset::load_for_evaluation(&file, &classifier.labels, 0, options).unwrap();
+    let samples = dataset::load_for_evaluation(&file, classifier.labels(), 0, options).unwrap();
     let again = evaluate(&classifier, &samples, 7, encoder.pad(), Device::Cpu).unwrap();
     assert!((again.loss - reported.loss).abs() < 1e-5, "{again:?} {reported:?}");
     assert_eq!((again.f1.to_bits(), again.samples), (reported.f1.to_bits(), 50));
-    assert_eq!(classifier.labels, Labels::new(vec!["ham".into(), "spam".into()]));
+    assert_eq!(*classifier.labels(), Labels::new(vec!["ham".into(), "spam".into()]));
 
     // Nothing temporary is left, and no more checkpoints than asked for.
     let names = |path: &str| -> Vec<String> {

@@ -104,7 +104,7 @@ fn the_written_weights_are_the_dense_ones_within_half_a_step() {
     let dense = trained::model(&fixture, 5);
     assert_eq!(quantize(&fixture, &dense, |config| config["gate"] = Value::Null).exit_code, 0);
     let name = "bert.encoder.layer.1.intermediate.dense.weight";
-    let read = |directory: &Path| hearth_worker::model::Weights::read(directory).unwrap();
+    let read = |directory: &Path| hearth_worker::model::Weights::read(directory, "bert.").unwrap();
     let (original, compressed) = (read(&dense), read(&fixture.path("int8")));
     let weight = original.get(name).unwrap();
     let scale = compressed.get(&format!("{name}_scale")).unwrap();

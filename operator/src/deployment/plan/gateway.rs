@@ -18,9 +18,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::frame::{Frame, budget};
 use super::server::{grace, listen, never_fewer};
-use super::{ANNOTATION_ROUTED_AT, Frame, GATEWAY, SERVER, budget};
 use crate::children::Child;
+use crate::deployment::marks::{ANNOTATION_ROUTED_AT, GATEWAY, SERVER};
 use crate::deployment::policy::Decision;
 use crate::deployment::target::server_name;
 use crate::deployment::validate::ValidDeployment;

@@ -10,8 +10,9 @@ use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
-use super::{Frame, QUANTIZE};
+use super::frame::Frame;
 use crate::children::Child;
+use crate::deployment::marks::QUANTIZE;
 use crate::deployment::target::{Artifact, Target};
 use crate::network;
 use crate::pods::{self, MemoryDefault};

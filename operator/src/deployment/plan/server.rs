@@ -17,11 +17,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{
-    ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL, Frame,
-    GATEWAY, PRE_STOP_SECONDS, SERVER, budget,
-};
+use super::frame::{Frame, budget};
 use crate::children::Child;
+use crate::deployment::marks::{
+    ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL, GATEWAY,
+    SERVER,
+};
 use crate::deployment::policy::Decision;
 use crate::deployment::target::Target;
 use crate::network;
@@ -29,6 +30,8 @@ use crate::pods::{self, MemoryDefault};
 use crate::source_rules::{Backend, path_of};
 use crate::training_job::validate::ClaimUse;
 
+/// Time for endpoints to forget a pod before it is told to end.
+const PRE_STOP_SECONDS: i64 = 5;
 /// Memory of a server that asks for none.
 const MEMORY: MemoryDefault = MemoryDefault { request: "512Mi", limit: "8Gi" };
 

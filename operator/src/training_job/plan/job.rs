@@ -1,5 +1,7 @@
 //! The Indexed Job that runs a job's agents.
 
+use std::collections::BTreeMap;
+
 use hearth_crds::names;
 use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{AGENT_PORT, CONFIG_PATH};
@@ -10,15 +12,16 @@ use k8s_openapi::api::batch::v1::{
 use k8s_openapi::api::core::v1::{ContainerPort, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{COMPONENT, pod_labels};
 use crate::children::{ANNOTATION_PARENT, ANNOTATION_SPEC_HASH, Parent};
 use crate::pods::{self, Images, MemoryDefault};
 use crate::training_job::validate::ValidJob;
 
+/// Role of a TrainingJob's pods.
+pub const COMPONENT: &str = "worker";
 /// The container that the failure policy names.
 const CONTAINER: &str = "worker";
-/// Time for a checkpoint after SIGTERM.
-pub(super) const GRACE_SECONDS: i64 = 120;
+/// Seconds that a worker has for a checkpoint after SIGTERM.
+pub const GRACE_SECONDS: i64 = 120;
 /// Memory of workers that ask for none.
 const MEMORY: MemoryDefault = MemoryDefault { request: "1Gi", limit: "16Gi" };
 
@@ -114,4 +117,12 @@ fn template(valid: &ValidJob, parent: &Parent, images: &Images) -> PodTemplateSp
         }),
         spec: Some(pod),
     }
+}
+
+/// Labels by which the job's pods find each other. The component keeps a
+/// deployment of the same name apart.
+fn pod_labels(parent: &Parent) -> BTreeMap<String, String> {
+    let mut labels = parent.labels(COMPONENT);
+    labels.insert("app.kubernetes.io/name".into(), names::child(&parent.name, ""));
+    labels
 }

@@ -8,29 +8,11 @@ mod job;
 mod surroundings;
 
 pub(crate) use job::failure_policy;
-
-use hearth_crds::names;
+pub use job::{COMPONENT, GRACE_SECONDS};
 
 use crate::children::{Child, Parent, Plan};
-use crate::pods::Images;
+use crate::settings::Settings;
 use crate::training_job::validate::ValidJob;
-
-/// Seconds that a worker has for a checkpoint after SIGTERM.
-pub const GRACE_SECONDS: i64 = job::GRACE_SECONDS;
-
-/// Role of a TrainingJob's pods.
-pub const COMPONENT: &str = "worker";
-
-/// What plans need to know of the operator itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Images of pods.
-    pub images: Images,
-    /// The operator's namespace, from which workers may be asked how they are.
-    pub namespace: String,
-    /// The namespace of the scraper of metrics, where there is one.
-    pub metrics_namespace: Option<String>,
-}
 
 /// The objects of a job. `suspend` is absent in a queue: Kueue owns the field.
 pub fn build(valid: &ValidJob, settings: &Settings) -> Plan {
@@ -52,12 +34,4 @@ pub fn build(valid: &ValidJob, settings: &Settings) -> Plan {
     children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images))));
     let suspend = valid.queue.is_none().then_some(valid.spec.suspend);
     Plan { children, suspend, ..Plan::default() }
-}
-
-/// Labels by which the job's pods find each other. The component keeps a
-/// deployment of the same name apart.
-fn pod_labels(parent: &Parent) -> std::collections::BTreeMap<String, String> {
-    let mut labels = parent.labels(COMPONENT);
-    labels.insert("app.kubernetes.io/name".into(), names::child(&parent.name, ""));
-    labels
 }

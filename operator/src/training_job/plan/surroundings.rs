@@ -9,9 +9,11 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{COMPONENT, Settings, config};
+use super::config;
+use super::job::COMPONENT;
 use crate::children::Parent;
 use crate::network;
+use crate::settings::Settings;
 use crate::source_rules::Backend;
 use crate::training_job::validate::ValidJob;
 

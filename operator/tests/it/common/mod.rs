@@ -14,7 +14,7 @@ use hearth_operator::cache::{Caches, GuardedDeployment, GuardedJob};
 use hearth_operator::context::{Clock, Context};
 use hearth_operator::pods::Images;
 use hearth_operator::seen::{Kind, Seen};
-use hearth_operator::training_job::plan::Settings;
+use hearth_operator::settings::Settings;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};

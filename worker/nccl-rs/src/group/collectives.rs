@@ -2,9 +2,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::{ProcessGroup, ReduceOp};
+use super::ProcessGroup;
 use crate::agreement::{Call, Operation, count};
 use crate::error::{Error, Result, checked, created};
+use crate::reduce_op::ReduceOp;
 use crate::sys;
 use crate::tensor::{ensure_sendable, pointers};
 use crate::work::Work;

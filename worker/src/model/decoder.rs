@@ -1,0 +1,176 @@
+//! A causal decoder: embeddings, layers with norms before each part, a last norm and a head, as
+//! `LlamaModel` of transformers and its kin.
+
+use tch::Tensor;
+
+use super::ModelError;
+use super::module::{Leaf, Module, module};
+use super::network::{Network, Pass};
+use super::parts::attention::Attention;
+use super::parts::embedding::Embedding;
+use super::parts::experts::FeedForward;
+use super::parts::linear::Linear;
+use super::parts::mla::LatentAttention;
+use super::parts::norm::RmsNorm;
+use super::parts::rope::{Rope, RopeTable};
+
+/// A decoder with its head.
+#[derive(Debug)]
+pub struct Decoder {
+    embed: Embedding,
+    layers: Vec<Layer>,
+    top: Top,
+    rope: Rope,
+}
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// Before attention.
+    pub input_norm: RmsNorm,
+    /// Attention.
+    pub attention: SelfAttention,
+    /// Before the feed-forward part.
+    pub post_norm: RmsNorm,
+    /// Feed-forward part.
+    pub mlp: FeedForward,
+}
+module!(Layer: input_norm, attention, post_norm, mlp);
+
+/// Attention of a layer.
+#[derive(Debug)]
+pub enum SelfAttention {
+    /// Keys and values by heads.
+    Grouped(Attention),
+    /// Keys and values by a latent.
+    Latent(LatentAttention),
+}
+
+/// What comes after the last layer.
+#[derive(Debug)]
+pub struct Top {
+    /// After the last layer.
+    pub norm: RmsNorm,
+    /// Output.
+    pub head: Head,
+}
+module!(Top: norm, head);
+
+/// A decoder's output layer.
+#[derive(Debug)]
+pub enum Head {
+    /// The transposed embeddings: logits over the vocabulary.
+    Tied(Tensor),
+    /// `lm_head [V, D]`, or `score [C, D]` of a classifier.
+    Linear(Linear),
+}
+
+impl Decoder {
+    /// Puts the parts together.
+    pub fn new(embed: Embedding, layers: Vec<Layer>, top: Top, rope: Rope) -> Self {
+        Self { embed, layers, top, rope }
+    }
+}
+
+impl Layer {
+    /// `[B, T, D]` → `[B, T, D]`.
+    fn forward(
+        &self,
+        hidden: &Tensor,
+        rope: &RopeTable,
+        index: usize,
+        pass: &Pass,
+    ) -> Result<Tensor, ModelError> {
+        let normed = self.input_norm.forward(hidden)?;
+        let attended = match &self.attention {
+            SelfAttention::Grouped(attention) => attention.forward(&normed, rope, index, pass)?,
+            SelfAttention::Latent(attention) => attention.forward(&normed, rope, index, pass)?,
+        };
+        let hidden = hidden.f_add(&attended)?;
+        Ok(hidden.f_add(&self.mlp.forward(&self.post_norm.forward(&hidden)?)?)?)
+    }
+}
+
+impl Top {
+    /// `[B, T, D]` → logits `[B, T, V]`, or `[N, V]` of the selected positions alone: the head is
+    /// often the largest product of all.
+    fn forward(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let hidden = match &pass.select {
+            Some(select) => {
+                let width = hidden.size()[2];
+                hidden.f_reshape([-1, width])?.f_index_select(0, select)?
+            }
+            None => hidden.shallow_clone(),
+        };
+        let normed = self.norm.forward(&hidden)?;
+        match &self.head {
+            Head::Tied(weight) => Ok(normed.f_linear(weight, None::<&Tensor>)?),
+            Head::Linear(linear) => linear.forward(&normed),
+        }
+    }
+}
+
+impl Network for Decoder {
+    fn stages(&self) -> usize {
+        self.layers.len() + 2
+    }
+
+    fn stage(&self, index: usize) -> &dyn Module {
+        match index.checked_sub(1).map(|layer| self.layers.get(layer)) {
+            None => &self.embed,
+            Some(Some(layer)) => layer,
+            Some(None) => &self.top,
+        }
+    }
+
+    fn stage_mut(&mut self, index: usize) -> &mut dyn Module {
+        match index.checked_sub(1).map(|layer| self.layers.get_mut(layer)) {
+            None => &mut self.embed,
+            Some(Some(layer)) => layer,
+            Some(None) => &mut self.top,
+        }
+    }
+
+    fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let Some(layer) = index.checked_sub(1) else { return self.embed.forward(input) };
+        match (self.layers.get(layer), &pass.rope) {
+            (Some(blocks), Some(rope)) => blocks.forward(input, rope, layer, pass),
+            (Some(_), None) => Err(ModelError::Pass("a decoder's pass needs positions")),
+            (None, _) => self.top.forward(input, pass),
+        }
+    }
+
+    fn rope(&self) -> Option<&Rope> {
+        Some(&self.rope)
+    }
+}
+
+impl Module for SelfAttention {
+    fn leaves<'a>(&'a self, visit: &mut dyn FnMut(Leaf<'a>)) {
+        match self {
+            Self::Grouped(attention) => attention.leaves(visit),
+            Self::Latent(attention) => attention.leaves(visit),
+        }
+    }
+
+    fn linears_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&'a mut Linear)) {
+        match self {
+            Self::Grouped(attention) => attention.linears_mut(visit),
+            Self::Latent(attention) => attention.linears_mut(visit),
+        }
+    }
+}
+
+impl Module for Head {
+    fn leaves<'a>(&'a self, visit: &mut dyn FnMut(Leaf<'a>)) {
+        if let Self::Linear(linear) = self {
+            linear.leaves(visit);
+        }
+    }
+
+    fn linears_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&'a mut Linear)) {
+        if let Self::Linear(linear) = self {
+            linear.linears_mut(visit);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! BERT (Devlin et al. 2019), as transformers' `BertForSequenceClassification`.
+//!
+//! Shapes: `B` rows, `T` tokens, `Q` query positions, `D` width.
+//!
+//! The classifier reads the first position of the last layer alone, so the last layer computes
+//! queries, attention and feed-forward for that position only (`Q = 1`). The result is the same; a
+//! sixth of MiniLM's work is not done.
+
+use serde::Deserialize;
+use tch::Tensor;
+
+use crate::model::ModelError;
+use crate::model::loader::Loader;
+use crate::model::module::{Module, module};
+use crate::model::network::{Network, Pass};
+use crate::model::parts::activation::Activation;
+use crate::model::parts::attention::{Scores, attend, split_heads};
+use crate::model::parts::embedding::Embedding;
+use crate::model::parts::linear::Linear;
+use crate::model::parts::norm::LayerNorm;
+
+/// An encoder with a pooler and a classifier.
+#[derive(Debug)]
+pub struct Bert {
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    top: Top,
+    settings: BertConfig,
+    activation: Activation,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct BertConfig {
+    vocab_size: i64,
+    hidden_size: i64,
+    num_hidden_layers: usize,
+    num_attention_heads: i64,
+    intermediate_size: i64,
+    #[serde(default = "gelu")]
+    hidden_act: String,
+    #[serde(default = "tenth")]
+    hidden_dropout_prob: f64,
+    #[serde(default = "tenth")]
+    attention_probs_dropout_prob: f64,
+    classifier_dropout: Option<f64>,
+    #[serde(default = "max_positions")]
+    max_position_embeddings: i64,
+    #[serde(default = "two")]
+    type_vocab_size: i64,
+    #[serde(default = "epsilon")]
+    layer_norm_eps: f64,
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+}
+
+// Defaults of transformers' BertConfig.
+fn gelu() -> String {
+    "gelu".into()
+}
+fn tenth() -> f64 {
+    0.1
+}
+fn max_positions() -> i64 {
+    512
+}
+fn two() -> i64 {
+    2
+}
+fn epsilon() -> f64 {
+    1e-12
+}
+
+/// Word, position and segment embeddings.
+#[derive(Debug)]
+struct Embeddings {
+    /// `[vocabulary, D]`.
+    word: Embedding,
+    /// `[positions, D]`.
+    position: Embedding,
+    /// `[segments, D]`; every token is of segment 0.
+    token_type: Embedding,
+    norm: LayerNorm,
+}
+module!(Embeddings: word, position, token_type, norm);
+
+/// One layer: self-attention, then a feed-forward part, each with a residual connection and a
+/// layer norm after it.
+#[derive(Debug)]
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    attention_output: Linear,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: LayerNorm,
+}
+module!(Layer: query, key, value, attention_output, attention_norm, intermediate, output, output_norm);
+
+/// What comes after the last layer.
+#[derive(Debug)]
+struct Top {
+    pooler: Linear,
+    classifier: Linear,
+}
+module!(Top: pooler, classifier);
+
+/// Reads a BERT classifier for so many classes.
+pub fn load(loader: &Loader<'_>, classes: i64) -> Result<Bert, ModelError> {
+    let bert: BertConfig = loader.config.of_family()?;
+    bert.check(loader)?;
+    let activation = Activation::by_name(&bert.hidden_act)
+        .map_err(|detail| loader.config.unsupported(detail))?;
+    let (width, wide, eps) = (bert.hidden_size, bert.intermediate_size, bert.layer_norm_eps);
+    let table = |name: &str, rows| {
+        loader.embedding(&format!("bert.embeddings.{name}_embeddings"), [rows, width])
+    };
+    let embeddings = Embeddings {
+        word: table("word", bert.vocab_size)?,
+        position: table("position", bert.max_position_embeddings)?,
+        token_type: table("token_type", bert.type_vocab_size)?,
+        norm: loader.layer_norm("bert.embeddings.LayerNorm", width, eps)?,
+    };
+    let layers = (0..bert.num_hidden_layers).map(|index| {
+        let name = format!("bert.encoder.layer.{index}");
+        let linear = |part: &str, shape| loader.linear(&format!("{name}.{part}"), shape, true);
+        let norm = |part: &str| loader.layer_norm(&format!("{name}.{part}.LayerNorm"), width, eps);
+        Ok(Layer {
+            query: linear("attention.self.query", [width, width])?,
+            key: linear("attention.self.key", [width, width])?,
+            value: linear("attention.self.value", [width, width])?,
+            attention_output: linear("attention.output.dense", [width, width])?,
+            attention_norm: norm("attention.output")?,
+            intermediate: linear("intermediate.dense", [wide, width])?,
+            output: linear("output.dense", [width, wide])?,
+            output_norm: norm("output")?,
+        })
+    });
+    let layers = layers.collect::<Result<_, ModelError>>()?;
+    let top = Top {
+        pooler: loader.linear("bert.pooler.dense", [width, width], true)?,
+        classifier: loader.linear("classifier", [classes, width], true)?,
+    };
+    Ok(Bert { embeddings, layers, top, settings: bert, activation })
+}
+
+impl BertConfig {
+    fn check(&self, loader: &Loader<'_>) -> Result<(), ModelError> {
+        let positions = self.position_embedding_type.as_deref().unwrap_or("absolute");
+        if positions != "absolute" {
+            return Err(loader.config.unsupported(format!(
+                "position_embedding_type {positions:?} is not supported; only \"absolute\" is"
+            )));
+        }
+        if self.is_decoder {
+            let detail = "is_decoder: true is not supported; only encoders are";
+            return Err(loader.config.unsupported(detail.into()));
+        }
+        loader.config.check_sizes(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ])?;
+        if self.hidden_size % self.num_attention_heads != 0 {
+            return Err(loader
+                .config
+                .malformed("num_attention_heads must divide hidden_size".into()));
+        }
+        Ok(())
+    }
+}
+
+impl Network for Bert {
+    fn stages(&self) -> usize {
+        self.layers.len() + 2
+    }
+
+    fn stage(&self, index: usize) -> &dyn Module {
+        match index.checked_sub(1).map(|layer| self.layers.get(layer)) {
+            None => &self.embeddings,
+            Some(Some(layer)) => layer,
+            Some(None) => &self.top,
+        }
+    }
+
+    fn stage_mut(&mut self, index: usize) -> &mut dyn Module {
+        match index.checked_sub(1).map(|layer| self.layers.get_mut(layer)) {
+            None => &mut self.embeddings,
+            Some(Some(layer)) => layer,
+            Some(None) => &mut self.top,
+        }
+    }
+
+    fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let Some(layer) = index.checked_sub(1) else { return self.embed(input, pass) };
+        match self.layers.get(layer) {
+            Some(part) => self.layer(part, layer + 1 == self.layers.len(), input, pass),
+            None => self.classify(input, pass),
+        }
+    }
+}
+
+impl Bert {
+    /// ids `[B, T]` → `[B, T, D]`.
+    fn embed(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let Embeddings { word, position, token_type, norm } = &self.embeddings;
+        let everywhere = position
+            .weight
+            .tensor
+            .f_narrow(0, 0, ids.size()[1])?
+            .f_add(&token_type.weight.tensor.f_narrow(0, 0, 1)?)?;
+        let normed = norm.forward(&word.forward(ids)?.f_add(&everywhere)?)?;
+        pass.dropout.apply(normed, self.settings.hidden_dropout_prob)
+    }
+
+    /// `[B, T, D]` → `[B, T, D]`, of the last layer `[B, 1, D]`.
+    fn layer(
+        &self,
+        layer: &Layer,
+        last: bool,
+        hidden: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor, ModelError> {
+        let queries = if last { hidden.f_narrow(1, 0, 1)? } else { hidden.shallow_clone() };
+        let heads = |flat: Tensor| -> Result<Tensor, ModelError> {
+            let size = self.settings.hidden_size / self.settings.num_attention_heads;
+            Ok(split_heads(&flat, size)?.f_transpose(1, 2)?)
+        };
+        let query = heads(layer.query.forward(&queries)?)?;
+        let key = heads(layer.key.forward(hidden)?)?;
+        let value = heads(layer.value.forward(hidden)?)?;
+        let dropout = pass.dropout.share(self.settings.attention_probs_dropout_prob);
+        let scores = Scores { scale: None, dropout };
+        let attended = attend(&query, &key, &value, &pass.mask, scores)?;
+
+        let drop = |input| pass.dropout.apply(input, self.settings.hidden_dropout_prob);
+        let attended = drop(layer.attention_output.forward(&attended)?)?;
+        let attended = layer.attention_norm.forward(&attended.f_add(&queries)?)?;
+        let wide = self.activation.forward(&layer.intermediate.forward(&attended)?)?;
+        let narrow = drop(layer.output.forward(&wide)?)?;
+        layer.output_norm.forward(&narrow.f_add(&attended)?)
+    }
+
+    /// `[B, 1, D]` → logits `[B, C]`.
+    fn classify(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let pooled = self.top.pooler.forward(&hidden.f_select(1, 0)?)?.f_tanh()?;
+        let share = self.settings.classifier_dropout.unwrap_or(self.settings.hidden_dropout_prob);
+        self.top.classifier.forward(&pass.dropout.apply(pooled, share)?)
+    }
+}

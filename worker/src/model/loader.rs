@@ -1,0 +1,127 @@
+//! Takes tensors out of a directory and puts them in their places.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use tch::{Device, Kind, Tensor};
+
+use super::ModelError;
+use super::config::ModelConfig;
+use super::module::{Role, Weight};
+use super::parts::embedding::Embedding;
+use super::parts::linear::{Linear, LinearKind};
+use super::parts::norm::{LayerNorm, RmsNorm};
+use super::weights::Weights;
+
+/// May make a linear layer itself, from its name and the directory's tensors: compressed formats
+/// come in here.
+pub type Supply<'a> = dyn Fn(&str, &Weights) -> Result<Option<LinearKind>, ModelError> + 'a;
+
+/// Makes the parts of a network from a directory's tensors.
+pub struct Loader<'a> {
+    /// What the directory says of the model.
+    pub config: &'a ModelConfig,
+    /// The directory's tensors.
+    pub weights: &'a Weights,
+    /// Where parts go.
+    pub device: Device,
+    /// Makes some linear layers itself.
+    pub supply: &'a Supply<'a>,
+    /// Linear layers that get fresh weights, with the standard deviation of these.
+    pub fresh: Fresh,
+    taken: RefCell<BTreeSet<String>>,
+}
+
+/// Linear layers that a directory does not have, or not for this task.
+#[derive(Clone, Debug, Default)]
+pub struct Fresh {
+    /// Names without `.weight`.
+    pub names: Vec<&'static str>,
+    /// `initializer_range`.
+    pub deviation: f64,
+}
+
+impl<'a> Loader<'a> {
+    /// From `weights` onto `device`.
+    pub fn new(
+        config: &'a ModelConfig,
+        (weights, device): (&'a Weights, Device),
+        supply: &'a Supply<'a>,
+        fresh: Fresh,
+    ) -> Self {
+        Self { config, weights, device, supply, fresh, taken: RefCell::default() }
+    }
+
+    /// `[outputs, inputs]`, with or without a bias.
+    pub fn linear(
+        &self,
+        name: &str,
+        [outputs, inputs]: [i64; 2],
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
+        let kind = if self.fresh.names.contains(&name) {
+            self.fresh_linear([outputs, inputs], bias)?
+        } else if let Some(kind) = (self.supply)(name, self.weights)? {
+            let parts = ["weight", "weight_scale", "bias"];
+            self.taken.borrow_mut().extend(parts.map(|part| format!("{name}.{part}")));
+            kind
+        } else {
+            let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs]));
+            LinearKind::Dense {
+                weight: self.tensor(&format!("{name}.weight"), &[outputs, inputs])?,
+                bias: bias.transpose()?,
+            }
+        };
+        Ok(Linear { name: name.to_owned(), kind })
+    }
+
+    fn fresh_linear(&self, shape: [i64; 2], bias: bool) -> Result<LinearKind, ModelError> {
+        let options = (Kind::Float, self.device);
+        let bias = bias.then(|| Tensor::f_zeros([shape[0]], options));
+        Ok(LinearKind::Dense {
+            weight: Tensor::f_zeros(shape, options)?.f_normal_(0.0, self.fresh.deviation)?,
+            bias: bias.transpose()?,
+        })
+    }
+
+    /// A tensor of its own.
+    pub fn weight(&self, name: &str, shape: &[i64], role: Role) -> Result<Weight, ModelError> {
+        Ok(Weight { name: name.to_owned(), tensor: self.tensor(name, shape)?, role })
+    }
+
+    /// A table of `rows` vectors.
+    pub fn embedding(&self, name: &str, [rows, width]: [i64; 2]) -> Result<Embedding, ModelError> {
+        let weight = self.weight(&format!("{name}.weight"), &[rows, width], Role::Decayed)?;
+        Ok(Embedding { weight })
+    }
+
+    /// Over `width` values.
+    pub fn layer_norm(&self, name: &str, width: i64, eps: f64) -> Result<LayerNorm, ModelError> {
+        let part = |part: &str| self.weight(&format!("{name}.{part}"), &[width], Role::Plain);
+        Ok(LayerNorm { weight: part("weight")?, bias: part("bias")?, eps })
+    }
+
+    /// Over `width` values.
+    pub fn rms_norm(&self, name: &str, width: i64, eps: f64) -> Result<RmsNorm, ModelError> {
+        let weight = self.weight(&format!("{name}.weight"), &[width], Role::Plain)?;
+        Ok(RmsNorm { weight, eps })
+    }
+
+    /// A tensor in f32.
+    pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        let tensor = self.weights.float(name, shape)?.f_to_device(self.device)?;
+        self.taken.borrow_mut().insert(name.to_owned());
+        Ok(tensor)
+    }
+
+    /// Tensors of the directory that no part of the network asked for, by name.
+    pub fn left_over(&self) -> Vec<String> {
+        let taken = self.taken.borrow();
+        let is_taken = |name: &str| {
+            taken.contains(name)
+                || taken.contains(&format!("{}{name}", self.weights.prefix()))
+                || name.strip_suffix("_scale_inv").is_some_and(|weight| taken.contains(weight))
+        };
+        self.weights.names().filter(|name| !is_taken(name)).map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,161 @@
+//! A network is a chain of stages: embeddings, blocks, head.
+//!
+//! The chain is what pipelines cut, what sharding gathers one by one, and where activations are
+//! recomputed. Each stage maps a tensor to a tensor; what all of them need besides is in [`Pass`].
+
+use std::cell::RefCell;
+use std::fmt;
+
+use tch::{Device, Kind, Tensor};
+
+use super::ModelError;
+use super::module::Module;
+use super::parts::dropout::Dropout;
+use super::parts::rope::{Rope, RopeTable};
+
+/// Single-device maths of a model.
+pub trait Network: fmt::Debug + Send {
+    /// Stages: the first takes the input (token ids or pixels), the last gives the output.
+    fn stages(&self) -> usize;
+
+    /// What a stage holds.
+    fn stage(&self, index: usize) -> &dyn Module;
+
+    /// As [`Self::stage`], to put other linear layers in.
+    fn stage_mut(&mut self, index: usize) -> &mut dyn Module;
+
+    /// Output of stage `index` for the output of the one before it.
+    fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError>;
+
+    /// Angles by position, where the network has rotary embeddings.
+    fn rope(&self) -> Option<&Rope> {
+        None
+    }
+}
+
+/// Who sees whom.
+#[derive(Debug)]
+pub enum Mask {
+    /// All see all.
+    None,
+    /// All see the tokens where this bool `[B, 1, 1, T]` is set.
+    Keys(Tensor),
+    /// Each sees itself and what comes before. Rows filled up on the right need no more: what is
+    /// filled up comes after all that counts.
+    Causal,
+    /// As `Causal`, within documents of these lengths; the batch is one row.
+    Packed(Vec<i64>),
+}
+
+/// What all stages of one forward pass need.
+#[derive(Debug)]
+pub struct Pass {
+    /// Who sees whom.
+    pub mask: Mask,
+    /// Angles, where the network has rotary embeddings.
+    pub rope: Option<RopeTable>,
+    /// Whether activations are dropped.
+    pub dropout: Dropout,
+    /// Of a decoder: positions in the flattened `[B·T]` whose output is wanted; all without it.
+    pub select: Option<Tensor>,
+    /// What earlier passes of the same texts left.
+    pub memory: Option<RefCell<Memory>>,
+}
+
+/// Keys and values of earlier tokens, by layer.
+#[derive(Debug, Default)]
+pub struct Memory {
+    layers: Vec<Option<(Tensor, Tensor)>>,
+    length: i64,
+}
+
+impl Memory {
+    /// Tokens remembered.
+    pub fn length(&self) -> i64 {
+        self.length
+    }
+}
+
+impl Pass {
+    /// Of an encoder. `mask` i64 or bool `[B, T]` is 1 where there is a token.
+    pub fn encoder(mask: Option<&Tensor>, dropout: Dropout) -> Result<Self, ModelError> {
+        let mask = match mask {
+            Some(mask) => Mask::Keys(mask.f_to_kind(Kind::Bool)?.f_unsqueeze(1)?.f_unsqueeze(1)?),
+            None => Mask::None,
+        };
+        Ok(Self { mask, rope: None, dropout, select: None, memory: None })
+    }
+
+    /// Of a decoder, over `tokens` tokens a row.
+    pub fn decoder(
+        network: &dyn Network,
+        tokens: i64,
+        device: Device,
+        dropout: Dropout,
+    ) -> Result<Self, ModelError> {
+        let rope = network.rope().map(|rope| rope.range(0, tokens, device)).transpose()?;
+        Ok(Self { mask: Mask::Causal, rope, dropout, select: None, memory: None })
+    }
+
+    /// Of a decoder, over one row of documents of these `lengths`; positions start anew in each.
+    pub fn packed(
+        network: &dyn Network,
+        lengths: Vec<i64>,
+        device: Device,
+        dropout: Dropout,
+    ) -> Result<Self, ModelError> {
+        let positions: Vec<i64> = lengths.iter().flat_map(|length| 0..*length).collect();
+        let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
+        let rope = network.rope().map(|rope| rope.table(&positions)).transpose()?;
+        Ok(Self { mask: Mask::Packed(lengths), rope, dropout, select: None, memory: None })
+    }
+
+    /// Of a decoder that goes on after what `memory` holds, `tokens` tokens a row.
+    pub fn continued(
+        network: &dyn Network,
+        memory: Memory,
+        tokens: i64,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let start = memory.length;
+        let rope = network.rope().map(|rope| rope.range(start, tokens, device)).transpose()?;
+        let mut memory = memory;
+        memory.length += tokens;
+        // libtorch's causal mask is that of a square.
+        let mask = if start > 0 && tokens > 1 {
+            let seen = Tensor::f_ones([tokens, start + tokens], (Kind::Bool, device))?;
+            Mask::Keys(seen.f_tril(start)?.f_view([1, 1, tokens, -1])?)
+        } else {
+            Mask::Causal
+        };
+        Ok(Self {
+            mask,
+            rope,
+            dropout: Dropout::Off,
+            select: None,
+            memory: Some(RefCell::new(memory)),
+        })
+    }
+
+    /// Joins two tensors `[B, G, T, ..]` of a layer to what is remembered of it, where anything is.
+    pub fn remember(
+        &self,
+        layer: usize,
+        first: Tensor,
+        second: Tensor,
+    ) -> Result<(Tensor, Tensor), ModelError> {
+        let Some(memory) = &self.memory else { return Ok((first, second)) };
+        let layers = &mut memory.borrow_mut().layers;
+        if layers.len() <= layer {
+            layers.resize_with(layer + 1, || None);
+        }
+        let joined = match &layers[layer] {
+            Some((old_first, old_second)) => {
+                (Tensor::f_cat(&[old_first, &first], 2)?, Tensor::f_cat(&[old_second, &second], 2)?)
+            }
+            None => (first, second),
+        };
+        layers[layer] = Some((joined.0.shallow_clone(), joined.1.shallow_clone()));
+        Ok(joined)
+    }
+}

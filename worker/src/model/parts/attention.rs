@@ -1,0 +1,117 @@
+//! Multi-head attention with shared key-value heads (Ainslie et al. 2023).
+//!
+//! Shapes: `B` rows, `T` tokens, `H` query heads, `G` key-value heads, `d` width of a head.
+//! The number of heads is read off the projections' outputs, so that a rank that holds some of
+//! the heads needs nothing else changed.
+
+use tch::Tensor;
+
+use super::linear::Linear;
+use super::norm::RmsNorm;
+use super::rope::RopeTable;
+use crate::model::ModelError;
+use crate::model::module::module;
+use crate::model::network::{Mask, Pass};
+
+/// Projections of one attention layer.
+#[derive(Debug)]
+pub struct Attention {
+    /// `[H·d, D]`.
+    pub query: Linear,
+    /// `[G·d, D]`.
+    pub key: Linear,
+    /// `[G·d, D]`.
+    pub value: Linear,
+    /// Norm of each query head (Qwen3).
+    pub query_norm: Option<RmsNorm>,
+    /// Norm of each key head (Qwen3).
+    pub key_norm: Option<RmsNorm>,
+    /// `[D, H·d]`.
+    pub output: Linear,
+    /// `d`.
+    pub head_size: i64,
+    /// Probability that an attention weight is dropped in training.
+    pub dropout: f64,
+}
+module!(Attention: query, key, value, query_norm, key_norm, output);
+
+impl Attention {
+    /// `[B, T, D]` → `[B, T, D]`, of layer `layer`.
+    pub fn forward(
+        &self,
+        hidden: &Tensor,
+        rope: &RopeTable,
+        layer: usize,
+        pass: &Pass,
+    ) -> Result<Tensor, ModelError> {
+        let heads = |flat: Tensor, norm: Option<&RmsNorm>| -> Result<Tensor, ModelError> {
+            let split = split_heads(&flat, self.head_size)?;
+            let normed = norm.map(|norm| norm.forward(&split)).transpose()?.unwrap_or(split);
+            Ok(normed.f_transpose(1, 2)?)
+        };
+        let query = rope.apply(&heads(self.query.forward(hidden)?, self.query_norm.as_ref())?)?;
+        let key = rope.apply(&heads(self.key.forward(hidden)?, self.key_norm.as_ref())?)?;
+        let value = heads(self.value.forward(hidden)?, None)?;
+        let (key, value) = pass.remember(layer, key, value)?;
+        let scores = Scores { scale: None, dropout: pass.dropout.share(self.dropout) };
+        self.output.forward(&attend(&query, &key, &value, &pass.mask, scores)?)
+    }
+}
+
+/// How scores become weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Scores {
+    /// Factor of the scores; `None` is `d^-1/2`.
+    pub scale: Option<f64>,
+    /// Probability that a weight is dropped.
+    pub dropout: f64,
+}
+
+/// `[B, T, H·d]` → `[B, T, H, d]`.
+pub fn split_heads(flat: &Tensor, head_size: i64) -> Result<Tensor, ModelError> {
+    let size = flat.size();
+    Ok(flat.f_view([size[0], size[1], -1, head_size])?)
+}
+
+/// Softmax attention of `query [B, H, Q, d]` over `key [B, G, T, d]` and `value [B, G, T, v]`,
+/// `[B, Q, H·v]`.
+pub fn attend(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    mask: &Mask,
+    scores: Scores,
+) -> Result<Tensor, ModelError> {
+    let grouped = query.size()[1] != key.size()[1];
+    let plain = |query: &Tensor, key: &Tensor, value: &Tensor, keys: Option<&Tensor>, causal| {
+        // One query at the end of what is remembered sees all of it.
+        let causal = causal && query.size()[2] > 1;
+        Tensor::f_scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            keys,
+            scores.dropout,
+            causal,
+            scores.scale,
+            grouped,
+        )
+    };
+    let mixed = match mask {
+        Mask::None => plain(query, key, value, None, false)?,
+        Mask::Keys(keys) => plain(query, key, value, Some(keys), false)?,
+        Mask::Causal => plain(query, key, value, None, true)?,
+        Mask::Packed(lengths) => {
+            let mut parts = Vec::with_capacity(lengths.len());
+            let mut start = 0;
+            for length in lengths {
+                let part = |all: &Tensor| all.f_narrow(2, start, *length);
+                parts.push(plain(&part(query)?, &part(key)?, &part(value)?, None, true)?);
+                start += length;
+            }
+            Tensor::f_cat(&parts, 2)?
+        }
+    };
+    let (rows, queries) = (query.size()[0], query.size()[2]);
+    Ok(mixed.f_transpose(1, 2)?.f_reshape([rows, queries, -1])?)
+}

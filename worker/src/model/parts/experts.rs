@@ -1,0 +1,105 @@
+//! A mixture of experts (DeepSeekMoE, Dai et al. 2024): some experts for each token, and shared
+//! ones for all.
+
+use tch::Tensor;
+
+use super::linear::Linear;
+use super::mlp::GatedMlp;
+use super::router::Router;
+use crate::model::ModelError;
+use crate::model::module::{Leaf, Module, module};
+
+/// One layer's experts.
+#[derive(Debug)]
+pub struct Mixture {
+    /// Sends tokens to experts.
+    pub router: Router,
+    /// Experts by number.
+    pub experts: Vec<GatedMlp>,
+    /// The expert of all tokens.
+    pub shared: Option<GatedMlp>,
+}
+module!(Mixture: router, experts, shared);
+
+impl Mixture {
+    /// `[B, T, D]` → `[B, T, D]`.
+    pub fn forward(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        let size = hidden.size();
+        let tokens = hidden.f_view([-1, size[2]])?;
+        let routing = self.router.route(&tokens)?;
+        let mixed =
+            self.mix(&tokens, &routing.experts, &routing.weights)?.f_view(size.as_slice())?;
+        match &self.shared {
+            Some(shared) => Ok(mixed.f_add(&shared.forward(hidden)?)?),
+            None => Ok(mixed),
+        }
+    }
+
+    /// Weighted sum over each token's experts, `[N, D]`. Tokens are sorted by expert, so that each
+    /// expert makes one product of all its tokens.
+    fn mix(
+        &self,
+        tokens: &Tensor,
+        experts: &Tensor,
+        weights: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let per_token = experts.size()[1];
+        let (sorted, order) = experts.f_view([-1])?.f_sort_stable(true, 0, false)?;
+        let source = order.f_floor_divide_scalar(per_token)?;
+        let counts = sorted.f_bincount(None::<&Tensor>, signed(self.experts.len()))?;
+        let counts: Vec<i64> = Vec::try_from(&counts.f_to_device(tch::Device::Cpu)?)?;
+        let gathered = tokens.f_index_select(0, &source)?;
+        let mut parts = Vec::with_capacity(self.experts.len());
+        let mut start = 0;
+        for (expert, count) in self.experts.iter().zip(counts) {
+            if count > 0 {
+                parts.push(expert.forward(&gathered.f_narrow(0, start, count)?)?);
+                start += count;
+            }
+        }
+        let weights = weights.f_view([-1])?.f_index_select(0, &order)?;
+        let weighted =
+            Tensor::f_cat(&parts, 0)?.f_mul(&weights.f_unsqueeze(1)?.f_to_kind(tokens.kind())?)?;
+        Ok(tokens.f_zeros_like()?.f_index_add(0, &source, &weighted)?)
+    }
+}
+
+/// Numbers of experts are small.
+fn signed(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// The feed-forward part of a layer.
+#[derive(Debug)]
+pub enum FeedForward {
+    /// One for all tokens.
+    Dense(GatedMlp),
+    /// A mixture of experts.
+    Mixture(Mixture),
+}
+
+impl FeedForward {
+    /// `[B, T, D]` → `[B, T, D]`.
+    pub fn forward(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(hidden),
+            Self::Mixture(mixture) => mixture.forward(hidden),
+        }
+    }
+}
+
+impl Module for FeedForward {
+    fn leaves<'a>(&'a self, visit: &mut dyn FnMut(Leaf<'a>)) {
+        match self {
+            Self::Dense(mlp) => mlp.leaves(visit),
+            Self::Mixture(mixture) => mixture.leaves(visit),
+        }
+    }
+
+    fn linears_mut<'a>(&'a mut self, visit: &mut dyn FnMut(&'a mut Linear)) {
+        match self {
+            Self::Dense(mlp) => mlp.linears_mut(visit),
+            Self::Mixture(mixture) => mixture.linears_mut(visit),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What several families share.
+
+pub mod activation;
+pub mod attention;
+pub mod dropout;
+pub mod embedding;
+pub mod experts;
+pub mod linear;
+pub mod mla;
+pub mod mlp;
+pub mod norm;
+pub mod rope;
+pub mod router;
