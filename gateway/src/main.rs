@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     log(args.log_format);
-    tokio::runtime::Runtime::new()?.block_on(hearth_gateway::run::run(args))
+    hearth_gateway::run::run(args)
 }
 
 fn log(format: LogFormat) {

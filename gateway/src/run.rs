@@ -10,8 +10,12 @@ use crate::server::{Drain, Drained, serve};
 use crate::state::State;
 use crate::{admin, source};
 
-/// Serves until SIGTERM, then drains.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+/// Serves until SIGTERM, then drains. Not async: a caller would compile all of it once more.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(serve_until_stopped(args))
+}
+
+async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("TLS was set up twice"))?;
@@ -27,9 +31,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let client = kube::Client::try_default().await.context(
                 "cannot tell how to reach the Kubernetes API (neither in a pod nor KUBECONFIG)",
             )?;
-            tokio::spawn(async move {
-                source::config_map::follow(client, &namespace, &name, shared).await;
-            });
+            tokio::spawn(source::config_map::follow(client, namespace, name, shared));
         }
         _ => anyhow::bail!("give --namespace and --config-map, or --routing"),
     }
@@ -46,7 +48,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         answer_idle: args.answer_idle_timeout,
     };
     let drain = Drain { delay: args.drain_delay, timeout: args.drain_timeout };
-    let stop = stopped()?;
+    let stop = Box::pin(stopped()?);
     match serve(traffic, Gateway::new(state, patience), drain, args.max_connections, stop).await {
         Drained::Clean => tracing::info!("every request was answered"),
         Drained::Cut(open) => tracing::warn!(open, "time is up; connections were cut"),

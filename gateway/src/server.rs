@@ -5,11 +5,11 @@
 //! connections goodbye, and waits for requests in flight (`timeout`).
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -44,13 +44,24 @@ pub enum Drained {
 }
 
 /// Serves until `stop`, then drains. `max_connections` bounds open connections;
-/// more wait in the listener's queue.
-pub async fn serve(
+/// more wait in the listener's queue. In a box: a caller that polls it by its own type
+/// would compile all of it once more.
+pub fn serve(
     listener: TcpListener,
     gateway: Arc<Gateway>,
     drain: Drain,
     max_connections: usize,
-    stop: impl Future<Output = ()>,
+    stop: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Drained> {
+    Box::pin(serve_until(listener, gateway, drain, max_connections, stop))
+}
+
+async fn serve_until(
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    drain: Drain,
+    max_connections: usize,
+    stop: BoxFuture<'static, ()>,
 ) -> Drained {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(max_connections));

@@ -10,7 +10,7 @@ fn main() -> anyhow::Result<()> {
         Command::Crds(args) => crd_files::run(args.write.as_deref()),
         Command::Run(args) => {
             telemetry::start(args.log_format);
-            tokio::runtime::Runtime::new()?.block_on(run::run(args))
+            run::run(args)
         }
     }
 }

@@ -32,8 +32,13 @@ use crate::{agent_client, deployment, http, training_job};
 /// Reconciles at once, a controller. Each may hold one socket.
 const CONCURRENCY: u16 = 8;
 
-/// Runs until SIGTERM, or until another replica leads.
-pub async fn run(mut args: RunArgs) -> anyhow::Result<()> {
+/// Runs until SIGTERM, or until another replica leads. Not async: a caller would compile all
+/// of it once more.
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(run_until_stopped(args))
+}
+
+async fn run_until_stopped(mut args: RunArgs) -> anyhow::Result<()> {
     // A container that restarts keeps its pod's name, but must not take its
     // predecessor's lease for its own: that one may have a request under way.
     let started = SystemClock.now().as_microsecond();

@@ -1,9 +1,9 @@
 """Makes the fixtures that Rust tests compare Hearth with, or checks those committed.
 
-    python fixtures.py --data DATA             compare with fixtures/
-    python fixtures.py --data DATA --write     write fixtures/ anew
+    python fixtures.py --data DATA --smollm2 GGUF             compare with fixtures/
+    python fixtures.py --data DATA --smollm2 GGUF --write     write fixtures/ anew
 
-DATA is what tests/setup/data.sh prints. Every expected value comes from
+DATA is what tests/setup/data.sh prints, GGUF what tests/setup/smollm2.sh prints. Every expected value comes from
 transformers, tokenizers and scikit-learn as pinned in requirements.txt. The
 tests that read the fixtures are worker/tests/parity_*.rs.
 """
@@ -20,6 +20,9 @@ import sklearn.metrics
 import tokenizers
 import torch
 import transformers
+
+import families
+import smollm2
 
 HERE = pathlib.Path(__file__).parent / "fixtures"
 # Committed figures and new ones may differ by this much: other CPUs round otherwise.
@@ -211,7 +214,7 @@ def curve(tiny):
     return {"training": t, "steps": TINY_STEPS, "losses": losses, "learningRates": rates, "gradNorms": norms}
 
 
-def make(data, out):
+def make(data, gguf, out):
     """Writes all fixtures under `out`."""
     out.mkdir(parents=True, exist_ok=True)
     write_tiny(out / "tiny-bert")
@@ -220,6 +223,8 @@ def make(data, out):
         "minilm-logits.json": logits(data / "minilm"),
         "metrics.json": metrics(),
         "tiny-curve.json": curve(out / "tiny-bert"),
+        "families.json": families.families(),
+        "smollm2.json": smollm2.smollm2(gguf),
     }
     for name, content in made.items():
         (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n")
@@ -262,16 +267,17 @@ def compare(committed, made):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", type=pathlib.Path, required=True)
+    arguments.add_argument("--smollm2", type=pathlib.Path, required=True)
     arguments.add_argument("--write", action="store_true")
     given = arguments.parse_args()
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
     if given.write:
-        make(given.data, HERE)
+        make(given.data, given.smollm2, HERE)
         return
     with tempfile.TemporaryDirectory() as folder:
         made = pathlib.Path(folder) / "fixtures"
-        make(given.data, made)
+        make(given.data, given.smollm2, made)
         problems = compare(HERE, made)
     for problem in problems:
         print(f"fixtures: {problem}", file=sys.stderr)

@@ -16,8 +16,8 @@ mkdir -p "$out"
 # The reference brings its own libtorch.
 reference() { env -u LD_LIBRARY_PATH "$python" "$@"; }
 
-reference tests/parity/fixtures.py --data "$data"
-cargo nextest run --release --workspace -E 'test(/^parity_transformers::/)'
+reference tests/parity/fixtures.py --data "$data" --smollm2 "$(tests/setup/smollm2.sh)"
+cargo nextest run --release --workspace -E 'test(/^parity_/)'
 cargo build --release --quiet --workspace --bins
 HEARTH_LIBTORCH_LIB=$LIBTORCH/lib reference tests/parity/end_to_end.py --data "$data" \
   --worker "${CARGO_TARGET_DIR:-target}/release/hearth-worker" --out "$(realpath "$out")"

@@ -1,10 +1,10 @@
-//! `hearth-worker agent | train | quantize | serve`: parse, start logging, dispatch.
+//! `hearth-worker agent | train | quantize | serve | import`: parse, start logging, dispatch.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use hearth_worker::{agent, quantize, serve, train};
+use hearth_worker::{agent, import, quantize, serve, train};
 
 /// Trains, compresses and serves models.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Quantize(Config),
     /// Answer requests with a model.
     Serve(Config),
+    /// Make a Hugging Face directory of a GGUF file.
+    Import(import::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -50,6 +52,7 @@ fn main() {
         }
         Command::Quantize(Config { config }) => quantize::run(&config),
         Command::Serve(Config { config }) => serve::run(&config),
+        Command::Import(arguments) => import::run(&arguments),
     };
     std::process::exit(exit_code);
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
 use hearth_crds::routing::ROUTING_KEY;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, WatchEvent, WatchParams};
@@ -58,7 +59,17 @@ impl RoundError {
 }
 
 /// Follows the ConfigMap for ever.
-pub async fn follow(client: Client, namespace: &str, name: &str, state: Arc<State>) {
+pub fn follow(
+    client: Client,
+    namespace: String,
+    name: String,
+    state: Arc<State>,
+) -> BoxFuture<'static, ()> {
+    Box::pin(follow_for_ever(client, namespace, name, state))
+}
+
+async fn follow_for_ever(client: Client, namespace: String, name: String, state: Arc<State>) {
+    let (namespace, name) = (namespace.as_str(), name.as_str());
     let api: Api<ConfigMap> = Api::namespaced(client, namespace);
     let mut wait = FIRST_WAIT;
     loop {

@@ -71,7 +71,7 @@ async fn follow(script: &Arc<Script>) -> Arc<State> {
     let client = kube::Client::try_from(config).unwrap();
     let state = State::new();
     let shared = Arc::clone(&state);
-    tokio::spawn(async move { config_map::follow(client, "team", "shop-routing", shared).await });
+    tokio::spawn(config_map::follow(client, "team".into(), "shop-routing".into(), shared));
     state
 }
 

@@ -87,7 +87,7 @@ impl Layer {
             SelfAttention::Latent(attention) => attention.forward(&normed, rope, index, pass)?,
         };
         let hidden = hidden.f_add(&attended)?;
-        Ok(hidden.f_add(&self.mlp.forward(&self.post_norm.forward(&hidden)?)?)?)
+        Ok(hidden.f_add(&self.mlp.forward(&self.post_norm.forward(&hidden)?, pass.dropout)?)?)
     }
 }
 
@@ -105,7 +105,7 @@ impl Top {
         let normed = self.norm.forward(&hidden)?;
         match &self.head {
             Head::Tied(weight) => Ok(normed.f_linear(weight, None::<&Tensor>)?),
-            Head::Linear(linear) => linear.forward(&normed),
+            Head::Linear(linear) => linear.forward(&normed, pass.dropout),
         }
     }
 }

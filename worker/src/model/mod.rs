@@ -7,6 +7,7 @@
 pub mod config;
 pub mod decoder;
 pub mod family;
+pub mod generate;
 pub mod loader;
 pub mod module;
 pub mod network;
@@ -160,6 +161,11 @@ fn build(head: Head, loader: &Loader<'_>) -> Result<Model, ModelError> {
 }
 
 impl Model {
+    /// As [`Self::network`], to put other layers in.
+    pub fn network_mut(&mut self) -> &mut dyn Network {
+        self.network.as_mut()
+    }
+
     /// What transformers calls this model, such as `BertForSequenceClassification`.
     pub fn architecture(&self) -> String {
         self.config.family.architecture(match self.head {

@@ -6,14 +6,16 @@ use nccl_rs::qlinear::QLinear;
 use tch::{Device, Kind, Tensor};
 
 use super::format;
-use crate::model::{LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_with};
+use crate::model::{
+    Dropout, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_with,
+};
 
 /// A linear layer with int8 weights, computed in int8.
 #[derive(Debug)]
 struct Int8(QLinear);
 
 impl LinearOp for Int8 {
-    fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
+    fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
         Ok(self.0.forward(&input.f_contiguous()?)?)
     }
 }

@@ -16,6 +16,8 @@ mod crew;
 mod export;
 mod fixture;
 mod gang;
+mod parity_families;
+mod parity_smollm2;
 mod parity_transformers;
 mod quantize_int8;
 mod resume;

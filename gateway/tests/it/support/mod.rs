@@ -53,9 +53,8 @@ impl Running {
         tokio::spawn(async move { axum::serve(admin_port, router).await });
         let (stop, stopped) = oneshot::channel::<()>();
         let gateway = Gateway::new(Arc::clone(&state), patience);
-        let ended = tokio::spawn(serve(traffic, gateway, drain, 1000, async {
-            let _ = stopped.await;
-        }));
+        let until = Box::pin(async { drop(stopped.await) });
+        let ended = tokio::spawn(serve(traffic, gateway, drain, 1000, until));
         Self { address, admin, state, stop: Some(stop), ended }
     }
 

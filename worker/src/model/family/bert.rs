@@ -231,25 +231,26 @@ impl Bert {
             let size = self.settings.hidden_size / self.settings.num_attention_heads;
             Ok(split_heads(&flat, size)?.f_transpose(1, 2)?)
         };
-        let query = heads(layer.query.forward(&queries)?)?;
-        let key = heads(layer.key.forward(hidden)?)?;
-        let value = heads(layer.value.forward(hidden)?)?;
+        let query = heads(layer.query.forward(&queries, pass.dropout)?)?;
+        let key = heads(layer.key.forward(hidden, pass.dropout)?)?;
+        let value = heads(layer.value.forward(hidden, pass.dropout)?)?;
         let dropout = pass.dropout.share(self.settings.attention_probs_dropout_prob);
         let scores = Scores { scale: None, dropout };
         let attended = attend(&query, &key, &value, &pass.mask, scores)?;
 
         let drop = |input| pass.dropout.apply(input, self.settings.hidden_dropout_prob);
-        let attended = drop(layer.attention_output.forward(&attended)?)?;
+        let attended = drop(layer.attention_output.forward(&attended, pass.dropout)?)?;
         let attended = layer.attention_norm.forward(&attended.f_add(&queries)?)?;
-        let wide = self.activation.forward(&layer.intermediate.forward(&attended)?)?;
-        let narrow = drop(layer.output.forward(&wide)?)?;
+        let wide =
+            self.activation.forward(&layer.intermediate.forward(&attended, pass.dropout)?)?;
+        let narrow = drop(layer.output.forward(&wide, pass.dropout)?)?;
         layer.output_norm.forward(&narrow.f_add(&attended)?)
     }
 
     /// `[B, 1, D]` → logits `[B, C]`.
     fn classify(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
-        let pooled = self.top.pooler.forward(&hidden.f_select(1, 0)?)?.f_tanh()?;
+        let pooled = self.top.pooler.forward(&hidden.f_select(1, 0)?, pass.dropout)?.f_tanh()?;
         let share = self.settings.classifier_dropout.unwrap_or(self.settings.hidden_dropout_prob);
-        self.top.classifier.forward(&pass.dropout.apply(pooled, share)?)
+        self.top.classifier.forward(&pass.dropout.apply(pooled, share)?, pass.dropout)
     }
 }

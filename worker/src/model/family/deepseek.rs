@@ -17,7 +17,6 @@ use crate::model::parts::router::{Choice, Router};
 #[serde(default)]
 pub struct ExpertConfig {
     moe_intermediate_size: i64,
-    #[serde(alias = "num_local_experts", alias = "num_experts")]
     n_routed_experts: Option<i64>,
     n_shared_experts: Option<i64>,
     num_experts_per_tok: i64,

@@ -49,12 +49,14 @@ impl Attention {
             let normed = norm.map(|norm| norm.forward(&split)).transpose()?.unwrap_or(split);
             Ok(normed.f_transpose(1, 2)?)
         };
-        let query = rope.apply(&heads(self.query.forward(hidden)?, self.query_norm.as_ref())?)?;
-        let key = rope.apply(&heads(self.key.forward(hidden)?, self.key_norm.as_ref())?)?;
-        let value = heads(self.value.forward(hidden)?, None)?;
+        let query = rope
+            .apply(&heads(self.query.forward(hidden, pass.dropout)?, self.query_norm.as_ref())?)?;
+        let key =
+            rope.apply(&heads(self.key.forward(hidden, pass.dropout)?, self.key_norm.as_ref())?)?;
+        let value = heads(self.value.forward(hidden, pass.dropout)?, None)?;
         let (key, value) = pass.remember(layer, key, value)?;
         let scores = Scores { scale: None, dropout: pass.dropout.share(self.dropout) };
-        self.output.forward(&attend(&query, &key, &value, &pass.mask, scores)?)
+        self.output.forward(&attend(&query, &key, &value, &pass.mask, scores)?, pass.dropout)
     }
 }
 

@@ -3,9 +3,10 @@
 
 use tch::Tensor;
 
+use super::dropout::Dropout;
 use super::linear::Linear;
 use super::mlp::GatedMlp;
-use super::router::Router;
+use super::router::{Router, Routing};
 use crate::model::ModelError;
 use crate::model::module::{Leaf, Module, module};
 
@@ -23,14 +24,13 @@ module!(Mixture: router, experts, shared);
 
 impl Mixture {
     /// `[B, T, D]` → `[B, T, D]`.
-    pub fn forward(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn forward(&self, hidden: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
         let size = hidden.size();
         let tokens = hidden.f_view([-1, size[2]])?;
         let routing = self.router.route(&tokens)?;
-        let mixed =
-            self.mix(&tokens, &routing.experts, &routing.weights)?.f_view(size.as_slice())?;
+        let mixed = self.mix(&tokens, &routing, dropout)?.f_view(size.as_slice())?;
         match &self.shared {
-            Some(shared) => Ok(mixed.f_add(&shared.forward(hidden)?)?),
+            Some(shared) => Ok(mixed.f_add(&shared.forward(hidden, dropout)?)?),
             None => Ok(mixed),
         }
     }
@@ -40,9 +40,10 @@ impl Mixture {
     fn mix(
         &self,
         tokens: &Tensor,
-        experts: &Tensor,
-        weights: &Tensor,
+        routing: &Routing,
+        dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
+        let Routing { experts, weights } = routing;
         let per_token = experts.size()[1];
         let (sorted, order) = experts.f_view([-1])?.f_sort_stable(true, 0, false)?;
         let source = order.f_floor_divide_scalar(per_token)?;
@@ -53,7 +54,7 @@ impl Mixture {
         let mut start = 0;
         for (expert, count) in self.experts.iter().zip(counts) {
             if count > 0 {
-                parts.push(expert.forward(&gathered.f_narrow(0, start, count)?)?);
+                parts.push(expert.forward(&gathered.f_narrow(0, start, count)?, dropout)?);
                 start += count;
             }
         }
@@ -80,10 +81,10 @@ pub enum FeedForward {
 
 impl FeedForward {
     /// `[B, T, D]` → `[B, T, D]`.
-    pub fn forward(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn forward(&self, hidden: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
         match self {
-            Self::Dense(mlp) => mlp.forward(hidden),
-            Self::Mixture(mixture) => mixture.forward(hidden),
+            Self::Dense(mlp) => mlp.forward(hidden, dropout),
+            Self::Mixture(mixture) => mixture.forward(hidden, dropout),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use tch::Tensor;
 
+use super::dropout::Dropout;
 use crate::model::ModelError;
 
 /// `y = x Wᵀ + b`.
@@ -32,20 +33,25 @@ pub enum LinearKind {
 /// A linear layer that somebody else computes.
 pub trait LinearOp: Send + fmt::Debug {
     /// `x [.., K]` → `y [.., N]`.
-    fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError>;
+    fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError>;
 
     /// Tensors that are trained or saved, by the name's part after the layer's.
     fn tensors(&self) -> Vec<(String, Tensor)> {
         Vec::new()
     }
+
+    /// The same layer as one dense product, where this is a way to train one.
+    fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
+        None
+    }
 }
 
 impl Linear {
     /// `x [.., K]` → `y [.., N]`.
-    pub fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
         match &self.kind {
             LinearKind::Dense { weight, bias } => Ok(input.f_linear(weight, bias.as_ref())?),
-            LinearKind::Other(op) => op.forward(input),
+            LinearKind::Other(op) => op.forward(input, dropout),
         }
     }
 

@@ -73,28 +73,31 @@ impl LatentAttention {
     ) -> Result<Tensor, ModelError> {
         let sizes = self.sizes;
         let narrowed = match &self.low_rank {
-            Some(low_rank) => low_rank.norm.forward(&low_rank.down.forward(hidden)?)?,
+            Some(low_rank) => {
+                low_rank.norm.forward(&low_rank.down.forward(hidden, pass.dropout)?)?
+            }
             None => hidden.shallow_clone(),
         };
-        let query = split_heads(&self.query.forward(&narrowed)?, sizes.plain + sizes.rotary)?
-            .f_transpose(1, 2)?;
+        let query =
+            split_heads(&self.query.forward(&narrowed, pass.dropout)?, sizes.plain + sizes.rotary)?
+                .f_transpose(1, 2)?;
         let (plain_query, rotary_query) =
             (query.f_narrow(3, 0, sizes.plain)?, query.f_narrow(3, sizes.plain, sizes.rotary)?);
         let query = Tensor::f_cat(&[plain_query, rope.apply(&rotary_query)?], 3)?;
 
-        let down = self.down.forward(hidden)?;
+        let down = self.down.forward(hidden, pass.dropout)?;
         let latent = self.norm.forward(&down.f_narrow(2, 0, sizes.latent)?)?.f_unsqueeze(1)?;
         let rotary_key =
             rope.apply(&down.f_narrow(2, sizes.latent, sizes.rotary)?.f_unsqueeze(1)?)?;
         let (latent, rotary_key) = pass.remember(layer, latent, rotary_key)?;
 
-        let wide = self.up.forward(&latent.f_squeeze_dim(1)?)?;
+        let wide = self.up.forward(&latent.f_squeeze_dim(1)?, pass.dropout)?;
         let wide = split_heads(&wide, sizes.plain + sizes.value)?.f_transpose(1, 2)?;
         let plain_key = wide.f_narrow(3, 0, sizes.plain)?;
         let value = wide.f_narrow(3, sizes.plain, sizes.value)?;
         let rotary_key = rotary_key.f_expand([-1, plain_key.size()[1], -1, -1], false)?;
         let key = Tensor::f_cat(&[plain_key, rotary_key], 3)?;
         let scores = Scores { scale: Some(self.scale), dropout: pass.dropout.share(self.dropout) };
-        self.output.forward(&attend(&query, &key, &value, &pass.mask, scores)?)
+        self.output.forward(&attend(&query, &key, &value, &pass.mask, scores)?, pass.dropout)
     }
 }

@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::activation::Activation;
+use super::dropout::Dropout;
 use super::linear::Linear;
 use crate::model::ModelError;
 use crate::model::module::module;
@@ -23,8 +24,8 @@ module!(GatedMlp: gate, up, down);
 
 impl GatedMlp {
     /// `[.., D]` → `[.., D]`.
-    pub fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
-        let gate = self.activation.forward(&self.gate.forward(input)?)?;
-        self.down.forward(&gate.f_mul(&self.up.forward(input)?)?)
+    pub fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
+        let gate = self.activation.forward(&self.gate.forward(input, dropout)?)?;
+        self.down.forward(&gate.f_mul(&self.up.forward(input, dropout)?)?, dropout)
     }
 }

@@ -1,0 +1,180 @@
+//! Settings and tensor names of llama.cpp's decoders → Hugging Face's.
+
+use serde_json::{Map, Value, json};
+use tch::Tensor;
+
+use super::gguf::{Gguf, ImportError};
+
+/// Architectures, their `model_type` and transformers' name. Llama's query and key rows are stored
+/// in pairs (llama.cpp's `LlamaModel.permute`), the others' in halves as Hugging Face has them.
+const ARCHITECTURES: [(&str, &str, &str, bool); 3] = [
+    ("llama", "llama", "LlamaForCausalLM", true),
+    ("qwen2", "qwen2", "Qwen2ForCausalLM", false),
+    ("qwen3", "qwen3", "Qwen3ForCausalLM", false),
+];
+
+/// Parts of `blk.N.` and of `model.layers.N.`.
+const LAYER_PARTS: [(&str, &str); 14] = [
+    ("attn_norm.weight", "input_layernorm.weight"),
+    ("attn_q.weight", "self_attn.q_proj.weight"),
+    ("attn_q.bias", "self_attn.q_proj.bias"),
+    ("attn_k.weight", "self_attn.k_proj.weight"),
+    ("attn_k.bias", "self_attn.k_proj.bias"),
+    ("attn_v.weight", "self_attn.v_proj.weight"),
+    ("attn_v.bias", "self_attn.v_proj.bias"),
+    ("attn_q_norm.weight", "self_attn.q_norm.weight"),
+    ("attn_k_norm.weight", "self_attn.k_norm.weight"),
+    ("attn_output.weight", "self_attn.o_proj.weight"),
+    ("ffn_norm.weight", "post_attention_layernorm.weight"),
+    ("ffn_gate.weight", "mlp.gate_proj.weight"),
+    ("ffn_up.weight", "mlp.up_proj.weight"),
+    ("ffn_down.weight", "mlp.down_proj.weight"),
+];
+
+/// A decoder in a GGUF file.
+#[derive(Debug)]
+pub struct Model {
+    /// `config.json`.
+    pub config: Map<String, Value>,
+    heads: i64,
+    key_heads: i64,
+    in_pairs: bool,
+}
+
+impl Model {
+    /// What the settings say.
+    pub fn of(gguf: &Gguf) -> Result<Self, ImportError> {
+        let name = gguf.text("general.architecture").unwrap_or("none");
+        let Some((_, model_type, class, in_pairs)) =
+            ARCHITECTURES.iter().find(|(known, ..)| *known == name)
+        else {
+            let known: Vec<_> = ARCHITECTURES.iter().map(|(known, ..)| *known).collect();
+            return Err(gguf.unsupported(format!(
+                "architecture {name:?} is not supported; {} are",
+                known.join(", ")
+            )));
+        };
+        if let Some(kind) = gguf.text(&format!("{name}.rope.scaling.type")).filter(|k| *k != "none")
+        {
+            return Err(gguf.unsupported(format!("rope scaling {kind:?} is not imported")));
+        }
+        if gguf.shape("rope_freqs.weight").is_some() {
+            return Err(
+                gguf.unsupported("stretched positions (rope_freqs) are not imported".into())
+            );
+        }
+        let integer = |key: &str| {
+            let key = format!("{name}.{key}");
+            gguf.integer(&key).filter(|value| (1..1 << 31).contains(value)).ok_or_else(|| {
+                gguf.malformed(format!("{key} is missing or not a whole number above 0"))
+            })
+        };
+        let heads = integer("attention.head_count")?;
+        let key_heads = gguf.integer(&format!("{name}.attention.head_count_kv")).unwrap_or(heads);
+        let width = integer("embedding_length")?;
+        let head = gguf.integer(&format!("{name}.attention.key_length")).unwrap_or(width / heads);
+        let vocabulary = gguf.shape("token_embd.weight").map_or(0, |shape| shape[0]);
+        let mut config = json!({
+            "architectures": [class],
+            "model_type": model_type,
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": integer("feed_forward_length")?,
+            "num_hidden_layers": integer("block_count")?,
+            "num_attention_heads": heads,
+            "num_key_value_heads": key_heads,
+            "head_dim": head,
+            "max_position_embeddings": integer("context_length")?,
+            "rms_norm_eps": gguf.float(&format!("{name}.attention.layer_norm_rms_epsilon")).map_or(1e-5, shortest),
+            "rope_theta": gguf.float(&format!("{name}.rope.freq_base")).unwrap_or(10_000.0),
+            "hidden_act": "silu",
+            "attention_bias": gguf.shape("blk.0.attn_q.bias").is_some() && *model_type == "llama",
+            "mlp_bias": false,
+            "tie_word_embeddings": gguf.shape("output.weight").is_none(),
+        });
+        for (field, key) in [
+            ("bos_token_id", "tokenizer.ggml.bos_token_id"),
+            ("eos_token_id", "tokenizer.ggml.eos_token_id"),
+            ("pad_token_id", "tokenizer.ggml.padding_token_id"),
+        ] {
+            if let Some(id) = gguf.integer(key) {
+                config[field] = id.into();
+            }
+        }
+        let Value::Object(config) = config else { unreachable!("json! made an object") };
+        Ok(Self { config, heads, key_heads, in_pairs: *in_pairs })
+    }
+
+    /// Every tensor in f32 under Hugging Face's name. A tensor without one is refused: a model
+    /// that lacks a part would compute something else.
+    pub fn tensors(&self, gguf: &Gguf) -> Result<Vec<(String, Tensor)>, ImportError> {
+        let mut tensors = Vec::new();
+        for name in gguf.names() {
+            let Some(known) = hugging_face_name(name) else {
+                return Err(gguf.unsupported(format!("tensor {name} has no place in this model")));
+            };
+            let tensor = gguf.tensor(name)?;
+            let heads = match name.rsplit('.').nth(1) {
+                Some("attn_q") if self.in_pairs => Some(self.heads),
+                Some("attn_k") if self.in_pairs => Some(self.key_heads),
+                _ => None,
+            };
+            let tensor = heads.map_or(Ok(tensor.shallow_clone()), |heads| halves(&tensor, heads));
+            tensors.push((known, tensor?));
+        }
+        Ok(tensors)
+    }
+}
+
+/// The shortest decimal that is the same f32: 1e-5 was written as one.
+fn shortest(value: f64) -> f64 {
+    #[expect(clippy::cast_possible_truncation, reason = "the file holds an f32")]
+    let single = value as f32;
+    single.to_string().parse().unwrap_or(value)
+}
+
+fn hugging_face_name(name: &str) -> Option<String> {
+    match name {
+        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
+        "output_norm.weight" => return Some("model.norm.weight".into()),
+        "output.weight" => return Some("lm_head.weight".into()),
+        _ => {}
+    }
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (_, known) = LAYER_PARTS.iter().find(|(theirs, _)| *theirs == part)?;
+    layer.parse::<u32>().ok()?;
+    Some(format!("model.layers.{layer}.{known}"))
+}
+
+/// Rows of each head from pairs to halves.
+fn halves(tensor: &Tensor, heads: i64) -> Result<Tensor, ImportError> {
+    let shape = tensor.size();
+    let half = shape[0] / heads / 2;
+    let split = tensor.f_view([heads, half, 2, -1])?;
+    Ok(split.f_transpose(1, 2)?.f_reshape(shape.as_slice())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn rows_go_from_pairs_to_halves() {
+        let rows = Tensor::arange(8, (Kind::Int64, Device::Cpu)).view([8, 1]);
+        let got: Vec<i64> = Vec::try_from(halves(&rows, 2).unwrap().view([-1])).unwrap();
+        assert_eq!(got, [0, 2, 1, 3, 4, 6, 5, 7]);
+    }
+
+    #[test]
+    fn names_are_translated_and_unknown_ones_are_not() {
+        for (theirs, ours) in [
+            ("blk.3.ffn_down.weight", Some("model.layers.3.mlp.down_proj.weight")),
+            ("output_norm.weight", Some("model.norm.weight")),
+            ("blk.0.ffn_gate_exps.weight", None),
+            ("blk.x.ffn_down.weight", None),
+        ] {
+            assert_eq!(hugging_face_name(theirs).as_deref(), ours, "{theirs}");
+        }
+    }
+}
