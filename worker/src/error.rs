@@ -116,14 +116,15 @@ impl Error {
             | Self::Model(ModelError::Missing { .. }) => "MissingInput",
             Self::Config(_) | Self::Environment(_) => "BadConfig",
             Self::OtherRun { .. } => "OtherRun",
-            Self::Data(DataError::Read { .. }) | Self::Model(ModelError::Read { .. }) => {
-                "ReadFailed"
-            }
-            Self::Data(DataError::Tokenizer { .. }) | Self::Model(ModelError::Malformed { .. }) => {
-                "BadModel"
-            }
+            Self::Data(
+                DataError::Read { .. } | DataError::Changed { .. } | DataError::Cache { .. },
+            )
+            | Self::Model(ModelError::Read { .. }) => "ReadFailed",
+            Self::Data(DataError::Tokenizer { .. } | DataError::Chat { .. })
+            | Self::Model(ModelError::Malformed { .. }) => "BadModel",
             Self::Data(
                 DataError::BadRows { .. }
+                | DataError::Setting { .. }
                 | DataError::Empty { .. }
                 | DataError::OneLabel { .. }
                 | DataError::TooManyLabels { .. },
@@ -155,8 +156,9 @@ impl Error {
             | Self::OtherRun { .. }
             | Self::Model(ModelError::Unsupported { .. }) => ExitCode::Usage,
             Self::Config(ConfigError::Read { source, .. })
-            | Self::Data(DataError::Read { source, .. })
+            | Self::Data(DataError::Read { source, .. } | DataError::Cache { source })
             | Self::Model(ModelError::Read { source, .. }) => read_code(source),
+            Self::Data(DataError::Changed { .. }) => ExitCode::Failure,
             // A resumed run meets the same numbers again: a retry cannot help.
             Self::NotFinite { .. } | Self::Data(_) | Self::Model(ModelError::Malformed { .. }) => {
                 ExitCode::Data

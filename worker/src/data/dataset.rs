@@ -1,77 +1,23 @@
 //! The training and evaluation samples of a job.
 
-use std::collections::HashMap;
+use std::fs::Metadata;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 
 use hearth_crds::worker_config::{DataFile, TrainData};
 
-use super::cache::{self, EncodedFile};
+use super::cache::{self, TokenStore, Writer};
+use super::encode::SequenceEncoder;
+use super::ingest::{Encode, IngestError, bad_rows, ingest};
 use super::labels::Labels;
-use super::order::stratified_split;
-use super::source::{BadRow, Row, parse_rows, read_file, refuse_bad_rows};
+use super::order::{split_documents, stratified_split};
+use super::samples::Samples;
+use super::source::{self, BadRow, SourceFile};
 use super::{DataError, TextEncoder};
+use crate::files::write_atomically;
 
 /// Most classes that are taken for a label field.
 const MAX_LABELS: usize = 10_000;
-
-/// Some rows of a tokenized file.
-#[derive(Clone, Debug)]
-pub struct Samples {
-    file: Arc<EncodedFile>,
-    classes: Arc<Vec<i64>>,
-    rows: Vec<u32>,
-}
-
-impl Samples {
-    /// Every row of `file`, with class ids from `labels`. Rows whose label is
-    /// not among them come back as malformed.
-    pub fn all(file: EncodedFile, labels: &Labels) -> (Self, Vec<u32>) {
-        let ids: Vec<Option<i64>> = file.labels.iter().map(|name| labels.id(name)).collect();
-        let classes: Vec<i64> =
-            file.classes.iter().map(|class| ids[*class as usize].unwrap_or(-1)).collect();
-        let (rows, unknown) = (0u32..).zip(&classes).map(|(row, class)| (row, *class)).fold(
-            (Vec::new(), Vec::new()),
-            |(mut rows, mut unknown), (row, class)| {
-                if class < 0 {
-                    unknown.push(row);
-                } else {
-                    rows.push(row);
-                }
-                (rows, unknown)
-            },
-        );
-        (Self { file: Arc::new(file), classes: Arc::new(classes), rows }, unknown)
-    }
-
-    /// Some of these samples, by index.
-    #[must_use]
-    pub fn subset(&self, indices: &[u32]) -> Self {
-        let rows = indices.iter().map(|index| self.rows[*index as usize]).collect();
-        Self { rows, ..self.clone() }
-    }
-
-    /// Samples. Row numbers are `u32`.
-    pub fn len(&self) -> u32 {
-        u32::try_from(self.rows.len()).unwrap_or(u32::MAX)
-    }
-
-    /// Whether there is no sample.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Token ids of a sample.
-    pub fn ids(&self, index: u32) -> &[u32] {
-        self.file.row(self.rows[index as usize])
-    }
-
-    /// Class id of a sample.
-    pub fn class(&self, index: u32) -> i64 {
-        self.classes[self.rows[index as usize] as usize]
-    }
-}
 
 /// What a job learns from and is judged by.
 #[derive(Debug)]
@@ -80,7 +26,7 @@ pub struct TrainingSet {
     pub train: Samples,
     /// Samples to evaluate on.
     pub eval: Option<Samples>,
-    /// Classes.
+    /// Classes; none where there is nothing to classify.
     pub labels: Labels,
     /// Hash over the content of the files and how they are encoded.
     pub fingerprint: String,
@@ -101,26 +47,55 @@ pub struct ReadOptions<'a> {
     pub seed: i64,
 }
 
-/// Reads a job's files. `model_labels` are the classes that the model's own
+/// How files of sequences are read.
+#[derive(Clone, Copy, Debug)]
+pub struct SequenceOptions<'a> {
+    /// Makes sequences of rows.
+    pub encoder: &'a SequenceEncoder,
+    /// Where token ids are kept between runs.
+    pub cache: &'a Path,
+    /// Threads to tokenize on.
+    pub threads: NonZeroUsize,
+    /// Seed of the evaluation split.
+    pub seed: i64,
+}
+
+/// The files of a job that learns from sequences.
+#[derive(Clone, Debug)]
+pub struct SequenceFiles {
+    /// Rows to learn from.
+    pub train: SourceFile,
+    /// Rows to evaluate on.
+    pub eval: Option<SourceFile>,
+    /// Share of the training rows held out, where `eval` is `None`.
+    pub eval_split: Option<f64>,
+    /// Malformed rows that are skipped before the data is refused.
+    pub max_bad_rows: u64,
+}
+
+/// Reads a job's files of labelled texts. `model_labels` are the classes that the model's own
 /// classifier knows, if any.
 pub fn load(
     data: &TrainData,
     model_labels: Option<&Labels>,
     options: ReadOptions<'_>,
 ) -> Result<TrainingSet, DataError> {
-    let (file, train_key) = encode_file(&data.train, data.max_bad_rows, options)?;
-    let mut skipped = named(&data.train, &file.bad);
-    let labels = labels_of(&data.train, &file)?;
+    let source = SourceFile::labelled(&data.train);
+    let reading = Reading::labelled(options, data.max_bad_rows);
+    let (store, train_key) = reading.file(&source)?;
+    let mut skipped = named(&source, &store);
+    let labels = labels_of(&data.train, &store)?;
     let labels =
         model_labels.map_or_else(|| labels.clone(), |known| labels.clone().in_order_of(known));
-    let (all, _) = Samples::all(file, &labels);
+    let (all, _) = Samples::labelled(store, &labels);
     let mut fingerprint = format!("{}", train_key.to_hex());
 
     let (train, eval) = if let Some(held_out) = &data.eval {
-        let (file, eval_key) = encode_file(held_out, data.max_bad_rows, options)?;
-        skipped.extend(named(held_out, &file.bad));
+        let source = SourceFile::labelled(held_out);
+        let (store, eval_key) = reading.file(&source)?;
+        skipped.extend(named(&source, &store));
         fingerprint = format!("{fingerprint}+{}", eval_key.to_hex());
-        (all, Some(evaluation_samples(held_out, file, &labels, data.max_bad_rows)?))
+        (all, Some(evaluation_samples(&source, store, &labels, data.max_bad_rows)?))
     } else if let Some(share) = data.eval_split {
         let classes: Vec<i64> = (0..all.len()).map(|index| all.class(index)).collect();
         let (train, eval) = stratified_split(&classes, share, options.seed);
@@ -128,12 +103,39 @@ pub fn load(
     } else {
         (all, None)
     };
-    for (samples, path) in [(Some(&train), &data.train.path), (eval.as_ref(), &data.train.path)] {
-        if samples.is_some_and(Samples::is_empty) {
-            return Err(DataError::Empty { path: path.clone() });
-        }
-    }
+    refuse_empty(&source, &train, eval.as_ref())?;
     Ok(TrainingSet { train, eval, labels, fingerprint, skipped })
+}
+
+/// Reads a job's files of sequences: for pretraining, fine-tuning or preferences, as the encoder
+/// says.
+pub fn load_sequences(
+    data: &SequenceFiles,
+    options: SequenceOptions<'_>,
+) -> Result<TrainingSet, DataError> {
+    let SequenceOptions { encoder, cache, threads, seed } = options;
+    let reading = Reading { encoder, cache, threads, max_bad_rows: data.max_bad_rows };
+    for file in [Some(&data.train), data.eval.as_ref()].into_iter().flatten() {
+        encoder.check(file)?;
+    }
+    let (store, train_key) = reading.file(&data.train)?;
+    let mut skipped = named(&data.train, &store);
+    let mut fingerprint = format!("{}", train_key.to_hex());
+    let all = Samples::sequences(store);
+    let (train, eval) = if let Some(held_out) = &data.eval {
+        let (store, eval_key) = reading.file(held_out)?;
+        skipped.extend(named(held_out, &store));
+        fingerprint = format!("{fingerprint}+{}", eval_key.to_hex());
+        (all, Some(Samples::sequences(store)))
+    } else if let Some(share) = data.eval_split {
+        let documents: Vec<u32> = (0..all.len()).map(|index| all.document(index)).collect();
+        let (train, eval) = split_documents(&documents, share, seed);
+        (all.subset(&train), Some(all.subset(&eval)))
+    } else {
+        (all, None)
+    };
+    refuse_empty(&data.train, &train, eval.as_ref())?;
+    Ok(TrainingSet { train, eval, labels: Labels::NONE, fingerprint, skipped })
 }
 
 /// Reads and tokenizes a file to evaluate on. Rows with a label that is not
@@ -144,33 +146,29 @@ pub fn load_for_evaluation(
     max_bad_rows: u64,
     options: ReadOptions<'_>,
 ) -> Result<Samples, DataError> {
-    let (encoded, _) = encode_file(file, max_bad_rows, options)?;
-    evaluation_samples(file, encoded, labels, max_bad_rows)
+    let source = SourceFile::labelled(file);
+    let (store, _) = Reading::labelled(options, max_bad_rows).file(&source)?;
+    evaluation_samples(&source, store, labels, max_bad_rows)
 }
 
 fn evaluation_samples(
-    source: &DataFile,
-    file: EncodedFile,
+    source: &SourceFile,
+    store: TokenStore,
     labels: &Labels,
     max_bad_rows: u64,
 ) -> Result<Samples, DataError> {
-    let already_bad = file.bad.len() as u64;
-    let (samples, unknown) = Samples::all(file, labels);
+    let already_bad = store.header.bad.len() as u64;
+    let (samples, unknown) = Samples::labelled(store, labels);
     let bad = already_bad + unknown.len() as u64;
     match unknown.first() {
         Some(row) if bad > max_bad_rows => {
-            let class = samples.file.classes[*row as usize] as usize;
-            Err(DataError::BadRows {
-                path: source.path.clone(),
-                line: line_of_row(source, *row)?,
-                reason: format!(
-                    "label {:?} is not one of the training data's ({})",
-                    samples.file.labels[class],
-                    labels.names().join(", ")
-                ),
-                bad,
-                max: max_bad_rows,
-            })
+            let reason = format!(
+                "label {:?} is not one of the training data's ({})",
+                samples.label(*row),
+                labels.names().join(", ")
+            );
+            let line = line_of_row(source, *row)?;
+            Err(bad_rows(source, BadRow { line, reason }, bad, max_bad_rows))
         }
         _ if samples.is_empty() => Err(DataError::Empty { path: source.path.clone() }),
         _ => Ok(samples),
@@ -178,74 +176,137 @@ fn evaluation_samples(
 }
 
 /// The line of a good row; looked up only for a message.
-fn line_of_row(source: &DataFile, row: u32) -> Result<u64, DataError> {
-    let rows = parse_rows(&read_file(&source.path)?, &source.text, &source.label);
-    Ok(rows.rows.get(row as usize).map_or(0, |row| row.line))
+fn line_of_row(source: &SourceFile, row: u32) -> Result<u64, DataError> {
+    let mut good = 0;
+    for record in source.records()? {
+        let record = record?;
+        let line = record.line;
+        if record.parts(&source.columns).is_ok() {
+            if good == row {
+                return Ok(line);
+            }
+            good += 1;
+        }
+    }
+    Ok(0)
 }
 
-fn labels_of(source: &DataFile, file: &EncodedFile) -> Result<Labels, DataError> {
-    if file.labels.len() > MAX_LABELS {
+fn labels_of(source: &DataFile, store: &TokenStore) -> Result<Labels, DataError> {
+    let found = &store.header.labels;
+    if found.len() > MAX_LABELS {
         return Err(DataError::TooManyLabels {
             path: source.path.clone(),
             field: source.label.clone(),
-            found: file.labels.len(),
+            found: found.len(),
             limit: MAX_LABELS,
         });
     }
-    let labels = Labels::of_names(&file.labels);
+    let labels = Labels::of_names(found);
     if let [label] = labels.names() {
         return Err(DataError::OneLabel { path: source.path.clone(), label: label.clone() });
     }
     Ok(labels)
 }
 
-fn named(file: &DataFile, bad: &[BadRow]) -> Vec<(String, BadRow)> {
-    bad.iter().map(|row| (file.path.display().to_string(), row.clone())).collect()
+fn refuse_empty(
+    source: &SourceFile,
+    train: &Samples,
+    eval: Option<&Samples>,
+) -> Result<(), DataError> {
+    if train.is_empty() || eval.is_some_and(Samples::is_empty) {
+        return Err(DataError::Empty { path: source.path.clone() });
+    }
+    Ok(())
 }
 
-fn encode_file(
-    file: &DataFile,
+fn named(source: &SourceFile, store: &TokenStore) -> Vec<(String, BadRow)> {
+    let path = source.path.display().to_string();
+    store.header.bad_rows().into_iter().map(|row| (path.clone(), row)).collect()
+}
+
+/// How to make token ids of a file.
+struct Reading<'a, E> {
+    encoder: E,
+    cache: &'a Path,
+    threads: NonZeroUsize,
     max_bad_rows: u64,
-    options: ReadOptions<'_>,
-) -> Result<(EncodedFile, blake3::Hash), DataError> {
-    let bytes = read_file(&file.path)?;
-    let key = cache::key(file, &bytes, options.encoder);
-    let path = cache::path(options.cache, &key);
-    if let Some(known) = cache::read(&path)
-        && known.bad.len() as u64 <= max_bad_rows
-    {
-        return Ok((known, key));
-    }
-    let rows = parse_rows(&bytes, &file.text, &file.label);
-    refuse_bad_rows(file, &rows, max_bad_rows)?;
-    if rows.rows.is_empty() {
-        return Err(DataError::Empty { path: file.path.clone() });
-    }
-    let encoded = encode_rows(&rows.rows, rows.bad, options)?;
-    if let Err(error) = cache::write(&path, &encoded) {
-        tracing::warn!(%error, path = %path.display(), "token cache not written");
-    }
-    Ok((encoded, key))
 }
 
-fn encode_rows(
-    rows: &[Row],
-    bad: Vec<BadRow>,
-    options: ReadOptions<'_>,
-) -> Result<EncodedFile, DataError> {
-    let texts: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
-    let encoded = options.encoder.encode_all(&texts, options.threads)?;
-    let mut file = EncodedFile { offsets: vec![0], bad, ..EncodedFile::default() };
-    let mut known: HashMap<&str, u32> = HashMap::new();
-    for (row, ids) in rows.iter().zip(&encoded) {
-        let next = u32::try_from(known.len()).unwrap_or(u32::MAX);
-        let class = *known.entry(&row.label).or_insert_with(|| {
-            file.labels.push(row.label.clone());
-            next
-        });
-        file.classes.push(class);
-        file.ids.extend(ids);
-        file.offsets.push(file.ids.len() as u64);
+impl<'a> Reading<'a, &'a TextEncoder> {
+    fn labelled(options: ReadOptions<'a>, max_bad_rows: u64) -> Self {
+        let ReadOptions { encoder, cache, threads, .. } = options;
+        Self { encoder, cache, threads, max_bad_rows }
     }
-    Ok(file)
+}
+
+impl<E: Encode> Reading<'_, &E> {
+    /// Token ids of a file, and the key of their entry: from the cache, or made now.
+    fn file(&self, file: &SourceFile) -> Result<(TokenStore, blake3::Hash), DataError> {
+        let before = metadata(file)?;
+        let content = source::digest(&file.path)?;
+        let recipe = format!("{:?} {}", file.format, self.encoder.recipe(&file.columns));
+        let key = cache::key(&content, &recipe);
+        let path = cache::path(self.cache, &key);
+        if let Some(known) = TokenStore::open(&path)
+            && known.header.bad.len() as u64 <= self.max_bad_rows
+        {
+            return Ok((known, key));
+        }
+        let store = self.tokenize(file, &path)?;
+        let after = metadata(file)?;
+        if (before.len(), before.modified().ok()) != (after.len(), after.modified().ok()) {
+            // The entry's name would lie.
+            let _ = std::fs::remove_file(&path);
+            return Err(DataError::Changed { path: file.path.clone() });
+        }
+        Ok((store, key))
+    }
+
+    /// Into the cache; into memory where that cannot be written.
+    fn tokenize(&self, file: &SourceFile, path: &Path) -> Result<TokenStore, DataError> {
+        let mut refused = None;
+        let written = write_atomically(path, |out| {
+            let mut writer = Writer::new(out, self.encoder.kind());
+            match self.ingest(file, &mut writer) {
+                Ok(header) => writer.finish(&header),
+                Err(IngestError::Write(error)) => Err(error),
+                Err(IngestError::Data(error)) => {
+                    refused = Some(error);
+                    Err(std::io::Error::other("the file is refused"))
+                }
+            }
+        });
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        match written.map(|()| TokenStore::open(path)) {
+            Ok(Some(store)) => return Ok(store),
+            Ok(None) => {
+                tracing::warn!(path = %path.display(), "token cache does not read back as written");
+            }
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "token cache not written");
+            }
+        }
+        let mut writer = Writer::new(Vec::new(), self.encoder.kind());
+        match self.ingest(file, &mut writer) {
+            Ok(header) => Ok(writer.keep(header)),
+            Err(IngestError::Data(error)) => Err(error),
+            Err(IngestError::Write(source)) => {
+                Err(DataError::Read { path: file.path.clone(), source })
+            }
+        }
+    }
+
+    fn ingest<W: std::io::Write>(
+        &self,
+        file: &SourceFile,
+        writer: &mut Writer<W>,
+    ) -> Result<cache::Header, IngestError> {
+        ingest(file, self.encoder, self.threads, self.max_bad_rows, writer)
+    }
+}
+
+fn metadata(file: &SourceFile) -> Result<Metadata, DataError> {
+    std::fs::metadata(&file.path).map_err(|error| source::read_error(&file.path, error))
 }

@@ -1,20 +1,36 @@
-//! Files of labelled text → token ids, class ids, batches.
+//! Files of rows → token ids, what is to be predicted, batches.
+//!
+//! ```text
+//! source: file -> rows     encode, tokenize: row -> token ids and targets     ingest: both, on threads
+//! cache: token ids on disk    dataset: the job's files -> samples
+//! order, packing: seed -> which samples when    collate: samples -> tensors
+//! ```
 
 pub mod cache;
+pub mod chat;
 pub mod clean;
 pub mod collate;
 pub mod dataset;
+pub mod encode;
+mod ingest;
 pub mod labels;
 pub mod order;
+pub mod packing;
+pub mod samples;
+pub mod sequence;
 pub mod source;
 pub mod tokenize;
 
 use std::path::PathBuf;
 
-pub use collate::{Batch, collate};
-pub use dataset::{Samples, TrainingSet};
+pub use chat::ChatTemplate;
+pub use collate::{Batch, CausalBatch, collate, collate_causal, collate_packed};
+pub use dataset::TrainingSet;
+pub use encode::{LossOn, Objective, SequenceEncoder};
 pub use labels::Labels;
-pub use source::{BadRow, Row, Rows, read_rows};
+pub use samples::Samples;
+pub use sequence::{Fetched, Sequence};
+pub use source::{BadRow, Columns, Format, SourceFile};
 pub use tokenize::TextEncoder;
 
 /// Why data cannot be used.
@@ -82,6 +98,34 @@ pub enum DataError {
         found: usize,
         /// Most that are accepted.
         limit: usize,
+    },
+    /// A setting that does not go with the file.
+    #[error("{}: {detail}", path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        detail: String,
+    },
+    /// A file that somebody wrote to.
+    #[error("{} changed while it was read; start again when it is whole", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Token ids that were there and cannot be read any more.
+    #[error("cannot read the token cache")]
+    Cache {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A chat template that cannot be used.
+    #[error("{}: {detail}", path.display())]
+    Chat {
+        /// The file that holds it.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
     },
     /// A tokenizer that cannot be read or used.
     #[error("{}: {detail}", path.display())]

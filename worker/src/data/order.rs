@@ -49,6 +49,54 @@ pub fn permutation(seed: i64, epoch: u64, rows: u32) -> Vec<u32> {
     order
 }
 
+/// Samples of an epoch in their order, with such of like length near one another, so that little
+/// is filled up.
+///
+/// As transformers' `LengthGroupedSampler`: a permutation is cut into groups of 50 batches (fewer
+/// where the data would not give four groups), each sorted by length, longest first; the longest
+/// sample of all comes first, so that memory runs out at once or not at all. `batch` is the
+/// samples of a batch; to keep the order where the number of ranks changes, take one that does
+/// not depend on it.
+pub fn grouped_by_length(
+    seed: i64,
+    epoch: u64,
+    rows: u32,
+    batch: usize,
+    length: impl Fn(u32) -> usize,
+) -> Vec<u32> {
+    let mut order = permutation(seed, epoch, rows);
+    let batch = batch.max(1);
+    let batches = (order.len() / (4 * batch)).clamp(1, 50);
+    // Stable: rows of one length stay in their random order.
+    for group in order.chunks_mut(batches * batch) {
+        group.sort_by_key(|row| std::cmp::Reverse(length(*row)));
+    }
+    let firsts = (0..order.len()).step_by(batches * batch);
+    let longest = firsts.rev().max_by_key(|first| length(order[*first]));
+    if let Some(longest) = longest {
+        order.swap(0, longest);
+    }
+    order
+}
+
+/// Splits samples into training and evaluation samples by their document: of all documents
+/// `share`, rounded, but at least one, and never all. `documents` ascend. Both keep the order.
+pub fn split_documents(documents: &[u32], share: f64, seed: i64) -> (Vec<u32>, Vec<u32>) {
+    let mut distinct = documents.to_vec();
+    distinct.dedup();
+    let classes = vec![0; distinct.len()];
+    let (_, held_out) = stratified_split(&classes, share, seed);
+    let held_out: std::collections::HashSet<u32> =
+        held_out.into_iter().map(|index| distinct[index as usize]).collect();
+    (0u32..).zip(documents).map(|(sample, document)| (sample, held_out.contains(document))).fold(
+        (Vec::new(), Vec::new()),
+        |(mut train, mut eval), (sample, held)| {
+            if held { &mut eval } else { &mut train }.push(sample);
+            (train, eval)
+        },
+    )
+}
+
 /// Splits row numbers into training and evaluation rows: of each class
 /// `share`, rounded, but at least one where the class has two rows. Both keep
 /// the file's order.
@@ -143,6 +191,40 @@ mod tests {
     #[test]
     fn the_order_is_the_same_on_every_machine_and_in_every_release() {
         assert_eq!(permutation(42, 3, 8), [4, 6, 1, 2, 7, 0, 3, 5]);
+    }
+
+    #[test]
+    fn samples_of_like_length_come_together_and_the_longest_first() {
+        let length = |row: u32| (row * 7919 % 500) as usize;
+        let order = grouped_by_length(3, 1, 1000, 8, length);
+        assert_eq!(length(order[0]), 499);
+        let spread = |order: &[u32]| -> usize {
+            let of_batch = |batch: &[u32]| {
+                let lengths = || batch.iter().map(|row| length(*row));
+                lengths().max().unwrap() - lengths().min().unwrap()
+            };
+            order.chunks(8).map(of_batch).sum()
+        };
+        assert!(20 * spread(&order) < spread(&permutation(3, 1, 1000)));
+        assert_eq!(order, grouped_by_length(3, 1, 1000, 8, length));
+        assert_ne!(order, grouped_by_length(3, 2, 1000, 8, length));
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
+        assert_eq!(grouped_by_length(3, 1, 0, 8, length), [0u32; 0]);
+    }
+
+    #[test]
+    fn parts_of_a_document_are_never_split_between_training_and_evaluation() {
+        let documents: Vec<u32> =
+            (0..40).flat_map(|document| vec![document; 1 + document as usize % 3]).collect();
+        let (train, eval) = split_documents(&documents, 0.25, 9);
+        let of = |samples: &[u32]| -> std::collections::BTreeSet<u32> {
+            samples.iter().map(|sample| documents[*sample as usize]).collect()
+        };
+        assert_eq!((of(&train).len(), of(&eval).len()), (30, 10));
+        assert!(of(&train).is_disjoint(&of(&eval)));
+        assert_eq!(train.len() + eval.len(), documents.len());
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Text → token ids: cleaning, then the model's own tokenizer.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use hearth_crds::training_job::CleanStep;
 use serde::Deserialize;
@@ -10,6 +8,9 @@ use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStr
 
 use super::DataError;
 use super::clean::clean;
+use super::ingest::{Encode, Encoded, Refusal};
+use super::sequence::{Kind, Tokens};
+use super::source::{Columns, Parts};
 
 /// Cleans and tokenizes text. Shared by threads.
 #[derive(Debug)]
@@ -101,28 +102,25 @@ impl TextEncoder {
         })?;
         Ok(encoding.get_ids().to_vec())
     }
+}
 
-    /// Token ids of many texts, on `threads` threads.
-    pub fn encode_all(
-        &self,
-        texts: &[&str],
-        threads: NonZeroUsize,
-    ) -> Result<Vec<Vec<u32>>, DataError> {
-        let encode = |part: &[&str]| -> Result<Vec<Vec<u32>>, DataError> {
-            part.iter().map(|text| self.encode(text)).collect()
+/// A class of each labelled text.
+impl Encode for TextEncoder {
+    fn kind(&self) -> Kind {
+        Kind::Classes
+    }
+
+    fn recipe(&self, columns: &Columns) -> String {
+        let how = (columns, &self.clean, self.max_length);
+        format!("classes {} {how:?}", self.fingerprint)
+    }
+
+    fn encode(&self, parts: Parts) -> Result<Encoded, Refusal> {
+        let Parts::Labelled { text, label } = parts else {
+            return Err(Refusal::Malformed("no labelled text".into()));
         };
-        let per_thread = texts.len().div_ceil(threads.get()).max(1);
-        let parts = thread::scope(|scope| {
-            let workers: Vec<_> =
-                texts.chunks(per_thread).map(|part| scope.spawn(move || encode(part))).collect();
-            workers
-                .into_iter()
-                .map(|worker| {
-                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect::<Result<Vec<_>, _>>()
-        })?;
-        Ok(parts.into_iter().flatten().collect())
+        let ids = Self::encode(self, &text).map_err(Refusal::Failed)?;
+        Ok(Encoded { label: Some(label), sequences: vec![Tokens { ids, targets: None }] })
     }
 }
 

@@ -170,9 +170,7 @@ fn compress(
     let mut passed = Ok(());
     if let Some(gate) = &config.gate {
         let samples = gate_samples(gate, dense, encoder, &config.output)?;
-        let judge = |model: &Model| {
-            evaluate(model, &samples, BATCH, encoder.pad(), Device::Cpu).map_err(Error::from)
-        };
+        let judge = |model: &Model| evaluate(model, &samples, BATCH, encoder.pad(), Device::Cpu);
         let (before, after) = (judge(dense)?, judge(&compressed)?);
         let comparison = Comparison::of(gate.metric, &before, &after);
         report.compression.metric_before = Some(comparison.before);

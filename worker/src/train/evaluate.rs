@@ -5,7 +5,8 @@ use std::time::Instant;
 use tch::{Device, Kind, Reduction, Tensor};
 
 use super::metrics::Confusion;
-use crate::data::{Labels, Samples, collate};
+use crate::data::{Fetched, Labels, Samples, collate};
+use crate::error::Error;
 use crate::event::EvalMetrics;
 use crate::model::{Dropout, Model, ModelError};
 
@@ -40,13 +41,15 @@ pub fn tally(
     samples: &Samples,
     options: &EvalOptions,
     after_batch: &mut dyn FnMut(),
-) -> Result<Tally, ModelError> {
+) -> Result<Tally, Error> {
     let mut order: Vec<u32> = (0..samples.len()).collect();
-    order.sort_by_key(|index| (std::cmp::Reverse(samples.ids(*index).len()), *index));
+    order.sort_by_key(|index| (std::cmp::Reverse(samples.length(*index)), *index));
+    let mut fetched = Fetched::default();
     let mut tally = Tally { loss_sum: 0.0, confusion: Confusion::new(model.labels().len()) };
     let own = order.chunks(options.batch_size).skip(options.share).step_by(options.shares);
     for indices in own {
-        tch::no_grad(|| add_batch(model, samples, indices, options, &mut tally))?;
+        samples.fetch(indices, &mut fetched)?;
+        tch::no_grad(|| add_batch(model, &fetched, options, &mut tally))?;
         after_batch();
     }
     Ok(tally)
@@ -54,14 +57,12 @@ pub fn tally(
 
 fn add_batch(
     model: &Model,
-    samples: &Samples,
-    indices: &[u32],
+    batch: &Fetched,
     options: &EvalOptions,
     tally: &mut Tally,
 ) -> Result<(), ModelError> {
-    let rows: Vec<&[u32]> = indices.iter().map(|index| samples.ids(*index)).collect();
-    let truths: Vec<i64> = indices.iter().map(|index| samples.class(*index)).collect();
-    let batch = collate(&rows, options.pad, options.device)?;
+    let truths: Vec<i64> = batch.sequences().map(|sequence| sequence.class).collect();
+    let batch = collate(&batch.ids(), options.pad, options.device)?;
     let logits = model.logits(&batch, Dropout::Off)?.f_to_kind(Kind::Float)?;
     let targets = Tensor::f_from_slice(&truths)?.f_to_device(options.device)?;
     let loss = cross_entropy_sum(&logits, &targets)?;
@@ -124,7 +125,7 @@ pub fn evaluate(
     batch_size: usize,
     pad: u32,
     device: Device,
-) -> Result<EvalMetrics, ModelError> {
+) -> Result<EvalMetrics, Error> {
     let started = Instant::now();
     let options = EvalOptions { batch_size, pad, device, share: 0, shares: 1 };
     let tally = tally(model, samples, &options, &mut || ())?;

@@ -94,7 +94,7 @@ impl Session<'_> {
         };
         let own_part = Share {
             step: self.state.step,
-            passes: micro_batches(batch, |row| samples.ids(row).len(), shape),
+            passes: micro_batches(batch, |row| samples.length(row), shape),
             global_samples: batch.len() as u64,
         };
 
@@ -116,7 +116,7 @@ impl Session<'_> {
             return Err(Error::NotFinite { step: self.state.step + 1, loss });
         }
 
-        let tokens: usize = batch.iter().map(|row| samples.ids(*row).len()).sum();
+        let tokens: usize = batch.iter().map(|row| samples.length(*row)).sum();
         totals.tokens += tokens as u64;
         totals.samples += batch.len() as u64;
         let report = StepReport {

@@ -8,7 +8,7 @@ use super::evaluate::cross_entropy_sum;
 use super::gang::Gang;
 use super::optimizer::Optimizer;
 use crate::data::order::generator;
-use crate::data::{Samples, collate};
+use crate::data::{Fetched, Samples, collate};
 use crate::error::Error;
 use crate::model::{Dropout, Model, Parameter};
 
@@ -124,9 +124,10 @@ impl Trainer {
 
     /// Sum of the cross-entropies of some samples.
     fn losses(&self, samples: &Samples, rows: &[u32]) -> Result<Tensor, Error> {
-        let ids: Vec<&[u32]> = rows.iter().map(|row| samples.ids(*row)).collect();
-        let classes: Vec<i64> = rows.iter().map(|row| samples.class(*row)).collect();
-        let batch = collate(&ids, self.pad, self.device)?;
+        let mut fetched = Fetched::default();
+        samples.fetch(rows, &mut fetched)?;
+        let classes: Vec<i64> = fetched.sequences().map(|sequence| sequence.class).collect();
+        let batch = collate(&fetched.ids(), self.pad, self.device)?;
         let targets = Tensor::f_from_slice(&classes)?.f_to_device(self.device)?;
         let logits = self.model.logits(&batch, Dropout::On)?;
         Ok(cross_entropy_sum(&logits, &targets)?)

@@ -1,0 +1,119 @@
+//! Some of a tokenized file's samples.
+
+use std::sync::Arc;
+
+use super::DataError;
+use super::cache::TokenStore;
+use super::labels::Labels;
+use super::sequence::{Fetched, Kind};
+
+/// Some samples of a tokenized file. A sample is a sequence, or two: the better and the worse
+/// answer to a prompt.
+///
+/// What is asked of a sample without I/O is in memory; its token ids are [fetched](Self::fetch).
+#[derive(Clone, Debug)]
+pub struct Samples {
+    store: Arc<TokenStore>,
+    /// Class id of each of the file's labels.
+    class_ids: Arc<Vec<i64>>,
+    samples: Vec<u32>,
+}
+
+impl Samples {
+    /// Every row of a file of labelled texts, with class ids from `labels`, and the rows whose
+    /// label is not among them.
+    pub(super) fn labelled(store: TokenStore, labels: &Labels) -> (Self, Vec<u32>) {
+        let class_ids: Vec<i64> =
+            store.header.labels.iter().map(|name| labels.id(name).unwrap_or(-1)).collect();
+        let (known, unknown) =
+            (0..count(store.len())).partition(|row| class_ids[store.note(*row) as usize] >= 0);
+        (Self { store: Arc::new(store), class_ids: Arc::new(class_ids), samples: known }, unknown)
+    }
+
+    /// Every sample of a file of sequences.
+    pub(super) fn sequences(store: TokenStore) -> Self {
+        let samples = (0..count(store.len()) / store.header.per_sample).collect();
+        Self { store: Arc::new(store), class_ids: Arc::default(), samples }
+    }
+
+    /// Some of these samples, by index.
+    #[must_use]
+    pub fn subset(&self, indices: &[u32]) -> Self {
+        let samples = indices.iter().map(|index| self.samples[*index as usize]).collect();
+        Self { samples, ..self.clone() }
+    }
+
+    /// Samples. Their numbers are `u32`.
+    pub fn len(&self) -> u32 {
+        count(self.samples.len())
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Sequences of a sample: 2 of a preference, else 1.
+    pub fn per_sample(&self) -> u32 {
+        self.store.header.per_sample
+    }
+
+    /// Tokens of a sample, of all its sequences.
+    pub fn length(&self, index: u32) -> usize {
+        self.rows(index).map(|row| self.store.length(row) as usize).sum()
+    }
+
+    /// Tokens of a sample that are to be predicted, of all its sequences.
+    pub fn target_tokens(&self, index: u32) -> usize {
+        self.rows(index).map(|row| self.store.target_tokens(row) as usize).sum()
+    }
+
+    /// Class id of a sample; -1 where there are no classes.
+    pub fn class(&self, index: u32) -> i64 {
+        self.class_of(self.samples[index as usize])
+    }
+
+    /// Number of the document that a sample is a part of.
+    pub(super) fn document(&self, index: u32) -> u32 {
+        match self.store.header.kind {
+            Kind::Documents => self.store.note(self.samples[index as usize]),
+            Kind::Classes | Kind::Masked => self.samples[index as usize],
+        }
+    }
+
+    /// Label of a row of the file.
+    pub(super) fn label(&self, row: u32) -> &str {
+        let label = self.store.note(row) as usize;
+        self.store.header.labels.get(label).map_or("", String::as_str)
+    }
+
+    /// Reads samples into `into`, whose earlier content goes. The sequences of a sample follow
+    /// one another, so that of preferences the even are the better answers.
+    pub fn fetch(&self, indices: &[u32], into: &mut Fetched) -> Result<(), DataError> {
+        into.clear();
+        for index in indices {
+            for row in self.rows(*index) {
+                let read = self.store.fetch(row, self.class_of(row), into);
+                read.map_err(|source| DataError::Cache { source })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn class_of(&self, row: u32) -> i64 {
+        match self.store.header.kind {
+            Kind::Classes => self.class_ids[self.store.note(row) as usize],
+            Kind::Documents | Kind::Masked => -1,
+        }
+    }
+
+    fn rows(&self, index: u32) -> impl Iterator<Item = u32> {
+        let first = self.samples[index as usize] * self.store.header.per_sample;
+        first..first + self.store.header.per_sample
+    }
+}
+
+/// Sequences of a file fit `u32`: more are refused.
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
