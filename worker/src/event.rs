@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
+use hearth_crds::training_arguments::Metric;
 use serde::{Deserialize, Serialize};
 
 /// One line of a rank's standard output.
@@ -147,16 +148,31 @@ pub struct EvalMetrics {
     pub loss: f64,
     /// Share of right answers.
     pub accuracy: f64,
-    /// F1 of the positive class (id 1) with two classes, else macro F1.
-    pub f1: f64,
-    /// Mean of the classes' F1.
-    pub f1_macro: f64,
-    /// Samples evaluated.
+    /// Of a classifier: F1 of the positive class (id 1) with two classes, else macro F1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+    /// Of a classifier: mean of the classes' F1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f1_macro: Option<f64>,
+    /// Answers that were judged: samples, or a language model's tokens.
     pub samples: u64,
-    /// F1 of each class by its label.
+    /// Of a classifier: F1 of each class by its label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub f1_by_class: BTreeMap<String, f64>,
     /// Seconds that it took.
     pub seconds: f64,
+}
+
+impl EvalMetrics {
+    /// The figure that a spec calls so; `None` where the model has no such figure.
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Loss => Some(self.loss),
+            Metric::Accuracy => Some(self.accuracy),
+            Metric::F1 => self.f1,
+            Metric::F1Macro => self.f1_macro,
+        }
+    }
 }
 
 /// Where events go.

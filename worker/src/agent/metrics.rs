@@ -100,7 +100,9 @@ impl TrainingMetrics {
             }
             RankEvent::Evaluation { metrics, .. } => {
                 self.accuracy.set(metrics.accuracy);
-                self.f1.set(metrics.f1);
+                if let Some(f1) = metrics.f1 {
+                    self.f1.set(f1);
+                }
             }
             RankEvent::Checkpoint { seconds, bytes, .. } => {
                 self.save_seconds.observe(*seconds);

@@ -93,7 +93,7 @@ impl Progress {
                     time: time.to_owned(),
                     eval_loss: Some(metrics.loss),
                     accuracy: Some(metrics.accuracy),
-                    f1: Some(metrics.f1),
+                    f1: metrics.f1,
                     ..HistoryPoint::default()
                 });
             }
@@ -190,8 +190,8 @@ impl Progress {
     fn take_metrics(&mut self, metrics: &EvalMetrics) {
         self.figures.eval_loss = Some(metrics.loss);
         self.figures.accuracy = Some(metrics.accuracy);
-        self.figures.f1 = Some(metrics.f1);
-        self.figures.f1_macro = Some(metrics.f1_macro);
+        self.figures.f1 = metrics.f1;
+        self.figures.f1_macro = metrics.f1_macro;
     }
 
     /// Full: every second training point goes, evaluations stay where they can.

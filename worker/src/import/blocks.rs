@@ -186,7 +186,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::float_cmp, reason = "small whole numbers")]
     fn four_bits_are_low_halves_first() {
         let mut block = 0x3c00u16.to_le_bytes().to_vec();
         block.extend([0x5a; 16]);

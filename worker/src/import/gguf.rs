@@ -249,15 +249,15 @@ impl<R: Read> Reader<R> {
             _ => 32,
         };
         let start = self.position.next_multiple_of(alignment);
-        let mut placed = BTreeMap::new();
+        let mut found = BTreeMap::new();
         for (name, mut place) in places {
             place.offset = place.offset.saturating_add(start);
             if place.offset.saturating_add(place.bytes) > length {
                 return Err(invalid(&format!("tensor {name} ends beyond the file")));
             }
-            placed.insert(name, place);
+            found.insert(name, place);
         }
-        Ok((settings, placed))
+        Ok((settings, found))
     }
 
     fn place(&mut self) -> io::Result<(String, Place)> {

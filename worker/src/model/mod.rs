@@ -228,6 +228,11 @@ impl Model {
         self.tensors().into_iter().filter(|tensor| tensor.role != Role::Buffer).collect()
     }
 
+    /// The parameters that want a gradient: all, or adapters and what else is not frozen.
+    pub fn trainable(&self) -> Vec<Parameter> {
+        self.parameters().into_iter().filter(|p| p.tensor.requires_grad()).collect()
+    }
+
     /// Every tensor, in the order of the forward pass.
     pub fn tensors(&self) -> Vec<Parameter> {
         let mut found = Vec::new();

@@ -31,6 +31,7 @@ use crate::event::EvalMetrics;
 use crate::export::ModelCard;
 use crate::files::{replace_directory, temporary_beside, write_atomically};
 use crate::model::{self, Model};
+use crate::objective::Place;
 use crate::termination::{failure, tell};
 use crate::train::evaluate::evaluate;
 use gate::{Comparison, GateFailed};
@@ -170,7 +171,8 @@ fn compress(
     let mut passed = Ok(());
     if let Some(gate) = &config.gate {
         let samples = gate_samples(gate, dense, encoder, &config.output)?;
-        let judge = |model: &Model| evaluate(model, &samples, BATCH, encoder.pad(), Device::Cpu);
+        let place = Place { pad: encoder.pad(), device: Device::Cpu };
+        let judge = |model: &Model| evaluate(model, &samples, BATCH, place);
         let (before, after) = (judge(dense)?, judge(&compressed)?);
         let comparison = Comparison::of(gate.metric, &before, &after);
         report.compression.metric_before = Some(comparison.before);

@@ -6,7 +6,7 @@ use hearth_crds::training_arguments::Metric;
 use hearth_crds::training_job::Task;
 use tch::Tensor;
 
-use super::evaluate::{self, EvalOptions, Tally};
+use super::evaluate::{self, EvalOptions};
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
 use crate::error::Error;
@@ -21,18 +21,24 @@ impl Session<'_> {
         let started = Instant::now();
         let options = EvalOptions {
             batch_size: self.config.eval_batch.get(),
-            pad: self.encoder.pad(),
-            device: self.device,
+            place: self.trainer.place,
             share: self.gang.rank(),
             shares: self.gang.world_size(),
         };
         let mut pulse = Pulse::new(Phase::Evaluating, self.state.step);
-        let own = evaluate::tally(&self.trainer.model, &samples, &options, &mut || {
-            pulse.beat(self.events);
-        })?;
+        let own = evaluate::tally(
+            &self.trainer.model,
+            &self.trainer.objective,
+            &samples,
+            &options,
+            &mut || {
+                pulse.beat(self.events);
+            },
+        )?;
         let sums = self.gang.sum(&own.to_sums())?;
         let labels = self.trainer.model.labels();
-        let tally = Tally::from_sums(labels.len(), &sums)
+        let tally = own
+            .with_sums(&sums)
             .ok_or_else(|| Error::Internal("ranks evaluated different classes".into()))?;
         let metrics = tally.metrics(labels, started.elapsed().as_secs_f64());
         if !metrics.loss.is_finite() {
@@ -166,13 +172,11 @@ impl Session<'_> {
 
 /// Whether `new` is better than `old`; an equal one is not.
 fn beats(metric: Metric, new: &EvalMetrics, old: &EvalMetrics) -> bool {
-    let value = |metrics: &EvalMetrics| match metric {
-        Metric::Loss => -metrics.loss,
-        Metric::Accuracy => metrics.accuracy,
-        Metric::F1 => metrics.f1,
-        Metric::F1Macro => metrics.f1_macro,
-    };
-    value(new) > value(old)
+    match (new.value(metric), old.value(metric)) {
+        (Some(new), Some(old)) if metric.greater_is_better() => new > old,
+        (Some(new), Some(old)) => new < old,
+        (new, _) => new.is_some(),
+    }
 }
 
 #[cfg(test)]
@@ -181,10 +185,20 @@ mod tests {
 
     #[test]
     fn losses_are_better_when_lower_and_all_else_when_higher() {
-        let low =
-            EvalMetrics { loss: 0.1, accuracy: 0.1, f1: 0.1, f1_macro: 0.1, ..Default::default() };
-        let high =
-            EvalMetrics { loss: 0.2, accuracy: 0.2, f1: 0.2, f1_macro: 0.2, ..Default::default() };
+        let low = EvalMetrics {
+            loss: 0.1,
+            accuracy: 0.1,
+            f1: Some(0.1),
+            f1_macro: Some(0.1),
+            ..Default::default()
+        };
+        let high = EvalMetrics {
+            loss: 0.2,
+            accuracy: 0.2,
+            f1: Some(0.2),
+            f1_macro: Some(0.2),
+            ..Default::default()
+        };
         assert!(beats(Metric::Loss, &low, &high) && !beats(Metric::Loss, &high, &low));
         for metric in [Metric::Accuracy, Metric::F1, Metric::F1Macro] {
             assert!(beats(metric, &high, &low) && !beats(metric, &low, &high), "{metric:?}");

@@ -4,7 +4,6 @@ pub mod evaluate;
 pub mod gang;
 pub mod horizon;
 pub mod journal;
-pub mod metrics;
 mod milestones;
 pub mod optimizer;
 pub mod rank;

@@ -40,7 +40,6 @@ impl Optimizer {
     /// One step at learning rate `rate`, from the parameters' gradients.
     pub fn step(&mut self, rate: f64) -> Result<(), Error> {
         for group in &self.groups {
-            let gradients: Vec<Tensor> = group.parameters.iter().map(Tensor::grad).collect();
             let settings = AdamW {
                 learning_rate: rate,
                 beta1: self.adam.beta1,
@@ -48,12 +47,19 @@ impl Optimizer {
                 eps: self.adam.epsilon,
                 weight_decay: group.weight_decay,
             };
+            let gradients: Vec<Tensor> = group.parameters.iter().map(Tensor::grad).collect();
+            // As in PyTorch, a parameter without a gradient is left alone.
+            let has = |index: &usize| gradients[*index].defined();
+            let moved: Vec<usize> = (0..gradients.len()).filter(has).collect();
+            let pick = |all: &[Tensor]| -> Vec<Tensor> {
+                moved.iter().map(|index| all[*index].shallow_clone()).collect()
+            };
             let lists = AdamWLists {
-                parameters: &group.parameters,
-                gradients: &gradients,
-                exp_avgs: &group.exp_avgs,
-                exp_avg_sqs: &group.exp_avg_sqs,
-                steps: &group.steps,
+                parameters: &pick(&group.parameters),
+                gradients: &pick(&gradients),
+                exp_avgs: &pick(&group.exp_avgs),
+                exp_avg_sqs: &pick(&group.exp_avg_sqs),
+                steps: &pick(&group.steps),
             };
             ops::fused_adamw_(&settings, &lists)?;
         }

@@ -95,7 +95,10 @@ impl Session<'_> {
         let own_part = Share {
             step: self.state.step,
             passes: micro_batches(batch, |row| samples.length(row), shape),
-            global_samples: batch.len() as u64,
+            global_weight: batch
+                .iter()
+                .map(|row| self.trainer.objective.weight(samples, *row))
+                .sum(),
         };
 
         let mut pulse = Pulse::new(Phase::Training, self.state.step);
@@ -111,7 +114,7 @@ impl Session<'_> {
             self.trainer.optimizer.step(rate)?;
         }
         let sums = sums.wait()?;
-        let loss = sums[0] / batch.len() as f64;
+        let loss = sums[0] / own_part.global_weight;
         if !grad_norm.is_finite() || !loss.is_finite() {
             return Err(Error::NotFinite { step: self.state.step + 1, loss });
         }

@@ -24,6 +24,7 @@ use crate::data::{TextEncoder, TrainingSet};
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
 use crate::model::{Head, ModelConfig, ModelError, load_for_training};
+use crate::objective::{Objective, Place};
 
 /// A rank that is ready to make steps.
 pub(super) struct Session<'a> {
@@ -37,7 +38,6 @@ pub(super) struct Session<'a> {
     pub(super) checkpoints: CheckpointStore,
     /// Rank 0's.
     pub(super) journal: Option<Journal>,
-    pub(super) device: Device,
     /// Set by SIGTERM.
     pub(super) stop: Arc<AtomicBool>,
     pub(super) events: &'a mut dyn EventSink,
@@ -80,7 +80,7 @@ impl<'a> Session<'a> {
             || TrainState { identity, ..TrainState::default() },
             |from| from.state.clone(),
         );
-        let parameters = model.parameters();
+        let parameters = model.trainable();
         let optimizer = Optimizer::new(&parameters, config.adam, state.step)?;
         if let Some(checkpoint) = &resumed {
             let weights = parameters
@@ -90,8 +90,9 @@ impl<'a> Session<'a> {
             checkpoint.restore(&tensors)?;
         }
         gang.connect(&rank)?;
-        let trainer =
-            Trainer::new(model, optimizer, &mut gang, (device, encoder.pad(), config.seed))?;
+        let objective = Objective::of(&model.head);
+        let place = Place { pad: encoder.pad(), device };
+        let trainer = Trainer::new((model, objective), optimizer, &mut gang, (place, config.seed))?;
         let horizon = Horizon::new(
             data.train.len().into(),
             config.global_batch(rank.world_size),
@@ -113,7 +114,6 @@ impl<'a> Session<'a> {
             state,
             checkpoints,
             journal,
-            device,
             stop,
             events,
         })

@@ -2,27 +2,30 @@
 //! batch, clip, update.
 
 use nccl_rs::{Reducer, ReducerOptions, ops};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::evaluate::cross_entropy_sum;
 use super::gang::Gang;
 use super::optimizer::Optimizer;
 use crate::data::order::generator;
-use crate::data::{Fetched, Samples, collate};
+use crate::data::{Fetched, Samples};
 use crate::error::Error;
 use crate::model::{Dropout, Model, Parameter};
+use crate::objective::{Objective, Place};
 
 /// What makes steps.
 pub struct Trainer {
     /// The model; its parameters want gradients.
     pub model: Model,
-    /// Its parameters in the order of the forward pass.
+    /// What it learns.
+    pub objective: Objective,
+    /// Where batches go.
+    pub place: Place,
+    /// The parameters that are trained, in the order of the forward pass.
     pub parameters: Vec<Parameter>,
     /// The optimizer over them.
     pub optimizer: Optimizer,
     reducer: Option<Reducer>,
-    device: Device,
-    pad: u32,
+    fetched: Fetched,
     seed: i64,
 }
 
@@ -33,20 +36,20 @@ pub struct Share {
     pub step: u64,
     /// Samples by forward pass. The last may be empty.
     pub passes: Vec<Vec<u32>>,
-    /// Samples of the global batch.
-    pub global_samples: u64,
+    /// What the samples of the global batch weigh.
+    pub global_weight: f64,
 }
 
 impl Trainer {
     /// Makes all ranks start from rank 0's weights and prepares gradient
     /// reduction.
     pub fn new(
-        model: Model,
+        (model, objective): (Model, Objective),
         optimizer: Optimizer,
         gang: &mut Gang,
-        (device, pad, seed): (Device, u32, i64),
+        (place, seed): (Place, i64),
     ) -> Result<Self, Error> {
-        let parameters = model.parameters();
+        let parameters = model.trainable();
         let reducer = match gang.group() {
             None => None,
             Some(group) => {
@@ -60,7 +63,8 @@ impl Trainer {
                 Some(Reducer::new(&named, group, &ReducerOptions::default())?)
             }
         };
-        Ok(Self { model, parameters, optimizer, reducer, device, pad, seed })
+        let fetched = Fetched::default();
+        Ok(Self { model, objective, place, parameters, optimizer, reducer, fetched, seed })
     }
 
     /// Gradients of the mean loss over the global batch, in every parameter's
@@ -74,10 +78,10 @@ impl Trainer {
         after_pass: &mut dyn FnMut(),
     ) -> Result<f64, Error> {
         self.zero_gradients()?;
-        // The reducer averages over ranks; a mean over samples is wanted.
-        let scale = gang.world_size() as f64 / share.global_samples as f64;
+        // The reducer averages over ranks; a mean over all that counts is wanted.
+        let scale = gang.world_size() as f64 / share.global_weight;
         let last = share.passes.len().saturating_sub(1);
-        let mut loss_sum = Tensor::f_zeros([], (Kind::Float, self.device))?;
+        let mut loss_sum = Tensor::f_zeros([], (Kind::Float, self.place.device))?;
         for (pass, rows) in share.passes.iter().enumerate() {
             self.seed_dropout(share.step, pass, gang.rank());
             // A rank without rows still takes part in the reduction, with a
@@ -105,8 +109,13 @@ impl Trainer {
     /// the reduced gradient and so the same on all ranks: where it is not
     /// finite, all ranks see it and none updates.
     pub fn clip(&self, max_norm: Option<f64>) -> Result<f64, Error> {
-        let gradients: Vec<Tensor> =
-            self.parameters.iter().map(|parameter| parameter.tensor.grad()).collect();
+        // An expert that no token went to has none.
+        let gradients: Vec<Tensor> = self
+            .parameters
+            .iter()
+            .map(|parameter| parameter.tensor.grad())
+            .filter(Tensor::defined)
+            .collect();
         Ok(match max_norm {
             Some(max_norm) => ops::clip_grad_norm_(&gradients, max_norm)?,
             None => ops::total_norm(&gradients)?,
@@ -122,15 +131,10 @@ impl Trainer {
         weights.chain(self.optimizer.moments()).collect()
     }
 
-    /// Sum of the cross-entropies of some samples.
-    fn losses(&self, samples: &Samples, rows: &[u32]) -> Result<Tensor, Error> {
-        let mut fetched = Fetched::default();
-        samples.fetch(rows, &mut fetched)?;
-        let classes: Vec<i64> = fetched.sequences().map(|sequence| sequence.class).collect();
-        let batch = collate(&fetched.ids(), self.pad, self.device)?;
-        let targets = Tensor::f_from_slice(&classes)?.f_to_device(self.device)?;
-        let logits = self.model.logits(&batch, Dropout::On)?;
-        Ok(cross_entropy_sum(&logits, &targets)?)
+    /// Sum of the losses of some samples.
+    fn losses(&mut self, samples: &Samples, rows: &[u32]) -> Result<Tensor, Error> {
+        samples.fetch(rows, &mut self.fetched)?;
+        Ok(self.objective.loss_sum(&self.model, &self.fetched, self.place, Dropout::On)?)
     }
 
     /// Dropout depends on the position in the run alone, so that a resumed

@@ -11,7 +11,7 @@ use std::process::Command;
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::event::{RankEvent, StepReport};
 use hearth_worker::model::{self, Dropout};
-use hearth_worker::train::metrics::Confusion;
+use hearth_worker::objective::confusion::Confusion;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;

@@ -19,6 +19,11 @@ impl Confusion {
         (counts.len() == classes * classes).then_some(Self { classes, counts })
     }
 
+    /// Classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
     /// Counts, row by row.
     pub fn counts(&self) -> &[u64] {
         &self.counts
