@@ -87,6 +87,19 @@ int32_t hearth_group_broadcast_coalesced(hearth_group* group, const at::Tensor* 
                                          size_t count, size_t buffer_bytes, int32_t root,
                                          char** message);
 int32_t hearth_group_barrier(hearth_group* group, hearth_work** out, char** message);
+// Rows of dimension 0: `sent[r]` go to rank r, `received[r]` come from it. Both
+// null: as many to and from each.
+int32_t hearth_group_all_to_all(hearth_group* group, const at::Tensor* output,
+                                const at::Tensor* input, const int64_t* received,
+                                const int64_t* sent, hearth_work** out, char** message);
+int32_t hearth_group_reduce(hearth_group* group, const at::Tensor* tensor, int32_t op,
+                            int32_t root, hearth_work** out, char** message);
+// `output` [size, ..] on the root, null elsewhere.
+int32_t hearth_group_gather(hearth_group* group, const at::Tensor* output, const at::Tensor* input,
+                            int32_t root, hearth_work** out, char** message);
+// `input` [size, ..] on the root, null elsewhere.
+int32_t hearth_group_scatter(hearth_group* group, const at::Tensor* output, const at::Tensor* input,
+                             int32_t root, hearth_work** out, char** message);
 int32_t hearth_group_send(hearth_group* group, const at::Tensor* tensor, int32_t to, int32_t tag,
                           hearth_work** out, char** message);
 int32_t hearth_group_recv(hearth_group* group, const at::Tensor* tensor, int32_t from, int32_t tag,
@@ -102,6 +115,24 @@ void hearth_abort_free(hearth_abort* handle);
 int32_t hearth_work_wait(hearth_work* work, char** message);
 bool hearth_work_done(const hearth_work* work);
 void hearth_work_free(hearth_work* work);
+
+// --- differentiable.cpp ----------------------------------------------------
+// Forward / backward, along dimension `dim` where parts are cut or joined.
+enum {
+  HEARTH_COPY = 0,        // identity / sum over ranks
+  HEARTH_REDUCE = 1,      // sum over ranks / identity
+  HEARTH_GATHER_SUM = 2,  // all ranks' parts / this rank's part of the sum
+  HEARTH_SCATTER_SUM = 3, // this rank's part of the sum / all ranks' parts
+  HEARTH_SPLIT = 4,       // this rank's part / all ranks' parts
+  HEARTH_JOIN = 5,        // all ranks' parts / this rank's part
+};
+int32_t hearth_group_differentiable(const hearth_group* group, int32_t pair,
+                                    const at::Tensor* input, int64_t dim, at::Tensor** out,
+                                    char** message);
+// All-to-all both ways, with rows as for hearth_group_all_to_all, neither null.
+int32_t hearth_group_exchange(const hearth_group* group, const at::Tensor* input,
+                              const int64_t* received, const int64_t* sent, at::Tensor** out,
+                              char** message);
 
 // --- reducer.cpp -----------------------------------------------------------
 struct hearth_reducer_options {

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::error::{Error, Result, checked};
 use crate::sys;
-use crate::tensor::{device_of, ensure_dense, pointers};
+use crate::tensor::{device_of, ensure_dense, ensure_strided, pointers};
 
 /// Frees the memory of `tensor` and of all that shares it: views, detached copies,
 /// what graphs saved. Its shape stays. Until [`restore`], any use of its elements
@@ -15,7 +15,7 @@ use crate::tensor::{device_of, ensure_dense, pointers};
 /// An error where the memory is not libtorch's own, as of a tensor made over a
 /// slice of Rust's.
 pub fn release(tensor: &Tensor) -> Result<()> {
-    ensure_strided("release a storage", tensor)?;
+    ensure_stored("release a storage", tensor)?;
     checked("release a storage", |message| {
         // SAFETY: the tensor has a storage.
         unsafe { sys::hearth_storage_release(tensor.as_ptr(), message) }
@@ -26,7 +26,7 @@ pub fn release(tensor: &Tensor) -> Result<()> {
 /// contents: fill it, with [`refill`], before it is read. Does nothing where the
 /// memory is there.
 pub fn restore(tensor: &Tensor) -> Result<()> {
-    ensure_strided("restore a storage", tensor)?;
+    ensure_stored("restore a storage", tensor)?;
     checked("restore a storage", |message| {
         // SAFETY: the tensor has a storage.
         unsafe { sys::hearth_storage_restore(tensor.as_ptr(), message) }
@@ -35,7 +35,7 @@ pub fn restore(tensor: &Tensor) -> Result<()> {
 
 /// Bytes of memory under `tensor`, shared ones included; 0 while it is released.
 pub fn bytes(tensor: &Tensor) -> Result<usize> {
-    ensure_strided("measure a storage", tensor)?;
+    ensure_stored("measure a storage", tensor)?;
     let mut bytes = 0;
     checked("measure a storage", |message| {
         // SAFETY: the tensor has a storage, and `bytes` is live.
@@ -73,11 +73,6 @@ pub fn refill(to: &[Tensor], from: &[Tensor]) -> Result<()> {
     })
 }
 
-fn ensure_strided(operation: &'static str, tensor: &Tensor) -> Result<()> {
-    device_of(operation, tensor)?;
-    if tensor.is_sparse() || tensor.is_mkldnn() {
-        let detail = "the tensor is not dense, so it has no storage".to_owned();
-        return Err(Error::InvalidTensor { operation, detail });
-    }
-    Ok(())
+fn ensure_stored(operation: &'static str, tensor: &Tensor) -> Result<()> {
+    ensure_strided(operation, tensor, device_of(operation, tensor)?)
 }

@@ -195,6 +195,39 @@ unsafe extern "C" {
         out: *mut *mut Work,
         message: Message,
     ) -> i32;
+    pub(crate) fn hearth_group_all_to_all(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        received: *const i64,
+        sent: *const i64,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_reduce(
+        group: *mut Group,
+        tensor: *const C_tensor,
+        op: i32,
+        root: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_gather(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        root: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_scatter(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        root: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
     pub(crate) fn hearth_group_send(
         group: *mut Group,
         tensor: *const C_tensor,
@@ -221,6 +254,23 @@ unsafe extern "C" {
     pub(crate) fn hearth_work_wait(work: *mut Work, message: Message) -> i32;
     pub(crate) fn hearth_work_done(work: *const Work) -> bool;
     pub(crate) fn hearth_work_free(work: *mut Work);
+
+    pub(crate) fn hearth_group_differentiable(
+        group: *const Group,
+        pair: i32,
+        input: *const C_tensor,
+        dim: i64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_exchange(
+        group: *const Group,
+        input: *const C_tensor,
+        received: *const i64,
+        sent: *const i64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
 
     pub(crate) fn hearth_reducer_new(
         parameters: Tensors,

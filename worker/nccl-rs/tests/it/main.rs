@@ -5,6 +5,7 @@ mod checkpoint;
 mod collectives;
 mod faults;
 mod ops;
+mod parallel;
 mod qlinear;
 mod ranks;
 mod reducer;
