@@ -1,6 +1,7 @@
 //! Real ranks in processes of their own, over Gloo on the loopback interface,
 //! and the operators against plain tensor code.
 
+mod autograd;
 mod checkpoint;
 mod collectives;
 mod faults;
