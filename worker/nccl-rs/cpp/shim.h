@@ -206,11 +206,21 @@ int32_t hearth_refill(const at::Tensor* const* to, const at::Tensor* const* from
 struct hearth_adamw {
   double learning_rate, beta1, beta2, eps, weight_decay;
 };
-// The five lists hold `count` tensors each.
+// The lists hold `count` tensors each. `copies`, which may be null, are of the
+// parameters, in another kind; then gradients may be in that kind, too.
 int32_t hearth_fused_adamw(const hearth_adamw* hyper, const at::Tensor* const* parameters,
                            const at::Tensor* const* gradients, const at::Tensor* const* exp_avgs,
                            const at::Tensor* const* exp_avg_sqs, const at::Tensor* const* steps,
-                           size_t count, char** message);
+                           const at::Tensor* const* copies, size_t count, char** message);
+struct hearth_sgd {
+  double learning_rate, momentum, dampening, weight_decay;
+  bool nesterov, first_step;
+};
+int32_t hearth_fused_sgd(const hearth_sgd* hyper, const at::Tensor* const* parameters,
+                         const at::Tensor* const* gradients, size_t count,
+                         const at::Tensor* const* velocities, size_t velocity_count,
+                         char** message);
+int32_t hearth_zero(const at::Tensor* const* tensors, size_t count, char** message);
 int32_t hearth_total_norm(const at::Tensor* const* tensors, size_t count, double* norm,
                           char** message);
 int32_t hearth_scale(const at::Tensor* const* tensors, size_t count, double factor,

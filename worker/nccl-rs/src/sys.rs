@@ -75,6 +75,16 @@ pub(crate) struct AdamW {
     pub(crate) weight_decay: f64,
 }
 
+#[repr(C)]
+pub(crate) struct Sgd {
+    pub(crate) learning_rate: f64,
+    pub(crate) momentum: f64,
+    pub(crate) dampening: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) nesterov: bool,
+    pub(crate) first_step: bool,
+}
+
 unsafe extern "C" {
     pub(crate) fn hearth_message_new(text: *const c_char) -> *mut c_char;
     pub(crate) fn hearth_message_free(message: *mut c_char);
@@ -365,9 +375,20 @@ unsafe extern "C" {
         exp_avgs: Tensors,
         exp_avg_sqs: Tensors,
         steps: Tensors,
+        copies: Tensors,
         count: usize,
         message: Message,
     ) -> i32;
+    pub(crate) fn hearth_fused_sgd(
+        hyper: *const Sgd,
+        parameters: Tensors,
+        gradients: Tensors,
+        count: usize,
+        velocities: Tensors,
+        velocity_count: usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_zero(tensors: Tensors, count: usize, message: Message) -> i32;
     pub(crate) fn hearth_total_norm(
         tensors: Tensors,
         count: usize,

@@ -137,6 +137,7 @@ fn autocast_is_on_within_only() -> Result<()> {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "to make a tensor over foreign memory")]
 fn a_released_storage_is_an_error_until_it_is_back() -> Result<()> {
     let weight = Tensor::ones([1000, 10], CPU).set_requires_grad(true);
     let kept = weight.detach().copy();
