@@ -101,11 +101,11 @@ impl<'scope> Checkpoints<'scope, '_> {
         let output = part(&own)?;
         drop(recording);
 
-        let again: Box<dyn Fn(&[Tensor]) -> std::result::Result<(), Failure> + 'scope> =
+        let again: Part<'scope> =
             Box::new(move |inputs| part(inputs).map(drop).map_err(|error| Failure::of(&error)));
         // SAFETY: only the lifetime changes, and `End` drops the closure before
         // 'scope ends.
-        let again: Part = unsafe { mem::transmute(again) };
+        let again: Part<'static> = unsafe { mem::transmute(again) };
         // SAFETY: this thread owns the gate and waits in no backward, so that
         // nobody reads the slot.
         unsafe { *slot.part.get() = Some(again) };
@@ -114,14 +114,14 @@ impl<'scope> Checkpoints<'scope, '_> {
     }
 }
 
-type Part = Box<dyn Fn(&[Tensor]) -> std::result::Result<(), Failure>>;
+type Part<'a> = Box<dyn Fn(&[Tensor]) -> std::result::Result<(), Failure> + 'a>;
 
 /// A closure, which the graph refers to and the scope empties.
 struct Slot {
     gate: Arc<Gate>,
     /// Written by the gate's owner when no other thread holds the gate; read by
     /// who holds it.
-    part: UnsafeCell<Option<Part>>,
+    part: UnsafeCell<Option<Part<'static>>>,
 }
 
 impl std::fmt::Debug for Slot {

@@ -132,6 +132,6 @@ pub(crate) fn seeds(
             ));
         }
     }
-    let pointer = |gradient: &Option<&Tensor>| gradient.map_or(ptr::null(), Tensor::as_ptr);
-    Ok(gradients.iter().map(pointer).collect())
+    let pointer = |gradient: Option<&Tensor>| gradient.map_or(ptr::null(), Tensor::as_ptr);
+    Ok(gradients.iter().copied().map(pointer).collect())
 }

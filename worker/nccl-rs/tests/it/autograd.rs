@@ -89,8 +89,8 @@ fn hooks_see_change_and_stop_gradients() -> Result<()> {
     backward(&[&loss], &[None], true)?;
     ensure!(close(&x.grad(), &[45.0, 45.0]) && seen.recv().is_err() && accumulated.recv().is_err());
 
-    let lost = || Error::Timeout { operation: "gather".to_owned(), detail: "late".to_owned() };
-    let failing = on_gradient(&x, move |_| Err(lost()))?;
+    let late = || Error::Timeout { operation: "gather".to_owned(), detail: "late".to_owned() };
+    let failing = on_gradient(&x, move |_| Err(late()))?;
     let error = backward(&[&loss], &[None], true).unwrap_err();
     ensure!(matches!(error, Error::Timeout { .. }), "{error:?}");
     failing.remove()?;

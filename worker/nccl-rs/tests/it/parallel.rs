@@ -39,7 +39,7 @@ fn rows_go_from_all_to_all() -> Result<()> {
             1 => &[0.0, 0.0, 10.0, 10.0, 20.0, 20.0],
             _ => &[1.0, 1.0, 2.0, 2.0, 11.0, 11.0, 12.0, 12.0, 21.0, 21.0, 22.0, 22.0],
         };
-        ensure!(received.size() == [3 * rank.rank as i64, 2]);
+        ensure!(received.size() == [3 * i64::try_from(rank.rank)?, 2]);
         ensure!(numbers(&received) == want, "{received:?}");
 
         // Rank 1 expects one row too many of rank 0: all are told, and go on.
@@ -67,7 +67,7 @@ fn one_rank_gives_and_gets_all() -> Result<()> {
         for (op, want) in
             [(ReduceOp::Sum, 6.0), (ReduceOp::Avg, 2.0), (ReduceOp::Min, 1.0), (ReduceOp::Max, 3.0)]
         {
-            let mut tensor = Tensor::from(own as f32 + 1.0);
+            let mut tensor = Tensor::from(own + 1.0);
             group.reduce(&mut tensor, op, 1)?;
             ensure!(rank.rank != 1 || numbers(&tensor) == [want], "{op:?}: {tensor:?}");
         }
@@ -134,20 +134,25 @@ fn reference() -> (Tensor, [Tensor; 3]) {
     (loss.detach(), leaves.map(|leaf| leaf.grad()))
 }
 
+/// Where this rank's part of the eight hidden units starts, and its length.
+fn share(group: &ProcessGroup) -> (i64, i64) {
+    let [size, rank] = [group.size(), group.rank()].map(|n| i64::try_from(n).expect("a small n"));
+    (8 / size * rank, 8 / size)
+}
+
 /// This rank's columns of the first layer and rows of the second, as leaves.
 fn shares(group: &ProcessGroup) -> (Tensor, Tensor) {
     let (up, down, _) = layers();
-    let part = 8 / group.size() as i64;
-    let start = part * group.rank() as i64;
+    let (start, part) = share(group);
     let leaf = |tensor: Tensor| tensor.contiguous().copy().set_requires_grad(true);
     (leaf(up.narrow(0, start, part)), leaf(down.narrow(1, start, part)))
 }
 
 fn assert_shares(group: &ProcessGroup, up: &Tensor, down: &Tensor) -> Result<()> {
     let (_, [want_up, want_down, _]) = reference();
-    let (part, rank) = (8 / group.size() as i64, group.rank() as i64);
-    assert_close(&up.grad(), &want_up.narrow(0, part * rank, part), 1e-6)?;
-    assert_close(&down.grad(), &want_down.narrow(1, part * rank, part), 1e-6)
+    let (start, part) = share(group);
+    assert_close(&up.grad(), &want_up.narrow(0, start, part), 1e-6)?;
+    assert_close(&down.grad(), &want_down.narrow(1, start, part), 1e-6)
 }
 
 #[test]
