@@ -7,27 +7,23 @@
 
 #include <chrono>
 #include <memory>
-#include <thread>
 
 #include "handles.hpp"
 #include "nccl.hpp"
 #include "status.hpp"
+#include "work.hpp"
 
 using hearth::guarded;
+using hearth::started;
+using hearth::Tensors;
 using std::chrono::milliseconds;
-using std::chrono::steady_clock;
 
 namespace {
-
-// A wait in Rust goes on this long after Gloo's own timeout should have fired,
-// so that Gloo's message, which names the operation, is the one that is told.
-constexpr milliseconds kBackstop{2000};
 
 // No user's tag: those are 16 bits wide, doubled (see src/group.rs).
 constexpr int kAbortTag = 1 << 30;
 
 using Backend = c10::intrusive_ptr<c10d::Backend>;
-using Tensors = std::vector<at::Tensor>;
 
 hearth_group* make_group(const c10::intrusive_ptr<c10d::Store>& store, Backend backend,
                          at::Device device, milliseconds timeout) {
@@ -41,10 +37,6 @@ hearth_group* make_group(const c10::intrusive_ptr<c10d::Store>& store, Backend b
                           std::make_shared<std::atomic<bool>>(false), device, timeout};
 }
 
-c10d::ReduceOp reduce_op(int32_t op) {
-  return {static_cast<c10d::ReduceOp::RedOpType>(op)};
-}
-
 // Opens the NCCL library once a process; its symbols stay for good.
 decltype(&hearth_nccl_create) nccl_entry(const char* library) {
   void* handle = dlopen(library, RTLD_NOW | RTLD_GLOBAL);
@@ -56,67 +48,6 @@ decltype(&hearth_nccl_create) nccl_entry(const char* library) {
     throw hearth::Unavailable(std::string(library) + " lacks hearth_nccl_create");
   }
   return reinterpret_cast<decltype(&hearth_nccl_create)>(entry);
-}
-
-} // namespace
-
-struct hearth_work {
-  c10::intrusive_ptr<c10d::Work> work;
-  std::shared_ptr<std::atomic<bool>> aborted;
-  // Kept until the work is done, whoever else lets go of them.
-  Tensors tensors;
-  // Gloo has no average: the sum in tensors[0] is divided by this on completion.
-  int64_t divisor;
-  bool on_gpu;
-  milliseconds timeout;
-  steady_clock::time_point started = steady_clock::now();
-
-  // Blocks until the result may be read by this thread (and its CUDA stream).
-  void wait() {
-    hearth::unless_aborted(*aborted, [&] {
-      if (on_gpu) {
-        wait_on_gpu();
-      } else {
-        work->wait(timeout + kBackstop);
-      }
-    });
-    if (divisor > 1) {
-      tensors.front().div_(divisor);
-      divisor = 1;
-    }
-  }
-
- private:
-  // WorkNCCL::wait only orders streams, and would return before a lost peer is
-  // noticed; so completion is polled, with a deadline, first.
-  void wait_on_gpu() {
-    while (!work->isCompleted()) {
-      if (steady_clock::now() - started > timeout) {
-        throw std::runtime_error("timed out after " + std::to_string(timeout.count()) + " ms");
-      }
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
-    }
-    if (work->exception() != nullptr) {
-      std::rethrow_exception(work->exception());
-    }
-    work->synchronize();
-  }
-};
-
-namespace {
-
-hearth_work* started(const hearth_group& group, c10::intrusive_ptr<c10d::Work> work,
-                     Tensors tensors, int64_t divisor = 1) {
-  return new hearth_work{std::move(work), group.aborted, std::move(tensors), divisor,
-                         !group.is_gloo(), group.timeout};
-}
-
-// What `op` becomes on this backend, and by what the result is to be divided.
-std::pair<c10d::ReduceOp, int64_t> supported(const hearth_group& group, int32_t op) {
-  if (op == HEARTH_AVG && group.is_gloo()) {
-    return {c10d::ReduceOp::SUM, group.backend->getSize()};
-  }
-  return {reduce_op(op), 1};
 }
 
 } // namespace
@@ -168,24 +99,14 @@ int32_t hearth_group_nccl(hearth_store* store, int32_t rank, int32_t size, int32
 int32_t hearth_group_all_reduce(hearth_group* group, const at::Tensor* tensor, int32_t op,
                                 hearth_work** out, char** message) {
   return guarded(message, [&] {
-    const auto [reduce, divisor] = supported(*group, op);
-    c10d::AllreduceOptions options;
-    options.reduceOp = reduce;
-    options.timeout = group->timeout;
-    Tensors tensors{*tensor};
-    *out = started(*group, group->backend->allreduce(tensors, options), tensors, divisor);
+    *out = new hearth_work(hearth::all_reduce(*group, *tensor, op));
   });
 }
 
 int32_t hearth_group_all_gather(hearth_group* group, const at::Tensor* output,
                                 const at::Tensor* input, hearth_work** out, char** message) {
   return guarded(message, [&] {
-    c10d::AllgatherOptions options;
-    options.timeout = group->timeout;
-    // Flat, because Gloo wants the parts' shape to be the input's.
-    at::Tensor whole = output->flatten();
-    at::Tensor part = input->flatten();
-    *out = started(*group, group->backend->_allgather_base(whole, part, options), {whole, part});
+    *out = new hearth_work(hearth::all_gather(*group, *output, *input));
   });
 }
 
@@ -193,14 +114,7 @@ int32_t hearth_group_reduce_scatter(hearth_group* group, const at::Tensor* outpu
                                     const at::Tensor* input, int32_t op, hearth_work** out,
                                     char** message) {
   return guarded(message, [&] {
-    const auto [reduce, divisor] = supported(*group, op);
-    c10d::ReduceScatterOptions options;
-    options.reduceOp = reduce;
-    options.timeout = group->timeout;
-    at::Tensor part = output->flatten();
-    at::Tensor whole = input->flatten();
-    *out = started(*group, group->backend->_reduce_scatter_base(part, whole, options),
-                   {part, whole}, divisor);
+    *out = new hearth_work(hearth::reduce_scatter(*group, *output, *input, op));
   });
 }
 
@@ -211,7 +125,7 @@ int32_t hearth_group_broadcast(hearth_group* group, const at::Tensor* tensor, in
     options.rootRank = root;
     options.timeout = group->timeout;
     Tensors tensors{*tensor};
-    *out = started(*group, group->backend->broadcast(tensors, options), tensors);
+    *out = new hearth_work(started(*group, group->backend->broadcast(tensors, options), tensors));
   });
 }
 
@@ -234,7 +148,70 @@ int32_t hearth_group_barrier(hearth_group* group, hearth_work** out, char** mess
     if (!group->is_gloo()) {
       options.device = group->device;
     }
-    *out = started(*group, group->backend->barrier(options), {});
+    *out = new hearth_work(started(*group, group->backend->barrier(options), {}));
+  });
+}
+
+int32_t hearth_group_all_to_all(hearth_group* group, const at::Tensor* output,
+                                const at::Tensor* input, const int64_t* received,
+                                const int64_t* sent, hearth_work** out, char** message) {
+  return guarded(message, [&] {
+    const auto counts = [&](const int64_t* rows) {
+      return rows == nullptr ? std::vector<int64_t>()
+                             : std::vector<int64_t>(rows, rows + group->backend->getSize());
+    };
+    *out = new hearth_work(
+        hearth::all_to_all(*group, *output, *input, counts(received), counts(sent)));
+  });
+}
+
+int32_t hearth_group_reduce(hearth_group* group, const at::Tensor* tensor, int32_t op,
+                            int32_t root, hearth_work** out, char** message) {
+  return guarded(message, [&] {
+    const auto [reduce, divisor] = hearth::supported(*group, op);
+    c10d::ReduceOptions options;
+    options.reduceOp = reduce;
+    options.rootRank = root;
+    options.timeout = group->timeout;
+    Tensors tensors{*tensor};
+    *out = new hearth_work(
+        started(*group, group->backend->reduce(tensors, options), tensors, divisor));
+  });
+}
+
+int32_t hearth_group_gather(hearth_group* group, const at::Tensor* output, const at::Tensor* input,
+                            int32_t root, hearth_work** out, char** message) {
+  return guarded(message, [&] {
+    c10d::GatherOptions options;
+    options.rootRank = root;
+    options.timeout = group->timeout;
+    Tensors inputs{*input};
+    std::vector<Tensors> outputs;
+    Tensors held{*input};
+    if (output != nullptr) {
+      outputs.push_back(output->unbind(0));
+      held.push_back(*output);
+    }
+    *out = new hearth_work(
+        started(*group, group->backend->gather(outputs, inputs, options), std::move(held)));
+  });
+}
+
+int32_t hearth_group_scatter(hearth_group* group, const at::Tensor* output, const at::Tensor* input,
+                             int32_t root, hearth_work** out, char** message) {
+  return guarded(message, [&] {
+    c10d::ScatterOptions options;
+    options.rootRank = root;
+    options.timeout = group->timeout;
+    Tensors outputs{*output};
+    std::vector<Tensors> inputs;
+    Tensors held{*output};
+    if (input != nullptr) {
+      inputs.push_back(input->unbind(0));
+      held.push_back(*input);
+    }
+    *out = new hearth_work(
+        started(*group, group->backend->scatter(outputs, inputs, options), std::move(held)));
   });
 }
 
@@ -242,7 +219,7 @@ int32_t hearth_group_send(hearth_group* group, const at::Tensor* tensor, int32_t
                           hearth_work** out, char** message) {
   return guarded(message, [&] {
     Tensors tensors{*tensor};
-    *out = started(*group, group->backend->send(tensors, to, tag), tensors);
+    *out = new hearth_work(started(*group, group->backend->send(tensors, to, tag), tensors));
   });
 }
 
@@ -250,7 +227,7 @@ int32_t hearth_group_recv(hearth_group* group, const at::Tensor* tensor, int32_t
                           hearth_work** out, char** message) {
   return guarded(message, [&] {
     Tensors tensors{*tensor};
-    *out = started(*group, group->backend->recv(tensors, from, tag), tensors);
+    *out = new hearth_work(started(*group, group->backend->recv(tensors, from, tag), tensors));
   });
 }
 

@@ -1,5 +1,6 @@
 // DDP's Reducer: averages gradients over ranks, bucket by bucket, from hooks
 // that run as backward makes each gradient.
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <numeric>
@@ -60,19 +61,16 @@ int32_t hearth_reducer_prepare(hearth_reducer* reducer, const at::Tensor* const*
                  [&] { reducer->inner->prepare_for_backward(tensor_list(outputs, count)); });
 }
 
-int32_t hearth_reducer_backward(hearth_reducer* reducer, const at::Tensor* loss, char** message) {
+int32_t hearth_reducer_backward(hearth_reducer* reducer, const at::Tensor* const* outputs,
+                                const at::Tensor* const* gradients, size_t count, char** message) {
   return guarded(message, [&] {
     hearth::unless_aborted(*reducer->aborted, [&] {
-      loss->backward();
+      torch::autograd::backward(tensor_list(outputs, count), tensor_list(gradients, count));
       // A parameter that took no part leaves its bucket, and thus the average,
       // unfinished; c10d would tell only at the next step.
       reducer->inner->check_finalized();
     });
   });
-}
-
-int32_t hearth_backward(const at::Tensor* loss, char** message) {
-  return guarded(message, [&] { loss->backward(); });
 }
 
 void hearth_reducer_free(hearth_reducer* reducer) {

@@ -30,8 +30,21 @@ struct hearth_group;
 struct hearth_abort;
 struct hearth_work;
 struct hearth_reducer;
+struct hearth_checkpoint;
 
 extern "C" {
+// Callbacks give a status and, unless it is HEARTH_OK, a message made with
+// hearth_message_new. They do not unwind. A `user` is dropped once, by its
+// hearth_drop, by whatever thread lets go of it last.
+typedef void (*hearth_drop)(const void* user);
+typedef int32_t (*hearth_recompute)(const void* user, const at::Tensor* const* inputs,
+                                    size_t count, char** message);
+// Gives null, or in `*replacement` a tensor that the shim then owns.
+typedef int32_t (*hearth_on_gradient)(const void* user, const at::Tensor* tensor,
+                                      at::Tensor** replacement, char** message);
+
+// A copy that hearth_message_free frees; null where memory is out.
+char* hearth_message_new(const char* text);
 void hearth_message_free(char* message);
 
 // --- store.cpp -------------------------------------------------------------
@@ -74,6 +87,19 @@ int32_t hearth_group_broadcast_coalesced(hearth_group* group, const at::Tensor* 
                                          size_t count, size_t buffer_bytes, int32_t root,
                                          char** message);
 int32_t hearth_group_barrier(hearth_group* group, hearth_work** out, char** message);
+// Rows of dimension 0: `sent[r]` go to rank r, `received[r]` come from it. Both
+// null: as many to and from each.
+int32_t hearth_group_all_to_all(hearth_group* group, const at::Tensor* output,
+                                const at::Tensor* input, const int64_t* received,
+                                const int64_t* sent, hearth_work** out, char** message);
+int32_t hearth_group_reduce(hearth_group* group, const at::Tensor* tensor, int32_t op,
+                            int32_t root, hearth_work** out, char** message);
+// `output` [size, ..] on the root, null elsewhere.
+int32_t hearth_group_gather(hearth_group* group, const at::Tensor* output, const at::Tensor* input,
+                            int32_t root, hearth_work** out, char** message);
+// `input` [size, ..] on the root, null elsewhere.
+int32_t hearth_group_scatter(hearth_group* group, const at::Tensor* output, const at::Tensor* input,
+                             int32_t root, hearth_work** out, char** message);
 int32_t hearth_group_send(hearth_group* group, const at::Tensor* tensor, int32_t to, int32_t tag,
                           hearth_work** out, char** message);
 int32_t hearth_group_recv(hearth_group* group, const at::Tensor* tensor, int32_t from, int32_t tag,
@@ -90,6 +116,24 @@ int32_t hearth_work_wait(hearth_work* work, char** message);
 bool hearth_work_done(const hearth_work* work);
 void hearth_work_free(hearth_work* work);
 
+// --- differentiable.cpp ----------------------------------------------------
+// Forward / backward, along dimension `dim` where parts are cut or joined.
+enum {
+  HEARTH_COPY = 0,        // identity / sum over ranks
+  HEARTH_REDUCE = 1,      // sum over ranks / identity
+  HEARTH_GATHER_SUM = 2,  // all ranks' parts / this rank's part of the sum
+  HEARTH_SCATTER_SUM = 3, // this rank's part of the sum / all ranks' parts
+  HEARTH_SPLIT = 4,       // this rank's part / all ranks' parts
+  HEARTH_JOIN = 5,        // all ranks' parts / this rank's part
+};
+int32_t hearth_group_differentiable(const hearth_group* group, int32_t pair,
+                                    const at::Tensor* input, int64_t dim, at::Tensor** out,
+                                    char** message);
+// All-to-all both ways, with rows as for hearth_group_all_to_all, neither null.
+int32_t hearth_group_exchange(const hearth_group* group, const at::Tensor* input,
+                              const int64_t* received, const int64_t* sent, at::Tensor** out,
+                              char** message);
+
 // --- reducer.cpp -----------------------------------------------------------
 struct hearth_reducer_options {
   size_t bucket_bytes;
@@ -104,19 +148,79 @@ size_t hearth_reducer_buckets(const hearth_reducer* reducer);
 int32_t hearth_reducer_prepare(hearth_reducer* reducer, const at::Tensor* const* outputs,
                                size_t count, char** message);
 // After hearth_reducer_prepare: fails if a gradient was left unreduced.
-int32_t hearth_reducer_backward(hearth_reducer* reducer, const at::Tensor* loss, char** message);
-int32_t hearth_backward(const at::Tensor* loss, char** message);
+// The lists are those of hearth_backward.
+int32_t hearth_reducer_backward(hearth_reducer* reducer, const at::Tensor* const* outputs,
+                                const at::Tensor* const* gradients, size_t count, char** message);
 void hearth_reducer_free(hearth_reducer* reducer);
+
+// --- autograd.cpp ----------------------------------------------------------
+// Both lists hold `count` entries; a null gradient stands for 1 of a scalar.
+int32_t hearth_backward(const at::Tensor* const* outputs, const at::Tensor* const* gradients,
+                        size_t count, bool keep_graph, char** message);
+struct hearth_grad_options {
+  bool keep_graph, create_graph, allow_unused;
+};
+// `results` has room for `input_count` tensors; of an unused input it is null.
+int32_t hearth_grad(const at::Tensor* const* outputs, const at::Tensor* const* gradients,
+                    size_t count, const at::Tensor* const* inputs, size_t input_count,
+                    const hearth_grad_options* options, at::Tensor** results, char** message);
+// Takes `user` over, also when it fails.
+int32_t hearth_hook_gradient(const at::Tensor* tensor, hearth_on_gradient callback,
+                             hearth_drop drop, const void* user, uint32_t* position,
+                             char** message);
+int32_t hearth_hook_gradient_remove(const at::Tensor* tensor, uint32_t position, char** message);
+// As above. At most one a tensor.
+int32_t hearth_hook_accumulated(const at::Tensor* tensor, hearth_on_gradient callback,
+                                hearth_drop drop, const void* user, char** message);
+int32_t hearth_hook_accumulated_remove(const at::Tensor* tensor, char** message);
+struct hearth_autocast {
+  int32_t device_type; // c10::DeviceType: 0 CPU, 1 CUDA
+  bool enabled;
+  int8_t kind; // c10::ScalarType
+};
+// Puts `state` in force and what was before in its place.
+int32_t hearth_autocast_enter(hearth_autocast* state, char** message);
+int32_t hearth_autocast_exit(const hearth_autocast* before, char** message);
+
+// --- checkpoint.cpp --------------------------------------------------------
+// From here to hearth_checkpoint_end, in this thread, the graph keeps nothing of
+// what it would save; backward has `callback` make it anew from `inputs`.
+// `*out` is null, and `user` still the caller's, where nothing is recorded: in
+// another checkpoint, or without gradients. Takes `user` over otherwise, unless
+// it fails.
+int32_t hearth_checkpoint_begin(hearth_recompute callback, hearth_drop drop, const void* user,
+                                const at::Tensor* const* inputs, size_t count,
+                                hearth_checkpoint** out, char** message);
+void hearth_checkpoint_end(hearth_checkpoint* checkpoint);
+
+// --- storage.cpp -----------------------------------------------------------
+int32_t hearth_storage_release(const at::Tensor* tensor, char** message);
+int32_t hearth_storage_restore(const at::Tensor* tensor, char** message);
+// Bytes in memory: 0 of a released storage.
+int32_t hearth_storage_bytes(const at::Tensor* tensor, size_t* bytes, char** message);
+// to[i].copy_(from[i]), which autograd does not notice.
+int32_t hearth_refill(const at::Tensor* const* to, const at::Tensor* const* from, size_t count,
+                      char** message);
 
 // --- ops.cpp ---------------------------------------------------------------
 struct hearth_adamw {
   double learning_rate, beta1, beta2, eps, weight_decay;
 };
-// The five lists hold `count` tensors each.
+// The lists hold `count` tensors each. `copies`, which may be null, are of the
+// parameters, in another kind; then gradients may be in that kind, too.
 int32_t hearth_fused_adamw(const hearth_adamw* hyper, const at::Tensor* const* parameters,
                            const at::Tensor* const* gradients, const at::Tensor* const* exp_avgs,
                            const at::Tensor* const* exp_avg_sqs, const at::Tensor* const* steps,
-                           size_t count, char** message);
+                           const at::Tensor* const* copies, size_t count, char** message);
+struct hearth_sgd {
+  double learning_rate, momentum, dampening, weight_decay;
+  bool nesterov, first_step;
+};
+int32_t hearth_fused_sgd(const hearth_sgd* hyper, const at::Tensor* const* parameters,
+                         const at::Tensor* const* gradients, size_t count,
+                         const at::Tensor* const* velocities, size_t velocity_count,
+                         char** message);
+int32_t hearth_zero(const at::Tensor* const* tensors, size_t count, char** message);
 int32_t hearth_total_norm(const at::Tensor* const* tensors, size_t count, double* norm,
                           char** message);
 int32_t hearth_scale(const at::Tensor* const* tensors, size_t count, double factor,

@@ -28,6 +28,12 @@ struct Aborted : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A callback into Rust failed: its status and words go through as they are.
+struct Told : std::runtime_error {
+  int32_t status;
+  Told(int32_t status, const std::string& text) : std::runtime_error(text), status(status) {}
+};
+
 // c10d and Gloo tell a late peer from a lost one by the exception's type in some
 // places and by its words only in others, so both are looked at. The words are
 // those of libtorch 2.11; tests/faults.rs fails when they change.
@@ -60,6 +66,9 @@ int32_t guarded(char** message, Body&& body) noexcept {
   try {
     body();
     return HEARTH_OK;
+  } catch (const Told& error) {
+    *message = copy_text(error.what());
+    return error.status;
   } catch (const Unavailable& error) {
     *message = copy_text(error.what());
     return HEARTH_UNAVAILABLE;
@@ -93,11 +102,22 @@ void unless_aborted(const std::atomic<bool>& aborted, Body&& body) {
   }
 }
 
+// Throws what a callback into Rust told, unless it went well.
+inline void heed(int32_t status, char* message) {
+  if (status == HEARTH_OK) {
+    return;
+  }
+  const std::string text(message == nullptr ? "a callback failed" : message);
+  std::free(message);
+  throw Told(status, text);
+}
+
+// A null pointer in the list is an undefined tensor.
 inline std::vector<at::Tensor> tensor_list(const at::Tensor* const* tensors, size_t count) {
   std::vector<at::Tensor> list;
   list.reserve(count);
   for (size_t i = 0; i < count; ++i) {
-    list.push_back(*tensors[i]);
+    list.push_back(tensors[i] == nullptr ? at::Tensor() : *tensors[i]);
   }
   return list;
 }

@@ -2,3 +2,6 @@
 #include "ops.cpp"
 #include "qlinear.cpp"
 #include "backend.cpp"
+#include "autograd.cpp"
+#include "checkpoint.cpp"
+#include "storage.cpp"

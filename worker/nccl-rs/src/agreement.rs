@@ -17,6 +17,8 @@ use crate::tensor::KINDS;
 /// for each of them.
 pub(crate) const WORDS: usize = 16;
 const HEADER: usize = 4;
+/// The code of a reduce, to which the reduction's own is added.
+const REDUCE: i64 = 32;
 const MAX_DIMS: usize = WORDS - HEADER;
 
 /// The operations that ranks must call alike.
@@ -33,6 +35,19 @@ pub(crate) enum Operation {
         root: usize,
     },
     Barrier,
+    AllToAll,
+    /// Of unlike numbers of rows: the shape is that of one row.
+    AllToAllRows,
+    Reduce {
+        op: ReduceOp,
+        root: usize,
+    },
+    Gather {
+        root: usize,
+    },
+    Scatter {
+        root: usize,
+    },
     /// Between two ranks; `tag` is the user's.
     Message {
         tag: u16,
@@ -59,6 +74,11 @@ impl fmt::Display for Call {
             Operation::Broadcast { root } => write!(f, "broadcast from rank {root}")?,
             Operation::BroadcastAll { root } => write!(f, "broadcast_all from rank {root}")?,
             Operation::Barrier => return write!(f, "barrier"),
+            Operation::AllToAll => write!(f, "all_to_all")?,
+            Operation::AllToAllRows => write!(f, "all_to_all_rows")?,
+            Operation::Reduce { op, root } => write!(f, "reduce {op:?} to rank {root}")?,
+            Operation::Gather { root } => write!(f, "gather to rank {root}")?,
+            Operation::Scatter { root } => write!(f, "scatter from rank {root}")?,
             Operation::Message { tag } => write!(f, "message {tag}")?,
             Operation::Reducer => write!(f, "reducer")?,
         }
@@ -84,6 +104,13 @@ impl Call {
             )));
         }
         Ok(Self { operation, kind: Some(tensor.kind()), shape })
+    }
+
+    /// A call on rows of a tensor, of which ranks have different numbers.
+    pub(crate) fn on_rows(operation: Operation, tensor: &Tensor) -> Result<Self> {
+        let mut call = Self::on(operation, tensor)?;
+        call.shape.drain(..call.shape.len().min(1));
+        Ok(call)
     }
 
     /// A call on a list of tensors.
@@ -114,6 +141,11 @@ impl Call {
             Operation::Barrier => (6, 0),
             Operation::Message { tag } => (7, i64::from(tag)),
             Operation::Reducer => (8, 0),
+            Operation::AllToAll => (9, 0),
+            Operation::AllToAllRows => (10, 0),
+            Operation::Gather { root } => (11, count(root)),
+            Operation::Scatter { root } => (12, count(root)),
+            Operation::Reduce { op, root } => (REDUCE + i64::from(op.code()), count(root)),
         };
         let mut words = [0; WORDS];
         words[0] = operation;
@@ -136,7 +168,14 @@ impl Call {
             6 => Operation::Barrier,
             7 => Operation::Message { tag: u16::try_from(argument).ok()? },
             8 => Operation::Reducer,
-            _ => return None,
+            9 => Operation::AllToAll,
+            10 => Operation::AllToAllRows,
+            11 => Operation::Gather { root: argument },
+            12 => Operation::Scatter { root: argument },
+            code => {
+                let op = ReduceOp::from_code(code.checked_sub(REDUCE)?)?;
+                Operation::Reduce { op, root: argument }
+            }
         };
         let kind = usize::try_from(words[2]).ok().and_then(|code| KINDS.get(code).copied());
         let dims = usize::try_from(words[3]).ok().filter(|dims| *dims <= MAX_DIMS)?;
@@ -194,6 +233,11 @@ mod tests {
             Call::on(Operation::Message { tag: 9 }, &tensor).unwrap(),
             Call::on_all(Operation::Reducer, &[&tensor, &tensor]),
             Call::bare(Operation::Barrier),
+            Call::on(Operation::AllToAll, &tensor).unwrap(),
+            Call::on_rows(Operation::AllToAllRows, &tensor).unwrap(),
+            Call::on(Operation::Reduce { op: ReduceOp::Min, root: 2 }, &tensor).unwrap(),
+            Call::on(Operation::Gather { root: 1 }, &tensor).unwrap(),
+            Call::on(Operation::Scatter { root: 1 }, &tensor).unwrap(),
         ] {
             assert_eq!(Call::decode(&call.encode()).as_ref(), Some(&call), "{call}");
         }

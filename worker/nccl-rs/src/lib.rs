@@ -1,7 +1,7 @@
 //! libtorch's c10d for Rust: the [store](TcpStore) over which ranks meet, the
 //! [process groups](ProcessGroup) in which they talk (Gloo between CPUs, NCCL
-//! between GPUs), [DDP's reducer](Reducer), and the operators that tch lacks
-//! ([`ops`], [`qlinear`]).
+//! between GPUs), [DDP's reducer](Reducer), what tch lacks of [`autograd`], and the
+//! operators that it lacks ([`ops`], [`qlinear`], [`storage`]).
 //!
 //! Three layers. `cpp/` wraps the C++ in functions that give a status and a
 //! message, and lets no exception out. `sys` declares these. Everything else is
@@ -28,14 +28,17 @@
 #![expect(unsafe_code, reason = "FFI")]
 
 mod agreement;
+pub mod autograd;
 pub mod cuda;
 mod error;
 mod group;
 mod interface;
+mod mesh;
 pub mod ops;
 pub mod qlinear;
 mod reduce_op;
 mod reducer;
+pub mod storage;
 mod store;
 mod sys;
 mod tensor;
@@ -44,6 +47,7 @@ mod work;
 pub use error::{Error, Result};
 pub use group::{AbortHandle, Backend, GroupOptions, ProcessGroup};
 pub use interface::Interface;
+pub use mesh::{Mesh, Transport};
 pub use reduce_op::ReduceOp;
 pub use reducer::{Reducer, ReducerOptions};
 pub use store::{StoreOptions, TcpStore};

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use tch::Tensor;
 
 use crate::agreement::{Call, Operation};
+use crate::autograd::{self, gate, seeds};
 use crate::error::{Error, Result, c_text, checked, created};
 use crate::group::ProcessGroup;
 use crate::sys;
@@ -120,11 +121,33 @@ impl Reducer {
     /// averages the sums over ranks. When it returns, every rank holds the same
     /// gradients.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        self.prepare_for_backward(&[loss])?;
-        let outcome = checked("backward with gradient reduction", |message| {
-            // SAFETY: `raw` lives until Drop; libtorch checks that `loss` is a
-            // scalar with a graph.
-            unsafe { sys::hearth_reducer_backward(self.raw.as_ptr(), loss.as_ptr(), message) }
+        self.backward_from(&[loss], &[None])
+    }
+
+    /// [`Self::backward`] from the outputs of a pipeline's stage, given the loss's
+    /// gradients by them as for [`autograd::backward`](crate::autograd::backward()).
+    pub fn backward_from(
+        &mut self,
+        outputs: &[&Tensor],
+        gradients: &[Option<&Tensor>],
+    ) -> Result<()> {
+        const OPERATION: &str = "backward with gradient reduction";
+        let seeds = seeds(OPERATION, outputs, gradients)?;
+        self.prepare_for_backward(outputs)?;
+        let list = pointers(outputs.iter().copied());
+        let _waiting = gate::wait_in_backward();
+        let outcome = checked(OPERATION, |message| {
+            // SAFETY: `raw` lives until Drop; both lists hold `list.len()` entries;
+            // libtorch checks the rest.
+            unsafe {
+                sys::hearth_reducer_backward(
+                    self.raw.as_ptr(),
+                    list.as_ptr(),
+                    seeds.as_ptr(),
+                    list.len(),
+                    message,
+                )
+            }
         });
         self.broken = outcome.is_err();
         outcome
@@ -134,10 +157,7 @@ impl Reducer {
     /// all micro-batches of an accumulation but its last. (DDP's `no_sync`.)
     pub fn backward_no_sync(&mut self, loss: &Tensor) -> Result<()> {
         self.ensure_whole()?;
-        checked("backward", |message| {
-            // SAFETY: libtorch checks that `loss` is a scalar with a graph.
-            unsafe { sys::hearth_backward(loss.as_ptr(), message) }
-        })
+        autograd::backward(&[loss], &[None], false)
     }
 
     /// Has the next backward from `outputs`, run by other means than

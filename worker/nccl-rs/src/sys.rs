@@ -1,7 +1,7 @@
 //! Declarations of `cpp/shim.h`, which says what each function does.
 //! Nothing here is safe to call without the checks of the owning module.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 
 use torch_sys::C_tensor;
 
@@ -9,6 +9,7 @@ pub(crate) const OK: i32 = 0;
 pub(crate) const TIMEOUT: i32 = 1;
 pub(crate) const PEER_LOST: i32 = 2;
 pub(crate) const UNAVAILABLE: i32 = 3;
+pub(crate) const FAILED: i32 = 4;
 
 /// Declares types that only C++ sees into.
 macro_rules! opaque {
@@ -20,13 +21,42 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(Store Group Abort Work Reducer);
+opaque!(Store Group Abort Work Reducer Checkpoint);
 
 /// A list of tensors: `count` pointers.
 pub(crate) type Tensors = *const *const C_tensor;
 
 /// Where a failed call leaves its message.
 pub(crate) type Message = *mut *mut c_char;
+
+pub(crate) type Drop = unsafe extern "C" fn(user: *const c_void);
+pub(crate) type Recompute = unsafe extern "C" fn(
+    user: *const c_void,
+    inputs: Tensors,
+    count: usize,
+    message: Message,
+) -> i32;
+pub(crate) type OnGradient = unsafe extern "C" fn(
+    user: *const c_void,
+    tensor: *const C_tensor,
+    replacement: *mut *mut C_tensor,
+    message: Message,
+) -> i32;
+
+#[repr(C)]
+pub(crate) struct GradOptions {
+    pub(crate) keep_graph: bool,
+    pub(crate) create_graph: bool,
+    pub(crate) allow_unused: bool,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Autocast {
+    pub(crate) device_type: i32,
+    pub(crate) enabled: bool,
+    pub(crate) kind: i8,
+}
 
 #[repr(C)]
 pub(crate) struct ReducerOptions {
@@ -45,7 +75,18 @@ pub(crate) struct AdamW {
     pub(crate) weight_decay: f64,
 }
 
+#[repr(C)]
+pub(crate) struct Sgd {
+    pub(crate) learning_rate: f64,
+    pub(crate) momentum: f64,
+    pub(crate) dampening: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) nesterov: bool,
+    pub(crate) first_step: bool,
+}
+
 unsafe extern "C" {
+    pub(crate) fn hearth_message_new(text: *const c_char) -> *mut c_char;
     pub(crate) fn hearth_message_free(message: *mut c_char);
 
     pub(crate) fn hearth_store_open(
@@ -164,6 +205,39 @@ unsafe extern "C" {
         out: *mut *mut Work,
         message: Message,
     ) -> i32;
+    pub(crate) fn hearth_group_all_to_all(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        received: *const i64,
+        sent: *const i64,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_reduce(
+        group: *mut Group,
+        tensor: *const C_tensor,
+        op: i32,
+        root: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_gather(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        root: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_scatter(
+        group: *mut Group,
+        output: *const C_tensor,
+        input: *const C_tensor,
+        root: i32,
+        out: *mut *mut Work,
+        message: Message,
+    ) -> i32;
     pub(crate) fn hearth_group_send(
         group: *mut Group,
         tensor: *const C_tensor,
@@ -191,6 +265,23 @@ unsafe extern "C" {
     pub(crate) fn hearth_work_done(work: *const Work) -> bool;
     pub(crate) fn hearth_work_free(work: *mut Work);
 
+    pub(crate) fn hearth_group_differentiable(
+        group: *const Group,
+        pair: i32,
+        input: *const C_tensor,
+        dim: i64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_group_exchange(
+        group: *const Group,
+        input: *const C_tensor,
+        received: *const i64,
+        sent: *const i64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+
     pub(crate) fn hearth_reducer_new(
         parameters: Tensors,
         names: *const *const c_char,
@@ -209,11 +300,73 @@ unsafe extern "C" {
     ) -> i32;
     pub(crate) fn hearth_reducer_backward(
         reducer: *mut Reducer,
-        loss: *const C_tensor,
+        outputs: Tensors,
+        gradients: Tensors,
+        count: usize,
         message: Message,
     ) -> i32;
-    pub(crate) fn hearth_backward(loss: *const C_tensor, message: Message) -> i32;
     pub(crate) fn hearth_reducer_free(reducer: *mut Reducer);
+
+    pub(crate) fn hearth_backward(
+        outputs: Tensors,
+        gradients: Tensors,
+        count: usize,
+        keep_graph: bool,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_grad(
+        outputs: Tensors,
+        gradients: Tensors,
+        count: usize,
+        inputs: Tensors,
+        input_count: usize,
+        options: *const GradOptions,
+        results: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_hook_gradient(
+        tensor: *const C_tensor,
+        callback: OnGradient,
+        drop: Drop,
+        user: *const c_void,
+        position: *mut u32,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_hook_gradient_remove(
+        tensor: *const C_tensor,
+        position: u32,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_hook_accumulated(
+        tensor: *const C_tensor,
+        callback: OnGradient,
+        drop: Drop,
+        user: *const c_void,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_hook_accumulated_remove(tensor: *const C_tensor, message: Message) -> i32;
+    pub(crate) fn hearth_autocast_enter(state: *mut Autocast, message: Message) -> i32;
+    pub(crate) fn hearth_autocast_exit(before: *const Autocast, message: Message) -> i32;
+
+    pub(crate) fn hearth_checkpoint_begin(
+        callback: Recompute,
+        drop: Drop,
+        user: *const c_void,
+        inputs: Tensors,
+        count: usize,
+        out: *mut *mut Checkpoint,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_checkpoint_end(checkpoint: *mut Checkpoint);
+
+    pub(crate) fn hearth_storage_release(tensor: *const C_tensor, message: Message) -> i32;
+    pub(crate) fn hearth_storage_restore(tensor: *const C_tensor, message: Message) -> i32;
+    pub(crate) fn hearth_storage_bytes(
+        tensor: *const C_tensor,
+        bytes: *mut usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_refill(to: Tensors, from: Tensors, count: usize, message: Message) -> i32;
 
     pub(crate) fn hearth_fused_adamw(
         hyper: *const AdamW,
@@ -222,9 +375,20 @@ unsafe extern "C" {
         exp_avgs: Tensors,
         exp_avg_sqs: Tensors,
         steps: Tensors,
+        copies: Tensors,
         count: usize,
         message: Message,
     ) -> i32;
+    pub(crate) fn hearth_fused_sgd(
+        hyper: *const Sgd,
+        parameters: Tensors,
+        gradients: Tensors,
+        count: usize,
+        velocities: Tensors,
+        velocity_count: usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_zero(tensors: Tensors, count: usize, message: Message) -> i32;
     pub(crate) fn hearth_total_norm(
         tensors: Tensors,
         count: usize,

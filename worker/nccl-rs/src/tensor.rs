@@ -28,9 +28,12 @@ pub(crate) fn device_of(operation: &'static str, first: &Tensor) -> Result<Devic
 
 const UNDEFINED: &str = "the tensor is undefined (a parameter that has no gradient?)";
 
-/// `tensor` is defined, dense, contiguous and on `device`: its elements are one
-/// run of memory that C++ may read and write.
-pub(crate) fn ensure_dense(operation: &'static str, tensor: &Tensor, device: Device) -> Result<()> {
+/// `tensor` is defined, dense and on `device`.
+pub(crate) fn ensure_strided(
+    operation: &'static str,
+    tensor: &Tensor,
+    device: Device,
+) -> Result<()> {
     let refuse = |detail: String| Err(Error::InvalidTensor { operation, detail });
     if !tensor.defined() {
         return refuse(UNDEFINED.to_owned());
@@ -41,13 +44,21 @@ pub(crate) fn ensure_dense(operation: &'static str, tensor: &Tensor, device: Dev
     if tensor.device() != device {
         return refuse(format!("the tensor is on {:?}, not {device:?}", tensor.device()));
     }
-    if !tensor.is_contiguous() {
-        return refuse(format!(
-            "the tensor of shape {:?} is not contiguous; call contiguous() first",
-            tensor.size()
-        ));
-    }
     Ok(())
+}
+
+/// [`ensure_strided`], and contiguous: its elements are one run of memory that C++
+/// may read and write.
+pub(crate) fn ensure_dense(operation: &'static str, tensor: &Tensor, device: Device) -> Result<()> {
+    ensure_strided(operation, tensor, device)?;
+    if tensor.is_contiguous() {
+        return Ok(());
+    }
+    let detail = format!(
+        "the tensor of shape {:?} is not contiguous; call contiguous() first",
+        tensor.size()
+    );
+    Err(Error::InvalidTensor { operation, detail })
 }
 
 /// [`ensure_dense`], and of an element type that can be sent.

@@ -142,7 +142,7 @@ impl ProcessGroup {
         Work::new(raw, "barrier".to_owned(), ()).wait()
     }
 
-    fn ensure_reducible(
+    pub(super) fn ensure_reducible(
         &self,
         operation: &'static str,
         tensor: &Tensor,

@@ -2,7 +2,10 @@
 
 mod abort;
 mod collectives;
+mod differentiable;
 mod messages;
+mod rooted;
+mod rows;
 
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -1,9 +1,12 @@
 //! Real ranks in processes of their own, over Gloo on the loopback interface,
 //! and the operators against plain tensor code.
 
+mod autograd;
+mod checkpoint;
 mod collectives;
 mod faults;
 mod ops;
+mod parallel;
 mod qlinear;
 mod ranks;
 mod reducer;

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 use nccl_rs::Error;
-use nccl_rs::ops::{AdamW, AdamWLists, clip_grad_norm_, cpu_capability, fused_adamw_, total_norm};
+use nccl_rs::ops::{
+    AdamW, AdamWLists, Sgd, SgdLists, clip_grad_norm_, cpu_capability, fused_adamw_,
+    fused_adamw_masters_, fused_sgd_, total_norm, zero_,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::ranks::assert_close;
@@ -111,6 +114,105 @@ fn fused_adamw_refuses_what_it_cannot_do() -> Result<()> {
     ensure!(error.to_string().contains("BFloat16"), "{error}");
     // Nothing was touched.
     ensure!(state.steps.iter().all(|step| step.double_value(&[]).abs() < f64::EPSILON));
+    Ok(())
+}
+
+#[test]
+fn masters_step_as_f32_and_copies_follow() -> Result<()> {
+    for kind in [Kind::BFloat16, Kind::Half, Kind::Float] {
+        let masters = State::new(Kind::Float);
+        let plain = State::new(Kind::Float);
+        let copy_kind = if kind == Kind::Half { Kind::Half } else { Kind::BFloat16 };
+        let copies: Vec<Tensor> =
+            masters.parameters.iter().map(|master| master.to_kind(copy_kind)).collect();
+        for step in 1..=5 {
+            let gradients: Vec<Tensor> = masters
+                .parameters
+                .iter()
+                .map(|parameter| (parameter * f64::from(step)).cos().to_kind(kind))
+                .collect();
+            let lists = AdamWLists {
+                parameters: &masters.parameters,
+                gradients: &gradients,
+                exp_avgs: &masters.exp_avgs,
+                exp_avg_sqs: &masters.exp_avg_sqs,
+                steps: &masters.steps,
+            };
+            fused_adamw_masters_(&HYPER, &lists, &copies)?;
+            let cast: Vec<Tensor> = gradients.iter().map(|g| g.to_kind(Kind::Float)).collect();
+            plain.fused_step(&cast)?;
+        }
+        ensure!(masters.parameters == plain.parameters);
+        let rounded = masters.parameters.iter().map(|master| master.to_kind(copy_kind));
+        ensure!(rounded.zip(&copies).all(|(rounded, copy)| rounded == *copy));
+
+        let lists = AdamWLists {
+            parameters: &copies,
+            gradients: &copies,
+            exp_avgs: &copies,
+            exp_avg_sqs: &copies,
+            steps: &masters.steps,
+        };
+        let error = fused_adamw_masters_(&HYPER, &lists, &copies).unwrap_err();
+        ensure!(error.to_string().contains("its master is"), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn fused_sgd_equals_the_formula() -> Result<()> {
+    for (momentum, dampening, nesterov) in
+        [(0.0, 0.0, false), (0.9, 0.0, false), (0.9, 0.3, false), (0.9, 0.0, true)]
+    {
+        let hyper = Sgd { learning_rate: 0.05, momentum, dampening, weight_decay: 0.1, nesterov };
+        let parameters = State::new(Kind::Float).parameters;
+        let mut plain = State::new(Kind::Float).parameters;
+        let velocities: Vec<Tensor> = parameters.iter().map(Tensor::empty_like).collect();
+        let velocities = if momentum > 0.0 { velocities } else { Vec::new() };
+        let mut v: Vec<Tensor> = plain.iter().map(Tensor::zeros_like).collect();
+        for step in 0..6 {
+            let gradients: Vec<Tensor> =
+                parameters.iter().map(|p| (p * f64::from(step + 1)).cos()).collect();
+            let lists = SgdLists {
+                parameters: &parameters,
+                gradients: &gradients,
+                velocities: &velocities,
+            };
+            fused_sgd_(&hyper, &lists, step == 0)?;
+            for (i, gradient) in gradients.iter().enumerate() {
+                let g = gradient + &plain[i] * hyper.weight_decay;
+                v[i] = match step {
+                    0 => g.copy(),
+                    _ => &v[i] * momentum + &g * (1.0 - dampening),
+                };
+                let direction = if nesterov { g + &v[i] * momentum } else { v[i].copy() };
+                plain[i] = &plain[i] - direction * hyper.learning_rate;
+            }
+        }
+        for (have, want) in parameters.iter().zip(&plain) {
+            assert_close(have, want, 1e-5)?;
+        }
+    }
+    let hyper = Sgd {
+        learning_rate: 0.1,
+        momentum: 0.0,
+        dampening: 0.0,
+        weight_decay: 0.0,
+        nesterov: true,
+    };
+    let lists = SgdLists { parameters: &[], gradients: &[], velocities: &[] };
+    ensure!(matches!(fused_sgd_(&hyper, &lists, true), Err(Error::InvalidArgument(_))));
+    Ok(())
+}
+
+#[test]
+fn zeroing_passes_over_what_is_undefined() -> Result<()> {
+    let tensors = [Tensor::ones([3], CPU), Tensor::new(), Tensor::ones([2, 2], CPU)];
+    zero_(&tensors)?;
+    ensure!(tensors[0] == Tensor::zeros([3], CPU) && tensors[2] == Tensor::zeros([2, 2], CPU));
+    zero_(&[Tensor::new()])?;
+    let outcome = zero_(&[Tensor::ones([2, 3], CPU).tr()]);
+    ensure!(matches!(outcome, Err(Error::InvalidTensor { .. })), "{outcome:?}");
     Ok(())
 }
 

@@ -1,0 +1,87 @@
+//! Operators over lists of tensors, which tch leaves out.
+
+mod adamw;
+mod sgd;
+
+use std::ffi::c_char;
+use std::ptr;
+
+use tch::Tensor;
+
+use crate::error::{Error, Result, checked, take_text};
+use crate::sys;
+use crate::tensor::{device_of, ensure_dense, pointers};
+
+pub use adamw::{AdamW, AdamWLists, fused_adamw_, fused_adamw_masters_};
+pub use sgd::{Sgd, SgdLists, fused_sgd_};
+
+/// The 2-norm of all tensors' elements together; 0 for none. They are of one
+/// device and floating-point kind.
+pub fn total_norm(tensors: &[Tensor]) -> Result<f64> {
+    let Some(first) = tensors.first() else { return Ok(0.0) };
+    let device = device_of("total_norm", first)?;
+    for tensor in tensors {
+        ensure_dense("total_norm", tensor, device)?;
+    }
+    let list = pointers(tensors);
+    let mut norm = 0.0;
+    checked("total_norm", |message| {
+        // SAFETY: `list` points to `tensors`, which were checked.
+        unsafe { sys::hearth_total_norm(list.as_ptr(), list.len(), &raw mut norm, message) }
+    })?;
+    Ok(norm)
+}
+
+/// Scales all gradients, in place, so that their [`total_norm`] is at most
+/// `max_norm`, as `torch.nn.utils.clip_grad_norm_` does; gives the norm before.
+///
+/// Gradients whose norm is not finite are left as they are, for the caller to
+/// skip the step.
+pub fn clip_grad_norm_(gradients: &[Tensor], max_norm: f64) -> Result<f64> {
+    let norm = total_norm(gradients)?;
+    let factor = max_norm / (norm + 1e-6);
+    if norm.is_finite() && factor < 1.0 {
+        let list = pointers(gradients);
+        checked("clip_grad_norm_", |message| {
+            // SAFETY: `list` points to `gradients`, which total_norm checked.
+            unsafe { sys::hearth_scale(list.as_ptr(), list.len(), factor, message) }
+        })?;
+    }
+    Ok(norm)
+}
+
+/// The CPU's vector instructions that libtorch's own kernels use: `AVX512`,
+/// `AVX2` or `DEFAULT`.
+pub fn cpu_capability() -> Result<String> {
+    let mut name: *mut c_char = ptr::null_mut();
+    checked("cpu_capability", |message| {
+        // SAFETY: both out-pointers are live.
+        unsafe { sys::hearth_cpu_capability(&raw mut name, message) }
+    })?;
+    Ok(take_text(name).unwrap_or_default())
+}
+
+/// Sets all elements of all tensors to 0, in place and without autograd. They are of
+/// one device; undefined ones, of parameters without a gradient, are passed over.
+pub fn zero_(tensors: &[Tensor]) -> Result<()> {
+    let defined = || tensors.iter().filter(|tensor| tensor.defined());
+    let Some(first) = defined().next() else { return Ok(()) };
+    for tensor in defined() {
+        ensure_dense("zero_", tensor, first.device())?;
+    }
+    let list = pointers(defined());
+    checked("zero_", |message| {
+        // SAFETY: `list` points to `tensors`, which were checked.
+        unsafe { sys::hearth_zero(list.as_ptr(), list.len(), message) }
+    })
+}
+
+fn ensure_lengths(operation: &str, count: usize, lists: &[&[Tensor]]) -> Result<()> {
+    match lists.iter().find(|list| list.len() != count) {
+        None => Ok(()),
+        Some(list) => Err(Error::InvalidArgument(format!(
+            "{operation}: lists of {count} and of {} tensors",
+            list.len()
+        ))),
+    }
+}
