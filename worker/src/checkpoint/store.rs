@@ -1,17 +1,17 @@
-//! The directory of checkpoints: save, find, load.
+//! The checkpoints of a job: find, load, write, complete, retain.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
+use super::manifest::{FORMAT_VERSION, FileEntry, Flaw, Manifest};
+use super::part::{Holders, Part};
 use super::retention::{Action, after_save};
-use super::shard;
+use super::storage::{self, Draft, Storage, step_name};
+use super::{restore, shard};
 use crate::error::Error;
-use crate::files::{sync_directory, write_synced};
-use crate::train::gang::Gang;
 use crate::train::state::TrainState;
 
 const STATE: &str = "state.json";
@@ -19,7 +19,7 @@ const STATE: &str = "state.json";
 /// `OUTPUT/checkpoints`.
 #[derive(Clone, Debug)]
 pub struct CheckpointStore {
-    directory: PathBuf,
+    storage: Arc<dyn Storage>,
     generation: u32,
 }
 
@@ -31,6 +31,7 @@ pub struct Checkpoint {
     /// Everything but tensors.
     pub state: TrainState,
     manifest: Manifest,
+    storage: Arc<dyn Storage>,
 }
 
 /// What a search for a checkpoint found.
@@ -52,42 +53,43 @@ pub struct Saved {
 }
 
 impl CheckpointStore {
-    /// The checkpoints of a job's output directory.
-    pub fn new(output: &Path, generation: u32) -> Self {
-        Self { directory: output.join("checkpoints"), generation }
+    /// The checkpoints of a job's output: a path, or `s3://BUCKET/PREFIX`.
+    pub fn at(output: &str, generation: u32) -> Result<Self, Error> {
+        Ok(Self::new(storage::from_uri(output)?, generation))
     }
 
-    /// The directory that holds all.
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// The checkpoints in `storage`.
+    pub fn new(storage: Arc<dyn Storage>, generation: u32) -> Self {
+        Self { storage, generation }
     }
 
-    /// Makes the directory and removes what interrupted saves left in it. To
-    /// be called by rank 0 before any rank saves.
+    /// The place that holds all.
+    pub fn place(&self) -> PathBuf {
+        self.storage.place("")
+    }
+
+    /// Makes the place and removes what interrupted saves left in it. To be
+    /// called by rank 0 before any rank saves.
     pub fn prepare(&self) -> Result<(), Error> {
-        let failed = |source| Error::Output { path: self.directory.clone(), source };
-        fs::create_dir_all(&self.directory).map_err(failed)?;
-        for entry in fs::read_dir(&self.directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.file_name().to_string_lossy().starts_with(".step-") {
-                fs::remove_dir_all(entry.path()).map_err(failed)?;
-            }
-        }
-        Ok(())
+        self.storage.prepare().map_err(|source| self.failed("", source))
     }
 
-    /// The newest checkpoint whose every file is as its manifest says.
+    /// The newest checkpoint whose every file is as its manifest says. Storage
+    /// that cannot be asked is an error: a good checkpoint must not be passed over.
     pub fn newest(&self) -> Result<Found, Error> {
         let mut found = Found::default();
-        let mut steps = self.steps()?;
+        let mut steps = self.storage.steps().map_err(|source| self.failed("", source))?;
         steps.sort_unstable();
         for step in steps.into_iter().rev() {
-            match self.open(step) {
+            match self.verified(step) {
                 Ok(checkpoint) => {
                     found.checkpoint = Some(checkpoint);
                     break;
                 }
-                Err(reason) => found.rejected.push((self.path(step), reason)),
+                Err(Flaw::Damaged(reason)) => found.rejected.push((self.path(step), reason)),
+                Err(Flaw::Unreachable { file, source }) => {
+                    return Err(self.failed(&format!("{}/{file}", step_name(step)), source));
+                }
             }
         }
         Ok(found)
@@ -96,182 +98,144 @@ impl CheckpointStore {
     /// Checks and opens the checkpoint of one step; the error says what is
     /// wrong with it.
     pub fn open(&self, step: u64) -> Result<Checkpoint, String> {
-        let path = self.path(step);
-        let manifest = Manifest::verify(&path, step)?;
-        let state = read_state(&path)?;
-        Ok(Checkpoint { path, state, manifest })
+        self.verified(step).map_err(|flaw| match flaw {
+            Flaw::Damaged(reason) => reason,
+            Flaw::Unreachable { file, source } => format!("{file}: {source}"),
+        })
     }
 
     /// Opens a checkpoint that another rank has checked.
     pub fn open_checked(&self, step: u64) -> Result<Checkpoint, Error> {
-        let path = self.path(step);
-        let read = || {
-            let text = fs::read(path.join(MANIFEST)).map_err(|error| error.to_string())?;
-            let manifest = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-            Ok((manifest, read_state(&path)?))
-        };
-        match read() {
-            Ok((manifest, state)) => Ok(Checkpoint { path, state, manifest }),
-            Err(detail) => Err(Error::Checkpoint { path, detail }),
-        }
+        let opened = Manifest::read(&*self.storage, step).and_then(|it| self.opened(step, it));
+        opened.map_err(|flaw| match flaw {
+            Flaw::Damaged(detail) => Error::Checkpoint { path: self.path(step), detail },
+            Flaw::Unreachable { file, source } => {
+                self.failed(&format!("{}/{file}", step_name(step)), source)
+            }
+        })
     }
 
-    /// Saves a step. Every rank calls this with equal `tensors` and writes its
-    /// share; rank 0 completes the checkpoint and gets it back.
-    pub fn save(
+    fn verified(&self, step: u64) -> Result<Checkpoint, Flaw> {
+        self.opened(step, Manifest::verify(&*self.storage, step)?)
+    }
+
+    fn opened(&self, step: u64, manifest: Manifest) -> Result<Checkpoint, Flaw> {
+        let file = manifest
+            .files
+            .iter()
+            .find(|file| file.name.ends_with(STATE))
+            .ok_or_else(|| Flaw::Damaged(format!("{STATE}: is not in the manifest")))?;
+        let text = self
+            .storage
+            .read(&format!("{}/{}", step_name(step), file.name))
+            .map_err(|error| Flaw::reading(STATE, error))?;
+        let state = serde_json::from_slice(&text)
+            .map_err(|error| Flaw::Damaged(format!("{STATE}: {error}")))?;
+        let storage = Arc::clone(&self.storage);
+        Ok(Checkpoint { path: self.path(step), state, manifest, storage })
+    }
+
+    /// Writes a rank's shard of a checkpoint in the making.
+    pub fn write_shard(&self, step: u64, rank: usize, parts: &[Part]) -> Result<FileEntry, Error> {
+        let draft = self.draft(step);
+        let name = format!("rank-{rank}.safetensors");
+        let path = format!("{}/{name}", draft.directory);
+        let (bytes, hash) = shard::upload(&*self.storage, &path, parts)
+            .map_err(|source| self.failed(&path, source))?;
+        Ok(FileEntry::new(format!("{}{name}", draft.prefix), bytes, hash))
+    }
+
+    /// Makes a checkpoint of all ranks' shards, on rank 0. Its manifest is what
+    /// is written last.
+    pub fn complete(
         &self,
         state: &TrainState,
-        tensors: &[(String, Tensor)],
-        gang: &Gang,
-    ) -> Result<Option<Saved>, Error> {
-        let step = state.step;
-        let partial = self.directory.join(format!(".step-{step}.{}", self.generation));
-        let name = format!("rank-{}.safetensors", gang.rank());
-        let own = share_of(tensors, gang.rank(), gang.world_size());
-        let written = fs::create_dir_all(&partial)
-            .and_then(|()| shard::write(&partial.join(&name), &own, &[]))
-            .map_err(|source| Error::Output { path: partial.join(&name), source });
-        let key = |rank| format!("checkpoint/{step}/{rank}");
-        if !gang.leads() {
-            // Rank 0 must not wait for a shard that will never come.
-            let report = written.as_ref().map_err(Error::sentence).map(|(bytes, hash)| FileEntry {
-                name,
-                bytes: *bytes,
-                blake3: hash.to_hex().to_string(),
-            });
-            gang.tell(&key(gang.rank()), &encode_report(&report))?;
-            return written.map(|_| None);
+        world_size: usize,
+        mut files: Vec<FileEntry>,
+    ) -> Result<Saved, Error> {
+        let draft = self.draft(state.step);
+        let path = format!("{}/{STATE}", draft.directory);
+        let published = (|| {
+            let text = serde_json::to_vec_pretty(state)?;
+            let mut upload = self.storage.create(&path, text.len() as u64)?;
+            upload.write(&text)?;
+            upload.finish()?;
+            let name = format!("{}{STATE}", draft.prefix);
+            files.push(FileEntry::new(name, text.len() as u64, blake3::hash(&text)));
+            let manifest =
+                Manifest { format_version: FORMAT_VERSION, step: state.step, world_size, files };
+            self.storage.publish(&draft, &manifest.to_text()?)?;
+            Ok(manifest.bytes())
+        })();
+        match published {
+            Ok(bytes) => Ok(Saved { path: self.path(state.step), bytes }),
+            Err(source) => Err(self.failed(&step_name(state.step), source)),
         }
-        let (bytes, hash) = written?;
-        let mut files = vec![FileEntry { name, bytes, blake3: hash.to_hex().to_string() }];
-        for rank in 1..gang.world_size() {
-            let report = decode_report(&gang.read(&key(rank))?);
-            files.push(report.map_err(|detail| Error::Checkpoint {
-                path: partial.clone(),
-                detail: format!("rank {rank}: {detail}"),
-            })?);
-        }
-        let manifest =
-            Manifest { format_version: FORMAT_VERSION, step, world_size: gang.world_size(), files };
-        self.complete(&partial, state, manifest)
-            .map(Some)
-            .map_err(|source| Error::Output { path: self.path(step), source })
     }
 
     /// Removes what the retention rule gives up.
     pub fn retain(&self, keep: usize, best: Option<u64>) -> Result<(), Error> {
-        for Action::Delete(step) in after_save(&self.steps()?, keep, best) {
-            let path = self.path(step);
-            // Under another name first: a half removed directory is no checkpoint.
-            let doomed = self.directory.join(format!(".step-{step}.removed"));
-            fs::rename(&path, &doomed)
-                .and_then(|()| fs::remove_dir_all(&doomed))
-                .map_err(|source| Error::Output { path, source })?;
+        let steps = self.storage.steps().map_err(|source| self.failed("", source))?;
+        for Action::Delete(step) in after_save(&steps, keep, best) {
+            self.storage.remove(step).map_err(|source| self.failed(&step_name(step), source))?;
         }
         Ok(())
     }
 
-    fn complete(
-        &self,
-        partial: &Path,
-        state: &TrainState,
-        mut manifest: Manifest,
-    ) -> io::Result<Saved> {
-        write_synced(&partial.join(STATE), |out| Ok(serde_json::to_writer_pretty(out, state)?))?;
-        manifest.files.push(FileEntry::of(partial, STATE)?);
-        write_synced(&partial.join(MANIFEST), |out| {
-            serde_json::to_writer_pretty(&mut *out, &manifest)?;
-            out.write_all(b"\n")
-        })?;
-        sync_directory(partial)?;
-        let path = self.path(state.step);
-        match fs::remove_dir_all(&path) {
-            // Only a checkpoint that was rejected can be in the way.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => fs::rename(partial, &path)?,
-        }
-        sync_directory(&self.directory)?;
-        Ok(Saved { path, bytes: manifest.bytes() })
+    fn draft(&self, step: u64) -> Draft {
+        self.storage.draft(step, self.generation)
     }
 
-    /// Steps with a directory, good or not.
-    fn steps(&self) -> Result<Vec<u64>, Error> {
-        let failed = |source| Error::Output { path: self.directory.clone(), source };
-        let entries = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(failed)?,
-        };
-        let mut steps = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            let step: Option<u64> =
-                name.to_str().and_then(|name| name.strip_prefix("step-")?.parse().ok());
-            steps.extend(step);
-        }
-        Ok(steps)
+    fn failed(&self, path: &str, source: io::Error) -> Error {
+        Error::Output { path: self.storage.place(path), source }
     }
 
-    fn path(&self, step: u64) -> PathBuf {
-        self.directory.join(format!("step-{step}"))
+    /// The directory of a step.
+    pub(super) fn path(&self, step: u64) -> PathBuf {
+        self.storage.place(&step_name(step))
     }
 }
 
 impl Checkpoint {
-    /// Copies the checkpoint's values into `targets`. Every target must be in
-    /// it, with its shape.
+    /// Copies the checkpoint's values into whole tensors. Every target must be
+    /// in it, with its shape.
     pub fn restore(&self, targets: &[(String, Tensor)]) -> Result<(), Error> {
-        let failed = |detail| Error::Checkpoint { path: self.path.clone(), detail };
-        let mut missing: std::collections::BTreeMap<&str, &Tensor> =
-            targets.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        for file in self.manifest.shards() {
-            shard::read(&self.path.join(file), |name, value| {
-                let Some(target) = missing.remove(name) else { return Ok(()) };
-                if target.size() != value.size() {
-                    return Err(format!(
-                        "{name} has shape {:?}, the model's is {:?}",
-                        value.size(),
-                        target.size()
-                    ));
-                }
-                let mut target = target.detach();
-                tch::no_grad(|| target.f_copy_(value)).map_err(|error| error.to_string())
-            })
-            .map_err(|detail| failed(format!("{file}: {detail}")))?;
-        }
-        match missing.keys().next() {
-            Some(name) => Err(failed(format!("tensor {name} is in no shard"))),
-            None => Ok(()),
-        }
+        let whole =
+            |(name, tensor): &(String, Tensor)| Part::whole(name.clone(), tensor.shallow_clone());
+        self.restore_parts(&targets.iter().map(whole).collect::<Vec<_>>())
+    }
+
+    /// Copies the checkpoint's values into parts of tensors, however the ranks
+    /// that wrote it had divided them.
+    pub fn restore_parts(&self, targets: &[Part]) -> Result<(), Error> {
+        restore::fill(&*self.storage, &self.manifest, targets)
+            .map_err(|detail| Error::Checkpoint { path: self.path.clone(), detail })
     }
 }
 
-fn read_state(path: &Path) -> Result<TrainState, String> {
-    let text = fs::read(path.join(STATE)).map_err(|error| format!("{STATE}: {error}"))?;
-    serde_json::from_slice(&text).map_err(|error| format!("{STATE}: {error}"))
-}
-
-/// The tensors that a rank writes: each goes to the rank with the fewest bytes
-/// so far.
-fn share_of(tensors: &[(String, Tensor)], rank: usize, ranks: usize) -> Vec<(String, Tensor)> {
+/// The parts that a rank writes. What every rank holds goes to the rank with
+/// the fewest bytes so far; of other copies, a hash of the place chooses one.
+pub fn share_of(parts: &[Part], rank: usize, ranks: usize) -> Vec<&Part> {
     let mut load = vec![0; ranks];
     let mut own = Vec::new();
-    for (name, tensor) in tensors {
-        let lightest = (0..ranks).min_by_key(|rank| load[*rank]).unwrap_or(0);
-        load[lightest] += tensor.numel();
-        if lightest == rank {
-            own.push((name.clone(), tensor.shallow_clone()));
+    for part in parts {
+        let writer = match &part.holders {
+            Holders::Every => {
+                let lightest = (0..ranks).min_by_key(|rank| load[*rank]).unwrap_or(0);
+                load[lightest] += part.tensor.numel();
+                lightest
+            }
+            Holders::These(holders) if holders.is_empty() => rank,
+            Holders::These(holders) => {
+                let pick = blake3::hash(part.key().as_bytes()).as_bytes()[0];
+                holders[usize::from(pick) % holders.len()]
+            }
+        };
+        if writer == rank {
+            own.push(part);
         }
     }
     own
-}
-
-fn encode_report(report: &Result<FileEntry, String>) -> Vec<u8> {
-    serde_json::to_vec(report).unwrap_or_default()
-}
-
-fn decode_report(bytes: &[u8]) -> Result<FileEntry, String> {
-    serde_json::from_slice::<Result<FileEntry, String>>(bytes)
-        .unwrap_or_else(|error| Err(format!("report: {error}")))
 }
 
 #[cfg(test)]
@@ -280,17 +244,35 @@ mod tests {
 
     #[test]
     fn ranks_share_the_tensors_and_leave_none_out() {
-        let tensors: Vec<(String, Tensor)> = [9, 1, 4, 4, 2]
+        let parts: Vec<Part> = [9, 1, 4, 4, 2]
             .iter()
             .enumerate()
             .map(|(index, size)| {
-                (index.to_string(), Tensor::zeros([*size], (tch::Kind::Float, tch::Device::Cpu)))
+                let tensor = Tensor::zeros([*size], (tch::Kind::Float, tch::Device::Cpu));
+                Part::whole(index.to_string(), tensor)
             })
             .collect();
         let names = |rank| -> Vec<String> {
-            share_of(&tensors, rank, 2).into_iter().map(|(name, _)| name).collect()
+            share_of(&parts, rank, 2).into_iter().map(|part| part.name.clone()).collect()
         };
         assert_eq!(names(0), ["0", "4"], "9, then 2 at equal load");
         assert_eq!(names(1), ["1", "2", "3"], "1 + 4 + 4");
+    }
+
+    #[test]
+    fn one_of_a_parts_holders_writes_it() {
+        for index in 0..20 {
+            let part = Part::slice(
+                index.to_string(),
+                vec![8],
+                vec![4],
+                Tensor::zeros([4], (tch::Kind::Float, tch::Device::Cpu)),
+                Holders::These(vec![1, 3]),
+            );
+            let parts = [part];
+            let writers: Vec<usize> =
+                (0..4).filter(|rank| !share_of(&parts, *rank, 4).is_empty()).collect();
+            assert!(writers == [1] || writers == [3], "{writers:?}");
+        }
     }
 }

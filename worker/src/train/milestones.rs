@@ -9,6 +9,8 @@ use tch::Tensor;
 use super::evaluate::{self, EvalOptions};
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
+use crate::checkpoint::part::Part;
+use crate::checkpoint::saver::{Finished, Request};
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
 use crate::export::{self, ModelCard};
@@ -66,27 +68,55 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Saves a checkpoint and removes what is kept no longer.
+    /// Begins to save a checkpoint: training stands still for a copy of the
+    /// state, and until the save before this one is over.
     pub(super) fn save(&mut self) -> Result<(), Error> {
         self.enter(Phase::Saving);
-        let started = Instant::now();
-        let tensors = self.trainer.tensors();
-        let saved = self.checkpoints.save(&self.state, &tensors, &self.gang)?;
-        let Some(saved) = saved else { return Ok(()) };
-        let best = self.state.best.as_ref().map(|best| best.step);
-        self.checkpoints.retain(self.config.keep_checkpoints, best)?;
-        self.events.send(&RankEvent::Checkpoint {
-            step: signed(self.state.step),
-            path: saved.path,
-            best: best.map(signed),
-            seconds: started.elapsed().as_secs_f64(),
-            bytes: saved.bytes,
-        });
+        let requested = Instant::now();
+        self.settle()?;
+        let request = Request {
+            state: self.state.clone(),
+            parts: parts(self.trainer.tensors()),
+            keep: self.config.keep_checkpoints,
+        };
+        self.saver.save(&request, requested)
+    }
+
+    /// Tells of a save that ended since. A failed one ends training here.
+    pub(super) fn look_after_save(&mut self) -> Result<(), Error> {
+        let finished = self.saver.poll()?;
+        self.tell_of_save(finished);
         Ok(())
+    }
+
+    /// Waits for the save in flight.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        let mut pulse = Pulse::new(Phase::Saving, self.state.step);
+        let finished = self.saver.wait(&mut || pulse.beat(self.events))?;
+        self.tell_of_save(finished);
+        Ok(())
+    }
+
+    fn tell_of_save(&mut self, finished: Option<Finished>) {
+        let Some(finished) = finished.filter(|_| self.gang.leads()) else { return };
+        self.events.send(&RankEvent::Checkpoint {
+            step: signed(finished.step),
+            path: finished.path,
+            best: finished.best.map(signed),
+            seconds: finished.seconds,
+            stall_seconds: finished.stall_seconds,
+            bytes: finished.bytes,
+        });
+        if let Some(reason) = finished.not_removed {
+            let message = format!("older checkpoints were not removed: {reason}");
+            note(self.events, "CheckpointNotRemoved", message);
+        }
     }
 
     /// Exports the model, on rank 0.
     pub(super) fn finish(mut self) -> Result<(), Error> {
+        self.enter(Phase::Saving);
+        self.settle()?;
         let (step, total) = (signed(self.state.step), signed(self.horizon.total));
         if !self.gang.leads() {
             self.events.send(&RankEvent::Finished {
@@ -168,6 +198,11 @@ impl Session<'_> {
             .append(line)
             .map_err(|source| Error::Output { path: journal.path().to_owned(), source })
     }
+}
+
+/// Whole tensors, as parts of a checkpoint.
+pub(super) fn parts(tensors: Vec<(String, Tensor)>) -> Vec<Part> {
+    tensors.into_iter().map(|(name, tensor)| Part::whole(name, tensor)).collect()
 }
 
 /// Whether `new` is better than `old`; an equal one is not.

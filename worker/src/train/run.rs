@@ -60,12 +60,14 @@ impl Session<'_> {
                 order = (self.state.cursor.epoch, self.epoch_order());
             }
             let end = self.step(&order.1, &mut totals)?;
+            self.look_after_save()?;
             let last = self.state.step == self.horizon.total;
             let evaluate = self.is_due(self.config.evaluate, end.epoch_done, last);
             let save = self.is_due(self.config.save, end.epoch_done, last);
             if end.stop {
                 self.state.evaluation_due = evaluate;
                 self.save()?;
+                self.settle()?;
                 return Err(Error::Terminated { step: self.state.step });
             }
             if evaluate {

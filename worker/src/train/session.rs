@@ -11,13 +11,15 @@ use tch::Device;
 use super::gang::Gang;
 use super::horizon::Horizon;
 use super::journal::Journal;
+use super::milestones::parts;
 use super::optimizer::Optimizer;
 use super::rank::Rank;
 use super::state::{Identity, TrainState};
 use super::step::Trainer;
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::reports::Reports;
 use crate::checkpoint::store::Checkpoint;
-use crate::config::Config;
+use crate::checkpoint::{CheckpointStore, Saver};
+use crate::config::{Config, Interval};
 use crate::cores::cores;
 use crate::data::dataset::{self, ReadOptions};
 use crate::data::{TextEncoder, TrainingSet};
@@ -28,6 +30,8 @@ use crate::objective::{Objective, Place};
 
 /// A rank that is ready to make steps.
 pub(super) struct Session<'a> {
+    /// Before the gang, whose store its thread needs until it ends.
+    pub(super) saver: Saver,
     pub(super) config: Config,
     pub(super) gang: Gang,
     pub(super) data: TrainingSet,
@@ -74,7 +78,7 @@ impl<'a> Session<'a> {
             model: model.fingerprint.clone(),
         };
 
-        let checkpoints = CheckpointStore::new(&config.output, rank.generation);
+        let checkpoints = CheckpointStore::at(&config.output.to_string_lossy(), rank.generation)?;
         let resumed = find_checkpoint(&checkpoints, &identity, &gang, events)?;
         let state = resumed.as_ref().map_or_else(
             || TrainState { identity, ..TrainState::default() },
@@ -93,6 +97,7 @@ impl<'a> Session<'a> {
         let objective = Objective::of(&model.head);
         let place = Place { pad: encoder.pad(), device };
         let trainer = Trainer::new((model, objective), optimizer, &mut gang, (place, config.seed))?;
+        let saver = start_saver(&config, &rank, &checkpoints, &trainer)?;
         let horizon = Horizon::new(
             data.train.len().into(),
             config.global_batch(rank.world_size),
@@ -105,6 +110,7 @@ impl<'a> Session<'a> {
             tell_what_was_read(&data, &fresh, resumed.as_ref(), events);
         }
         Ok(Self {
+            saver,
             config,
             gang,
             data,
@@ -118,6 +124,22 @@ impl<'a> Session<'a> {
             events,
         })
     }
+}
+
+fn start_saver(
+    config: &Config,
+    rank: &Rank,
+    checkpoints: &CheckpointStore,
+    trainer: &Trainer,
+) -> Result<Saver, Error> {
+    let place = (rank.rank, rank.world_size);
+    let master = (rank.master_address.as_str(), rank.master_port);
+    let mut saver =
+        Saver::start(checkpoints.clone(), Reports::connect(place, master, rank.timeout)?)?;
+    if config.save != Interval::Never {
+        saver.reserve(&parts(trainer.tensors()))?;
+    }
+    Ok(saver)
 }
 
 fn stop_on_sigterm() -> Result<Arc<AtomicBool>, Error> {
@@ -251,7 +273,7 @@ fn choose(
     if let Some(checkpoint) = &found.checkpoint
         && let Some(what) = checkpoint.state.identity.difference(identity)
     {
-        return Err(Error::OtherRun { path: checkpoints.directory().to_owned(), what });
+        return Err(Error::OtherRun { path: checkpoints.place(), what });
     }
     Ok(found.checkpoint)
 }

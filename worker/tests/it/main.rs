@@ -11,9 +11,15 @@
 
 mod agent_recovery;
 mod bad_input;
+mod checkpoint_crash;
+mod checkpoint_faults;
+mod checkpoint_s3;
+mod checkpoint_slices;
+mod checkpoint_state;
 mod corruption;
 mod crew;
 mod export;
+mod faulty_disk;
 mod fixture;
 mod gang;
 mod parity_families;
@@ -21,6 +27,7 @@ mod parity_smollm2;
 mod parity_transformers;
 mod quantize_int8;
 mod resume;
+mod s3_server;
 mod serve_http;
 mod terminate;
 mod trained;
