@@ -14,6 +14,7 @@ pub mod event;
 pub mod export;
 pub mod files;
 pub mod model;
+pub mod monitor;
 pub mod quantize;
 pub mod serve;
 pub mod termination;

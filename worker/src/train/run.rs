@@ -97,6 +97,7 @@ impl Session<'_> {
             passes: micro_batches(batch, |row| samples.ids(row).len(), shape),
             global_samples: batch.len() as u64,
         };
+        let dealt = started.elapsed();
 
         let mut pulse = Pulse::new(Phase::Training, self.state.step);
         let loss_sum =
@@ -125,6 +126,7 @@ impl Session<'_> {
             grad_norm,
             tokens: tokens as u64,
             samples: batch.len() as u64,
+            data_seconds: (dealt + self.trainer.take_waited()).as_secs_f64(),
             tokens_total: totals.tokens,
             samples_total: totals.samples,
             ..StepReport::default()
@@ -163,6 +165,8 @@ impl Session<'_> {
                 "learningRate": report.learning_rate,
                 "gradNorm": report.grad_norm,
                 "tokensPerSecond": report.tokens as f64 / report.seconds,
+                "samplesPerSecond": report.samples as f64 / report.seconds,
+                "dataWaitRatio": report.data_seconds / report.seconds,
             }))?;
         }
         self.events.send(&RankEvent::Step(report));

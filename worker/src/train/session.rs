@@ -24,6 +24,7 @@ use crate::data::{TextEncoder, TrainingSet};
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
 use crate::model::{Head, ModelConfig, ModelError, load_for_training};
+use crate::monitor::Probe;
 
 /// A rank that is ready to make steps.
 pub(super) struct Session<'a> {
@@ -99,7 +100,10 @@ impl<'a> Session<'a> {
             state.step,
             state.cursor,
         );
-        let journal = gang.leads().then(|| open_journal(&config, state.step)).transpose()?;
+        let journal = gang
+            .leads()
+            .then(|| Journal::open(&config.output, state.step, Probe::new(device.is_cuda())))
+            .transpose()?;
         if gang.leads() {
             tell_what_was_read(&data, &fresh, resumed.as_ref(), events);
         }
@@ -254,11 +258,6 @@ fn choose(
         return Err(Error::OtherRun { path: checkpoints.directory().to_owned(), what });
     }
     Ok(found.checkpoint)
-}
-
-fn open_journal(config: &Config, step: u64) -> Result<Journal, Error> {
-    Journal::open(&config.output, step)
-        .map_err(|source| Error::Output { path: config.output.join("metrics.jsonl"), source })
 }
 
 fn tell_what_was_read(

@@ -1,6 +1,8 @@
 //! One optimizer step: forward and backward over a rank's share of the global
 //! batch, clip, update.
 
+use std::time::{Duration, Instant};
+
 use nccl_rs::{Reducer, ReducerOptions, ops};
 use tch::{Device, Kind, Tensor};
 
@@ -8,7 +10,7 @@ use super::evaluate::cross_entropy_sum;
 use super::gang::Gang;
 use super::optimizer::Optimizer;
 use crate::data::order::generator;
-use crate::data::{Samples, collate};
+use crate::data::{Batch, Samples, collate};
 use crate::error::Error;
 use crate::model::{Dropout, Model, Parameter};
 
@@ -21,6 +23,8 @@ pub struct Trainer {
     /// The optimizer over them.
     pub optimizer: Optimizer,
     reducer: Option<Reducer>,
+    /// Spent on making batches since it was last asked for.
+    waited: Duration,
     device: Device,
     pad: u32,
     seed: i64,
@@ -60,7 +64,16 @@ impl Trainer {
                 Some(Reducer::new(&named, group, &ReducerOptions::default())?)
             }
         };
-        Ok(Self { model, parameters, optimizer, reducer, device, pad, seed })
+        Ok(Self {
+            model,
+            parameters,
+            optimizer,
+            reducer,
+            waited: Duration::ZERO,
+            device,
+            pad,
+            seed,
+        })
     }
 
     /// Gradients of the mean loss over the global batch, in every parameter's
@@ -86,7 +99,10 @@ impl Trainer {
                 [] => (&[0][..], 0.0),
                 rows => (rows, scale),
             };
-            let losses = self.losses(samples, rows)?;
+            let started = Instant::now();
+            let (batch, targets) = self.batch(samples, rows)?;
+            self.waited += started.elapsed();
+            let losses = cross_entropy_sum(&self.model.logits(&batch, Dropout::On)?, &targets)?;
             if scale > 0.0 {
                 let _ = loss_sum.f_add_(&losses.detach())?;
             }
@@ -122,14 +138,17 @@ impl Trainer {
         weights.chain(self.optimizer.moments()).collect()
     }
 
-    /// Sum of the cross-entropies of some samples.
-    fn losses(&self, samples: &Samples, rows: &[u32]) -> Result<Tensor, Error> {
+    /// Time spent waiting for batches since the last call.
+    pub fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
+    }
+
+    /// Some samples on the device: token ids, and classes i64 `[B]`.
+    fn batch(&self, samples: &Samples, rows: &[u32]) -> Result<(Batch, Tensor), Error> {
         let ids: Vec<&[u32]> = rows.iter().map(|row| samples.ids(*row)).collect();
         let classes: Vec<i64> = rows.iter().map(|row| samples.class(*row)).collect();
         let batch = collate(&ids, self.pad, self.device)?;
-        let targets = Tensor::f_from_slice(&classes)?.f_to_device(self.device)?;
-        let logits = self.model.logits(&batch, Dropout::On)?;
-        Ok(cross_entropy_sum(&logits, &targets)?)
+        Ok((batch, Tensor::f_from_slice(&classes)?.f_to_device(self.device)?))
     }
 
     /// Dropout depends on the position in the run alone, so that a resumed
