@@ -63,6 +63,7 @@ setup() {
   need setup-libtorch tests/setup/libtorch.sh
   eval "$(tests/setup/libtorch.sh 2>/dev/null)"
   need setup-data tests/setup/data.sh
+  need setup-tensorboard tests/setup/tensorboard.sh
 }
 
 lint() {

@@ -21,6 +21,8 @@ pub enum Command {
     Run(RunArgs),
     /// Follow a TrainingJob or ModelDeployment of a cluster until it is done.
     Watch(WatchArgs),
+    /// Draw a run's curves: loss, quality, learning rate, gradient norm, throughput.
+    Plot(PlotArgs),
     /// Print the version.
     Version,
 }
@@ -87,6 +89,33 @@ pub struct WatchArgs {
     /// Longest time to follow it, such as 90s or 20m [default: no limit].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
+}
+
+/// Draws the curves of a run on the terminal, or as a picture with --png or --svg.
+///
+/// RUN is the output directory of a job on this machine (or its metrics.jsonl), or
+/// the name of a TrainingJob that runs in the cluster: its first worker is asked
+/// through the API server, which takes the verb get on pods/proxy.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  hearth plot models/spam\n  hearth plot spam -n team-a --png spam.png"
+)]
+pub struct PlotArgs {
+    /// Output directory, metrics.jsonl, or TrainingJob.
+    #[arg(value_name = "RUN")]
+    pub run: String,
+    /// Write a PNG instead of drawing on the terminal. No fonts are needed.
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+    /// Write an SVG instead of drawing on the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Namespace [default: the context's].
+    #[arg(long, short, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig [default: the current one].
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
 }
 
 /// Kinds that can be followed.

@@ -8,6 +8,7 @@
 pub mod args;
 mod display;
 mod documents;
+pub mod plot;
 mod render;
 pub mod run;
 pub mod watch;

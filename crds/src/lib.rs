@@ -6,6 +6,7 @@
 //! pure functions over it.
 
 pub mod condition;
+pub mod history;
 pub mod hyperparam_sweep;
 pub mod model_deployment;
 pub mod names;

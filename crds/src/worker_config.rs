@@ -191,6 +191,9 @@ pub struct WorkerStatus {
     pub checkpoint: Option<CheckpointStatus>,
     /// Each rank of the present gang.
     pub ranks: Vec<RankStatus>,
+    /// What the newest steps make of the devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceUse>,
     /// The newest failure, recovered from or not.
     pub last_failure: Option<Failure>,
     /// Set once, when training has ended either way.
@@ -229,6 +232,28 @@ pub struct RankStatus {
     pub step: i64,
     /// Milliseconds since it last reported anything.
     pub silent_milliseconds: u64,
+}
+
+/// What training makes of its devices, over its newest steps. A device is what
+/// one rank computes on: a GPU, or the rank's share of a machine's cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResourceUse {
+    /// Share of rank 0's time in which it waited for data, 0 to 1.
+    pub data_wait_ratio: f64,
+    /// Samples a second and device.
+    pub samples_per_device_second: f64,
+    /// Tokens a second and device.
+    pub tokens_per_device_second: f64,
+    /// Power of all GPUs together, where each is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_watts: Option<f64>,
+    /// Samples for a joule that GPUs took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_per_joule: Option<f64>,
+    /// Tokens for a joule that GPUs took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_joule: Option<f64>,
 }
 
 /// Something that went wrong.

@@ -137,6 +137,9 @@ pub struct StepReport {
     pub samples: u64,
     /// Seconds that the step took.
     pub seconds: f64,
+    /// Seconds of them in which this rank waited for its data.
+    #[serde(default)]
+    pub data_seconds: f64,
     /// Tokens since the start of this generation.
     pub tokens_total: u64,
     /// Samples since the start of this generation.

@@ -15,6 +15,7 @@ pub mod export;
 pub mod files;
 pub mod import;
 pub mod model;
+pub mod monitor;
 pub mod objective;
 pub mod peft;
 pub mod quantize;

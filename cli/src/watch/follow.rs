@@ -39,10 +39,15 @@ where
         Self { api: Api::namespaced(client, &namespace), namespace, name, url }
     }
 
+    /// The object as it is now.
+    pub(super) async fn read(&self) -> Result<K, WatchError> {
+        self.api.get(&self.name).await.map_err(|error| self.explain(error))
+    }
+
     /// Shows the object's way until it is done; the exit code.
     pub(super) async fn until_done(self) -> Result<i32, WatchError> {
         // A watch retries for ever; a plain read tells what is wrong at once.
-        let mut now = self.api.get(&self.name).await.map_err(|error| self.explain(error))?;
+        let mut now = self.read().await?;
         let mut display = Display::new(&self.name);
         let mut interrupts = signal(SignalKind::interrupt()).ok();
         let mut before: Option<K> = None;

@@ -16,7 +16,7 @@ use follow::Follower;
 
 /// Why nothing can be followed.
 #[derive(Debug, thiserror::Error)]
-enum WatchError {
+pub(crate) enum WatchError {
     #[error(
         "cannot tell which cluster to ask: {source}. Set KUBECONFIG to a kubeconfig file{}",
         tried(.file.as_deref())
@@ -68,7 +68,7 @@ pub async fn run(args: &WatchArgs) -> i32 {
 }
 
 async fn follow_until(args: &WatchArgs) -> Result<i32, WatchError> {
-    let config = config(args).await?;
+    let config = config(args.context.as_ref()).await?;
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let url = config.cluster_url.to_string();
     let client = Client::try_from(config).map_err(WatchError::Client)?;
@@ -100,15 +100,28 @@ async fn follow_until(args: &WatchArgs) -> Result<i32, WatchError> {
     Ok(exit::TIMED_OUT)
 }
 
+/// The job as it is now, and a client of its cluster.
+pub(crate) async fn training_job(
+    name: &str,
+    namespace: Option<&str>,
+    context: Option<&String>,
+) -> Result<(Client, TrainingJob), WatchError> {
+    let config = config(context).await?;
+    let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
+    let url = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(WatchError::Client)?;
+    let follower = Follower::new(client.clone(), namespace, name.to_owned(), url);
+    Ok((client, follower.read().await?))
+}
+
 /// KUBECONFIG or ~/.kube/config; inside a pod without either, the pod's own account.
-async fn config(args: &WatchArgs) -> Result<Config, WatchError> {
-    let options =
-        KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+async fn config(context: Option<&String>) -> Result<Config, WatchError> {
+    let options = KubeConfigOptions { context: context.cloned(), ..KubeConfigOptions::default() };
     let read = match Kubeconfig::read() {
         Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await,
         Err(error) => Err(error),
     };
-    match (read, args.context.is_none()) {
+    match (read, context.is_none()) {
         (Ok(config), _) => Ok(config),
         (Err(source), in_pod) => match Config::incluster() {
             Ok(config) if in_pod => Ok(config),

@@ -155,7 +155,16 @@ impl Theatre {
         let Agent { leaving, done, generation, ranks, .. } = agent;
         let job = JobIdentity { namespace: "n".into(), name: "j".into(), uid: "u".into() };
         let incarnation = format!("{index}-{}", agent.incarnation);
-        let beat = Beat { agent: index, incarnation, job, generation, ranks, leaving, done };
+        let beat = Beat {
+            agent: index,
+            incarnation,
+            job,
+            generation,
+            ranks,
+            leaving,
+            done,
+            power_watts: None,
+        };
         self.coordinator.hear(beat, self.now).unwrap();
     }
 
@@ -496,6 +505,7 @@ fn an_older_process_cannot_take_an_agents_place_again() {
         ranks: vec![running(1)],
         leaving: false,
         done: false,
+        power_watts: None,
     };
     let now = stage.now;
     assert_eq!(stage.coordinator.hear(old.clone(), now), Err(Refusal::Replaced { agent: 1 }));

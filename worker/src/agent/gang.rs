@@ -93,6 +93,16 @@ impl Ranks {
         lock(&self.running).ranks.iter().filter_map(|rank| rank.pid).collect()
     }
 
+    /// Processes of the ranks that run, by `LOCAL_RANK`.
+    pub fn running_pids(&self) -> Vec<Option<u32>> {
+        let running = lock(&self.running);
+        let pid = |rank: &Rank| {
+            let runs = lock(&rank.cell).state == RankState::Running;
+            rank.pid.filter(|_| runs).map(|pid| pid.as_raw_pid().unsigned_abs())
+        };
+        running.ranks.iter().map(pid).collect()
+    }
+
     /// Every rank of the newest generation; empty once they are stopped.
     pub fn reports(&self) -> Vec<RankReport> {
         let now = self.started.elapsed();

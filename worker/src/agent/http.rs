@@ -7,14 +7,18 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::json;
 
 use super::coordinator::Refusal;
+use super::metrics::encode_registry;
 use super::protocol::{BEAT_PATH, Beat};
 use super::service::{BeatError, Service};
+use crate::monitor::SystemMetrics;
 
 /// Routes of agent 0.
-pub fn coordinator(service: Arc<Service>) -> Router {
+pub fn coordinator(service: Arc<Service>, system: Arc<SystemMetrics>) -> Router {
+    let metrics = move |State(service): State<Arc<Service>>| async move {
+        exposition(service.metrics(&system))
+    };
     Router::new()
         .route("/healthz", get(healthy))
         .route("/metrics", get(metrics))
@@ -25,18 +29,13 @@ pub fn coordinator(service: Arc<Service>) -> Router {
 }
 
 /// Routes of the other agents. Training's figures are agent 0's to tell.
-pub fn member() -> Router {
-    Router::new()
-        .route("/healthz", get(healthy))
-        .route("/metrics", get(|| async { exposition("# EOF\n".to_owned()) }))
+pub fn member(system: Arc<SystemMetrics>) -> Router {
+    let metrics = move || async move { exposition(encode_registry(system.registry())) };
+    Router::new().route("/healthz", get(healthy)).route("/metrics", get(metrics))
 }
 
 async fn healthy() -> &'static str {
     "ok\n"
-}
-
-async fn metrics(State(service): State<Arc<Service>>) -> Response {
-    exposition(service.metrics())
 }
 
 async fn status(State(service): State<Arc<Service>>) -> Response {
@@ -44,7 +43,7 @@ async fn status(State(service): State<Arc<Service>>) -> Response {
 }
 
 async fn history(State(service): State<Arc<Service>>) -> Response {
-    Json(json!({ "points": service.history() })).into_response()
+    Json(service.history()).into_response()
 }
 
 async fn beat(State(service): State<Arc<Service>>, Json(beat): Json<Beat>) -> Response {

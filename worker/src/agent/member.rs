@@ -13,6 +13,7 @@ use super::gang::Ranks;
 use super::link::{Link, LinkError};
 use super::protocol::{Action, Beat, Order};
 use super::record::Files;
+use crate::monitor::SystemMetrics;
 
 /// Between beats, where nothing happens.
 const BEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -53,6 +54,8 @@ pub struct Member {
     pub timing: Timing,
     /// Where the result would be.
     pub files: Files,
+    /// Figures of its ranks and GPUs.
+    pub system: Arc<SystemMetrics>,
 }
 
 impl Member {
@@ -104,6 +107,7 @@ impl Member {
             ranks: self.ranks.reports(),
             leaving: self.leaving.load(Ordering::Relaxed),
             done,
+            power_watts: self.system.power_watts(),
         }
     }
 

@@ -1,52 +1,62 @@
 //! What Prometheus reads from an agent.
 
-use prometheus_client::encoding::text::encode;
+use hearth_crds::worker_config::ResourceUse;
+use prometheus_client::encoding::text::{encode_eof, encode_registry as encode_part};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::event::RankEvent;
+use crate::monitor::Figure;
 
-/// A gauge of real numbers.
-type Real = Gauge<f64, std::sync::atomic::AtomicU64>;
+/// What a device-second and a joule buy.
+#[derive(Debug, Default)]
+struct Resources {
+    samples_per_device_second: Figure,
+    tokens_per_device_second: Figure,
+    samples_per_joule: Figure,
+    tokens_per_joule: Figure,
+}
 
 /// The figures of a training job. Agent 0 alone has them: other agents would
 /// count the same tokens again.
 #[derive(Debug)]
 pub struct TrainingMetrics {
     registry: Registry,
-    loss: Real,
-    accuracy: Real,
-    f1: Real,
-    learning_rate: Real,
-    grad_norm: Real,
+    loss: Figure,
+    accuracy: Figure,
+    f1: Figure,
+    learning_rate: Figure,
+    grad_norm: Figure,
     step: Gauge,
     tokens: Counter,
     samples: Counter,
     save_seconds: Histogram,
     stall_seconds: Histogram,
-    checkpoint_bytes: Gauge,
+    checkpoint_bytes: Figure,
     restarts: Counter,
+    resources: Resources,
 }
 
 impl TrainingMetrics {
-    /// All at zero, `restarts` as an earlier coordinator left them.
+    /// Nothing known yet, `restarts` as an earlier coordinator left them.
     pub fn new(restarts: u32) -> Self {
         let metrics = Self {
             registry: Registry::default(),
-            loss: Real::default(),
-            accuracy: Real::default(),
-            f1: Real::default(),
-            learning_rate: Real::default(),
-            grad_norm: Real::default(),
+            loss: Figure::default(),
+            accuracy: Figure::default(),
+            f1: Figure::default(),
+            learning_rate: Figure::default(),
+            grad_norm: Figure::default(),
             step: Gauge::default(),
             tokens: Counter::default(),
             samples: Counter::default(),
             save_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 18)),
             stall_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
-            checkpoint_bytes: Gauge::default(),
+            checkpoint_bytes: Figure::default(),
             restarts: Counter::default(),
+            resources: Resources::default(),
         };
         metrics.restarts.inc_by(restarts.into());
         metrics.register()
@@ -75,6 +85,30 @@ impl TrainingMetrics {
             self.samples.clone(),
         );
         training.register("restarts", "Failures recovered from", self.restarts.clone());
+        for (name, help, figure) in [
+            (
+                "samples_per_device_second",
+                "Samples a second and device over the newest steps",
+                &self.resources.samples_per_device_second,
+            ),
+            (
+                "tokens_per_device_second",
+                "Tokens a second and device over the newest steps",
+                &self.resources.tokens_per_device_second,
+            ),
+            (
+                "samples_per_joule",
+                "Samples for a joule of the GPUs over the newest steps",
+                &self.resources.samples_per_joule,
+            ),
+            (
+                "tokens_per_joule",
+                "Tokens for a joule of the GPUs over the newest steps",
+                &self.resources.tokens_per_joule,
+            ),
+        ] {
+            training.register(name, help, figure.clone());
+        }
         let checkpoint = self.registry.sub_registry_with_prefix("hearth_checkpoint");
         checkpoint.register(
             "save_seconds",
@@ -114,7 +148,7 @@ impl TrainingMetrics {
             RankEvent::Checkpoint { seconds, stall_seconds, bytes, .. } => {
                 self.save_seconds.observe(*seconds);
                 self.stall_seconds.observe(*stall_seconds);
-                self.checkpoint_bytes.set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+                self.checkpoint_bytes.set(*bytes as f64);
             }
             RankEvent::Resumed { step, .. } => {
                 self.step.set(*step);
@@ -128,16 +162,40 @@ impl TrainingMetrics {
         self.restarts.inc();
     }
 
-    /// Text exposition.
-    pub fn encode(&self) -> String {
-        encode_registry(&self.registry)
+    /// Takes what the newest steps made of the devices.
+    pub fn take_resources(&self, resources: Option<&ResourceUse>) {
+        let Resources {
+            samples_per_device_second,
+            tokens_per_device_second,
+            samples_per_joule,
+            tokens_per_joule,
+        } = &self.resources;
+        samples_per_device_second.set(resources.map(|use_of| use_of.samples_per_device_second));
+        tokens_per_device_second.set(resources.map(|use_of| use_of.tokens_per_device_second));
+        samples_per_joule.set(resources.and_then(|use_of| use_of.samples_per_joule));
+        tokens_per_joule.set(resources.and_then(|use_of| use_of.tokens_per_joule));
+    }
+
+    /// What there is to expose.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 }
 
-/// Text exposition of `registry`; empty where it cannot be written.
+/// Text exposition of one registry; empty where it cannot be written.
 pub fn encode_registry(registry: &Registry) -> String {
+    encode_all(&[registry])
+}
+
+/// Text exposition of some registries that share no name; empty where it
+/// cannot be written.
+pub fn encode_all(registries: &[&Registry]) -> String {
     let mut text = String::new();
-    match encode(&mut text, registry) {
+    let written = registries
+        .iter()
+        .try_for_each(|registry| encode_part(&mut text, registry))
+        .and_then(|()| encode_eof(&mut text));
+    match written {
         Ok(()) => text,
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");
@@ -151,23 +209,43 @@ mod tests {
     use super::*;
     use crate::event::StepReport;
 
+    fn text(metrics: &TrainingMetrics) -> String {
+        encode_registry(metrics.registry())
+    }
+
     #[test]
     fn names_are_those_of_the_design() {
         let metrics = TrainingMetrics::new(2);
         metrics.take(&RankEvent::Step(StepReport { step: 3, tokens: 7, ..StepReport::default() }));
+        metrics.take_resources(Some(&ResourceUse {
+            tokens_per_device_second: 3.5,
+            tokens_per_joule: Some(0.25),
+            ..ResourceUse::default()
+        }));
         metrics.count_restart();
-        let text = metrics.encode();
+        let text = text(&metrics);
         for line in [
             "hearth_training_loss 0.0",
             "hearth_training_step 3",
             "hearth_training_tokens_total 7",
             "hearth_training_samples_total 0",
             "hearth_training_restarts_total 3",
-            "hearth_checkpoint_bytes 0",
+            "hearth_training_tokens_per_device_second 3.5",
+            "hearth_training_tokens_per_joule 0.25",
             "hearth_checkpoint_save_seconds_count 0",
             "hearth_checkpoint_stall_seconds_count 0",
         ] {
             assert!(text.contains(&format!("\n{line}\n")), "{line} is not in:\n{text}");
         }
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_known_has_no_line() {
+        let text = text(&TrainingMetrics::new(0));
+        for name in ["loss", "accuracy", "f1", "tokens_per_joule", "tokens_per_device_second"] {
+            assert!(!text.contains(&format!("hearth_training_{name}")), "{name} is in:\n{text}");
+        }
+        assert!(!text.contains("hearth_checkpoint_bytes"), "{text}");
     }
 }

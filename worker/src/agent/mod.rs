@@ -10,6 +10,7 @@
 pub mod coordinator;
 pub mod failure;
 pub mod gang;
+pub mod history;
 pub mod http;
 pub mod link;
 pub mod member;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{AGENT_PORT, ExitCode, TrainConfig};
 use tokio::net::TcpListener;
 
@@ -38,6 +40,8 @@ use record::Files;
 use service::{Service, chain, is_loopback, new_id};
 use watchdog::Limits;
 
+use crate::event::RankEvent;
+use crate::monitor::SystemMetrics;
 use crate::termination::{failure, tell};
 
 /// Agent 0 stays for the others to hear the end for at most this long.
@@ -152,24 +156,36 @@ async fn supervise(arguments: &Arguments) -> Result<i32, AgentError> {
     let service =
         (index == 0).then(|| Arc::new(Service::new(&config, timing, files.clone(), record)));
     let listener = listen(arguments.address(&config)).await?;
-    let ranks =
-        Arc::new(Ranks::new(recipe(&config, arguments, limits)?, listener_of(service.as_ref())));
+    let system = Arc::new(SystemMetrics::new(config.processes_per_worker));
+    let heard = listener_of(service.as_ref(), &system);
+    let ranks = Arc::new(Ranks::new(recipe(&config, arguments, limits)?, heard));
+    watch(&system, &ranks, config.accelerator);
     let leaving = Arc::new(AtomicBool::new(false));
     tokio::spawn(member::leave_on_sigterm(ranks.clone(), leaving.clone(), grace));
     let reaped = ranks.clone();
     tokio::spawn(process::reap_orphans(move || reaped.pids()));
     let (router, link) = if let Some(service) = &service {
         tokio::spawn(keep_time(service.clone()));
-        (http::coordinator(service.clone()), Link::Local(service.clone()))
+        (http::coordinator(service.clone(), system.clone()), Link::Local(service.clone()))
     } else {
         let client = Client::new(&config.coordinator_host, config.coordinator_port);
-        (http::member(), Link::Remote(client))
+        (http::member(system.clone()), Link::Remote(client))
     };
     tokio::spawn(async move { axum::serve(listener, router).await });
 
     let (agents, job, incarnation) = (config.replicas, config.job.clone(), new_id());
-    let member =
-        Member { agent: index, agents, job, incarnation, ranks, leaving, link, timing, files };
+    let member = Member {
+        agent: index,
+        agents,
+        job,
+        incarnation,
+        ranks,
+        leaving,
+        link,
+        timing,
+        files,
+        system,
+    };
     let end = member.run().await;
     Ok(match (end, &service) {
         (End::Finished { exit_code }, None) => exit_code,
@@ -234,12 +250,23 @@ fn recipe(
     })
 }
 
+/// Starts to look at the ranks and their GPUs. Training goes on without it.
+fn watch(system: &Arc<SystemMetrics>, ranks: &Arc<Ranks>, accelerator: Accelerator) {
+    let ranks = Arc::clone(ranks);
+    let pids = move || ranks.running_pids();
+    if let Err(error) = system.watch(pids, accelerator == Accelerator::CUDA) {
+        tracing::warn!(%error, "no thread for figures of the system");
+    }
+}
+
 /// What hears the ranks: the coordinator hears rank 0; notes are for the log.
-fn listener_of(service: Option<&Arc<Service>>) -> Listener {
-    let service = service.cloned();
+fn listener_of(service: Option<&Arc<Service>>, system: &Arc<SystemMetrics>) -> Listener {
+    let (service, system) = (service.cloned(), Arc::clone(system));
     Arc::new(move |rank, event| {
-        if let crate::event::RankEvent::Note { reason, message } = event {
-            tracing::info!(rank, reason, "{message}");
+        match event {
+            RankEvent::Note { reason, message } => tracing::info!(rank, reason, "{message}"),
+            RankEvent::Step(report) => system.take_step(report),
+            _ => {}
         }
         if let (0, Some(service)) = (rank, &service) {
             service.take(event);

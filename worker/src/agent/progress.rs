@@ -5,46 +5,15 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use hearth_crds::history::HistoryPoint;
 use hearth_crds::training_job::{CheckpointStatus, ModelStatus, TrainingProgress};
-use hearth_crds::worker_config::WorkerState;
-use serde::Serialize;
+use hearth_crds::worker_config::{ResourceUse, WorkerState};
 
+use super::history::Curves;
 use crate::event::{EvalMetrics, Phase, RankEvent, StepReport};
 
 /// Steps over which rates are averaged.
 const RATE_WINDOW: usize = 20;
-/// Most points kept: at 200 bytes each, a document of 400 kB.
-const MOST_POINTS: usize = 2048;
-
-/// One point of the training curves.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HistoryPoint {
-    /// Optimizer step.
-    pub step: i64,
-    /// Passes over the data done.
-    pub epoch: f64,
-    /// RFC 3339.
-    pub time: String,
-    /// Training loss of the step.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss: Option<f64>,
-    /// Learning rate of the step.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub learning_rate: Option<f64>,
-    /// Gradient norm before clipping.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub grad_norm: Option<f64>,
-    /// Loss of an evaluation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_loss: Option<f64>,
-    /// Accuracy of an evaluation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accuracy: Option<f64>,
-    /// F1 of an evaluation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub f1: Option<f64>,
-}
 
 /// What is known of the training so far.
 #[derive(Clone, Debug)]
@@ -56,12 +25,13 @@ pub struct Progress {
     checkpoint: Option<CheckpointStatus>,
     model: Option<ModelStatus>,
     window: VecDeque<StepReport>,
-    history: Vec<HistoryPoint>,
+    curves: Curves,
 }
 
 impl Progress {
-    /// Nothing yet. Paths below `output` are told as URIs below `output_uri`.
-    pub fn new(output: &Path, output_uri: &str) -> Self {
+    /// Nothing yet, but for the curves of an earlier attempt. Paths below
+    /// `output` are told as URIs below `output_uri`.
+    pub fn new(output: &Path, output_uri: &str, curves: Curves) -> Self {
         Self {
             output: output.to_owned(),
             output_uri: output_uri.trim_end_matches('/').to_owned(),
@@ -70,7 +40,7 @@ impl Progress {
             checkpoint: None,
             model: None,
             window: VecDeque::new(),
-            history: Vec::new(),
+            curves,
         }
     }
 
@@ -87,7 +57,7 @@ impl Progress {
             RankEvent::Step(report) => self.take_step(report, time),
             RankEvent::Evaluation { step, epoch, metrics, .. } => {
                 self.take_metrics(metrics);
-                self.add(HistoryPoint {
+                self.curves.add(HistoryPoint {
                     step: *step,
                     epoch: *epoch,
                     time: time.to_owned(),
@@ -103,8 +73,7 @@ impl Progress {
             }
             RankEvent::Resumed { step, .. } => {
                 self.figures.step = *step;
-                // What came after is trained again.
-                self.history.retain(|point| point.step <= *step);
+                self.curves.forget_after(*step);
             }
             RankEvent::Finished { step, total, metrics, model, digest, .. } => {
                 self.figures.step = *step;
@@ -138,8 +107,23 @@ impl Progress {
     }
 
     /// Points so far, oldest first.
-    pub fn history(&self) -> &[HistoryPoint] {
-        &self.history
+    pub fn history(&self) -> Vec<HistoryPoint> {
+        self.curves.points()
+    }
+
+    /// What the newest steps made of `devices` that draw `watts` together;
+    /// `None` before the first step of a gang.
+    pub fn resources(&self, devices: u32, watts: Option<f64>) -> Option<ResourceUse> {
+        let rates = Rates::of(&self.window)?;
+        let (devices, watts) = (f64::from(devices), watts.filter(|watts| *watts > 0.0));
+        Some(ResourceUse {
+            data_wait_ratio: rates.data_wait_ratio,
+            samples_per_device_second: rates.samples_per_second / devices,
+            tokens_per_device_second: rates.tokens_per_second / devices,
+            power_watts: watts,
+            samples_per_joule: watts.map(|watts| rates.samples_per_second / watts),
+            tokens_per_joule: watts.map(|watts| rates.tokens_per_second / watts),
+        })
     }
 
     /// What rank 0 does, as a state of the job.
@@ -158,7 +142,7 @@ impl Progress {
             self.window.pop_front();
         }
         self.window.push_back(*report);
-        let seconds: f64 = self.window.iter().map(|step| step.seconds).sum();
+        let rates = Rates::of(&self.window);
         let figures = &mut self.figures;
         figures.step = report.step;
         figures.total_steps = report.total;
@@ -166,23 +150,24 @@ impl Progress {
         figures.loss = Some(report.loss);
         figures.learning_rate = Some(report.learning_rate);
         figures.grad_norm = Some(report.grad_norm);
-        if seconds > 0.0 {
-            let tokens: u64 = self.window.iter().map(|step| step.tokens).sum();
-            let samples: u64 = self.window.iter().map(|step| step.samples).sum();
-            figures.tokens_per_second = Some(tokens as f64 / seconds);
-            figures.samples_per_second = Some(samples as f64 / seconds);
+        if let Some(rates) = rates {
+            figures.tokens_per_second = Some(rates.tokens_per_second);
+            figures.samples_per_second = Some(rates.samples_per_second);
             let left = (report.total - report.step).max(0) as f64;
-            let eta = whole_seconds(left * seconds / self.window.len() as f64);
+            let eta = whole_seconds(left * rates.seconds_per_step);
             figures.eta_seconds = Some(eta);
             figures.eta = Some(for_people(eta));
         }
-        self.add(HistoryPoint {
+        self.curves.add(HistoryPoint {
             step: report.step,
             epoch: report.epoch,
             time: time.to_owned(),
             loss: Some(report.loss),
             learning_rate: Some(report.learning_rate),
             grad_norm: Some(report.grad_norm),
+            tokens_per_second: rates.map(|rates| rates.tokens_per_second),
+            samples_per_second: rates.map(|rates| rates.samples_per_second),
+            data_wait_ratio: rates.map(|rates| rates.data_wait_ratio),
             ..HistoryPoint::default()
         });
     }
@@ -194,25 +179,34 @@ impl Progress {
         self.figures.f1_macro = metrics.f1_macro;
     }
 
-    /// Full: every second training point goes, evaluations stay where they can.
-    fn add(&mut self, point: HistoryPoint) {
-        if self.history.len() >= MOST_POINTS {
-            let mut odd = false;
-            self.history.retain(|point| {
-                odd = !odd;
-                point.eval_loss.is_some() || odd
-            });
-            let excess = self.history.len().saturating_sub(MOST_POINTS - 1);
-            self.history.drain(..excess);
-        }
-        self.history.push(point);
-    }
-
     fn uri(&self, path: &Path) -> String {
         match path.strip_prefix(&self.output) {
             Ok(below) => format!("{}/{}", self.output_uri, below.display()),
             Err(_) => format!("file://{}", path.display()),
         }
+    }
+}
+
+/// Means over some steps.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    seconds_per_step: f64,
+    tokens_per_second: f64,
+    samples_per_second: f64,
+    data_wait_ratio: f64,
+}
+
+impl Rates {
+    /// `None` where no time passed.
+    fn of(steps: &VecDeque<StepReport>) -> Option<Self> {
+        let sum = |part: fn(&StepReport) -> f64| steps.iter().map(part).sum::<f64>();
+        let seconds = sum(|step| step.seconds);
+        (seconds > 0.0).then(|| Self {
+            seconds_per_step: seconds / steps.len() as f64,
+            tokens_per_second: sum(|step| step.tokens as f64) / seconds,
+            samples_per_second: sum(|step| step.samples as f64) / seconds,
+            data_wait_ratio: sum(|step| step.data_seconds) / seconds,
+        })
     }
 }
 
@@ -235,7 +229,7 @@ mod tests {
     use super::*;
 
     fn progress() -> Progress {
-        Progress::new(Path::new("/out"), "pvc://models/spam/")
+        Progress::new(Path::new("/out"), "pvc://models/spam/", Curves::default())
     }
 
     fn step(step: i64) -> RankEvent {
@@ -246,6 +240,7 @@ mod tests {
             tokens: 640,
             samples: 16,
             seconds: 2.0,
+            data_seconds: 0.5,
             ..StepReport::default()
         })
     }
@@ -277,23 +272,22 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_bounded_and_keeps_evaluations() {
+    fn resources_are_counted_for_each_device_and_joule() {
         let mut progress = progress();
-        for number in 0..10_000 {
-            progress.take(&step(number), "t");
-            if number % 1000 == 0 {
-                let metrics = EvalMetrics::default();
-                let epoch = 0.0;
-                progress.take(
-                    &RankEvent::Evaluation { step: number, epoch, metrics, best: false },
-                    "t",
-                );
-            }
-        }
-        let history = progress.history();
-        assert!(history.len() <= MOST_POINTS);
-        assert!(history.is_sorted_by_key(|point| point.step));
-        assert_eq!(history.iter().filter(|point| point.eval_loss.is_some()).count(), 10);
+        assert_eq!(progress.resources(2, None), None);
+        progress.take(&step(1), "t");
+        let unknown = progress.resources(2, None).unwrap();
+        assert_eq!((unknown.power_watts, unknown.tokens_per_joule), (None, None));
+        let known = progress.resources(2, Some(640.0)).unwrap();
+        let want = ResourceUse {
+            data_wait_ratio: 0.25,
+            samples_per_device_second: 4.0,
+            tokens_per_device_second: 160.0,
+            power_watts: Some(640.0),
+            samples_per_joule: Some(0.0125),
+            tokens_per_joule: Some(0.5),
+        };
+        assert_eq!(known, want);
     }
 
     #[test]

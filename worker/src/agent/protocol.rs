@@ -32,6 +32,9 @@ pub struct Beat {
     pub leaving: bool,
     /// The agent has seen [`Action::Finish`] and goes.
     pub done: bool,
+    /// Power of the GPUs of its ranks, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_watts: Option<f64>,
 }
 
 /// One rank, as its agent sees it.

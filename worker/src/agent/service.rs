@@ -6,17 +6,20 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use hearth_crds::history::History;
 use hearth_crds::worker_config::{
-    ExitCode, JobIdentity, MASTER_PORT_BASE, MASTER_PORT_COUNT, RankStatus, TrainConfig,
-    WorkerResult, WorkerState, WorkerStatus,
+    ExitCode, JobIdentity, MASTER_PORT_BASE, MASTER_PORT_COUNT, RankStatus, ResourceUse,
+    TrainConfig, WorkerResult, WorkerState, WorkerStatus,
 };
 
 use super::coordinator::{Change, Coordinator, Directive, Refusal, Shape, Stage, Timing, Verdict};
-use super::metrics::TrainingMetrics;
-use super::progress::{HistoryPoint, Progress};
+use super::history::Curves;
+use super::metrics::{TrainingMetrics, encode_all};
+use super::progress::Progress;
 use super::protocol::{Action, Beat, Gang, Order};
 use super::record::{Files, Record};
 use crate::event::RankEvent;
+use crate::monitor::SystemMetrics;
 
 /// A beat that is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,10 @@ struct Inner {
     run: String,
     gang: Option<Gang>,
     result: Option<WorkerResult>,
+    /// Ranks of all agents; each computes on a device of its own.
+    devices: u32,
+    /// Power of each agent's GPUs, where it is known.
+    watts: Vec<Option<f64>>,
 }
 
 /// Where ranks meet.
@@ -78,10 +85,16 @@ impl Service {
         let inner = Inner {
             metrics: TrainingMetrics::new(coordinator.restarts()),
             coordinator,
-            progress: Progress::new(&config.output, &config.output_uri),
+            progress: Progress::new(
+                &config.output,
+                &config.output_uri,
+                Curves::read(&config.output),
+            ),
             run,
             gang: None,
             result: None,
+            devices: config.replicas * config.processes_per_worker,
+            watts: vec![None; config.replicas as usize],
         };
         let address = config.coordinator_host.clone();
         let local = is_loopback(&address);
@@ -101,7 +114,11 @@ impl Service {
             return Err(BeatError::OtherJob { ours: name(&self.job), theirs: name(&beat.job) });
         }
         let mut inner = self.lock();
+        let (agent, watts) = (beat.agent as usize, beat.power_watts);
         inner.coordinator.hear(beat, self.started.elapsed())?;
+        if let Some(of_agent) = inner.watts.get_mut(agent) {
+            *of_agent = watts;
+        }
         self.advance(&mut inner);
         Ok(inner.order())
     }
@@ -116,6 +133,7 @@ impl Service {
         let mut inner = self.lock();
         inner.metrics.take(event);
         inner.progress.take(event, &time_of_day());
+        inner.metrics.take_resources(inner.resources().as_ref());
     }
 
     /// For `/status`.
@@ -135,19 +153,20 @@ impl Service {
             progress: inner.progress.figures().clone(),
             checkpoint: inner.progress.checkpoint().cloned(),
             ranks: ranks.collect(),
+            resources: inner.resources(),
             last_failure: coordinator.last_failure().cloned(),
             result: inner.result.clone(),
         }
     }
 
     /// For `/history`.
-    pub fn history(&self) -> Vec<HistoryPoint> {
-        self.lock().progress.history().to_vec()
+    pub fn history(&self) -> History {
+        History { points: self.lock().progress.history() }
     }
 
-    /// For `/metrics`.
-    pub fn metrics(&self) -> String {
-        self.lock().metrics.encode()
+    /// For `/metrics`: of the training, and of agent 0's own part in it.
+    pub fn metrics(&self, system: &SystemMetrics) -> String {
+        encode_all(&[self.lock().metrics.registry(), system.registry()])
     }
 
     /// Agents that hold up the next start, where one is awaited.
@@ -272,6 +291,12 @@ impl Inner {
             (Directive::Stop | Directive::Run(_), _) => Action::Stop,
         };
         Order { run: self.run.clone(), action }
+    }
+
+    /// What the newest steps make of the devices.
+    fn resources(&self) -> Option<ResourceUse> {
+        let watts = self.watts.iter().copied().sum();
+        self.progress.resources(self.devices, watts)
     }
 
     fn state(&self) -> WorkerState {

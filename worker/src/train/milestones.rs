@@ -7,6 +7,7 @@ use hearth_crds::training_job::Task;
 use tch::Tensor;
 
 use super::evaluate::{self, EvalOptions};
+use super::journal::Journal;
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
 use crate::checkpoint::part::Part;
@@ -73,6 +74,8 @@ impl Session<'_> {
     pub(super) fn save(&mut self) -> Result<(), Error> {
         self.enter(Phase::Saving);
         let requested = Instant::now();
+        // A checkpoint must not outlive the figures that led to it.
+        self.journal.as_ref().map_or(Ok(()), Journal::sync)?;
         self.settle()?;
         let request = Request {
             state: self.state.clone(),
@@ -191,12 +194,9 @@ impl Session<'_> {
         self.events.send(&RankEvent::Phase { phase, step: signed(self.state.step) });
     }
 
-    /// Appends to `metrics.jsonl`, on rank 0.
+    /// Appends to the run's curves, on rank 0.
     pub(super) fn log(&mut self, line: &serde_json::Value) -> Result<(), Error> {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
-        journal
-            .append(line)
-            .map_err(|source| Error::Output { path: journal.path().to_owned(), source })
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.append(line))
     }
 }
 

@@ -102,6 +102,7 @@ impl Session<'_> {
                 .map(|row| self.trainer.objective.weight(samples, *row))
                 .sum(),
         };
+        let dealt = started.elapsed();
 
         let mut pulse = Pulse::new(Phase::Training, self.state.step);
         let loss_sum =
@@ -130,6 +131,7 @@ impl Session<'_> {
             grad_norm,
             tokens: tokens as u64,
             samples: batch.len() as u64,
+            data_seconds: (dealt + self.trainer.take_waited()).as_secs_f64(),
             tokens_total: totals.tokens,
             samples_total: totals.samples,
             ..StepReport::default()
@@ -168,6 +170,8 @@ impl Session<'_> {
                 "learningRate": report.learning_rate,
                 "gradNorm": report.grad_norm,
                 "tokensPerSecond": report.tokens as f64 / report.seconds,
+                "samplesPerSecond": report.samples as f64 / report.seconds,
+                "dataWaitRatio": report.data_seconds / report.seconds,
             }))?;
         }
         self.events.send(&RankEvent::Step(report));

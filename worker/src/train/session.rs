@@ -26,6 +26,7 @@ use crate::data::{TextEncoder, TrainingSet};
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
 use crate::model::{Head, ModelConfig, ModelError, load_for_training};
+use crate::monitor::Probe;
 use crate::objective::{Objective, Place};
 
 /// A rank that is ready to make steps.
@@ -105,7 +106,10 @@ impl<'a> Session<'a> {
             state.step,
             state.cursor,
         );
-        let journal = gang.leads().then(|| open_journal(&config, state.step)).transpose()?;
+        let journal = gang
+            .leads()
+            .then(|| Journal::open(&config.output, state.step, Probe::new(device.is_cuda())))
+            .transpose()?;
         if gang.leads() {
             tell_what_was_read(&data, &fresh, resumed.as_ref(), events);
         }
@@ -276,11 +280,6 @@ fn choose(
         return Err(Error::OtherRun { path: checkpoints.place(), what });
     }
     Ok(found.checkpoint)
-}
-
-fn open_journal(config: &Config, step: u64) -> Result<Journal, Error> {
-    Journal::open(&config.output, step)
-        .map_err(|source| Error::Output { path: config.output.join("metrics.jsonl"), source })
 }
 
 fn tell_what_was_read(

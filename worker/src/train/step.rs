@@ -1,6 +1,8 @@
 //! One optimizer step: forward and backward over a rank's share of the global
 //! batch, clip, update.
 
+use std::time::{Duration, Instant};
+
 use nccl_rs::{Reducer, ReducerOptions, ops};
 use tch::{Kind, Tensor};
 
@@ -26,6 +28,8 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     reducer: Option<Reducer>,
     fetched: Fetched,
+    /// Spent on reading samples since it was last asked for.
+    waited: Duration,
     seed: i64,
 }
 
@@ -63,8 +67,17 @@ impl Trainer {
                 Some(Reducer::new(&named, group, &ReducerOptions::default())?)
             }
         };
-        let fetched = Fetched::default();
-        Ok(Self { model, objective, place, parameters, optimizer, reducer, fetched, seed })
+        Ok(Self {
+            model,
+            objective,
+            place,
+            parameters,
+            optimizer,
+            reducer,
+            fetched: Fetched::default(),
+            waited: Duration::ZERO,
+            seed,
+        })
     }
 
     /// Gradients of the mean loss over the global batch, in every parameter's
@@ -131,9 +144,16 @@ impl Trainer {
         weights.chain(self.optimizer.moments()).collect()
     }
 
+    /// Time spent waiting for samples since the last call.
+    pub fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
+    }
+
     /// Sum of the losses of some samples.
     fn losses(&mut self, samples: &Samples, rows: &[u32]) -> Result<Tensor, Error> {
+        let began = Instant::now();
         samples.fetch(rows, &mut self.fetched)?;
+        self.waited += began.elapsed();
         Ok(self.objective.loss_sum(&self.model, &self.fetched, self.place, Dropout::On)?)
     }
 

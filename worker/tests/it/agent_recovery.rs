@@ -8,6 +8,7 @@ use hearth_crds::worker_config::{WorkerResult, WorkerState};
 use rustix::process::Signal;
 
 use crate::crew::{self, Crew, Options, wait_for};
+use crate::exposition;
 
 /// Loss of the last step, and digest of the exported model.
 fn outcome(result: &WorkerResult) -> (u64, String) {
@@ -167,11 +168,25 @@ fn metrics_and_history_tell_the_same_as_the_status() {
     let mut crew = Crew::start(Options::default());
     crew.wait_for_step(30);
     let (_, metrics) = crew.get("/metrics").unwrap();
-    for name in
-        ["hearth_training_loss ", "hearth_training_tokens_total ", "hearth_checkpoint_bytes "]
-    {
-        assert!(metrics.contains(name), "{name} is not in:\n{metrics}");
+    let figures = exposition::parse(&metrics).unwrap();
+    let figure =
+        |name: &str| *figures.get(name).unwrap_or_else(|| panic!("{name} is not in:\n{metrics}"));
+    for name in [
+        "hearth_training_loss",
+        "hearth_training_tokens_total",
+        "hearth_training_samples_per_device_second",
+        "hearth_checkpoint_bytes",
+        "hearth_io_read_seconds_sum",
+        "hearth_rank_memory_bytes{local_rank=\"0\"}",
+    ] {
+        assert!(figure(name) > 0.0, "{name} in:\n{metrics}");
     }
+    assert!(figure("hearth_io_read_seconds_count") >= 30.0);
+    assert!((0.0..0.5).contains(&figure("hearth_io_wait_ratio")));
+    // There is no GPU here, and so no figure of one.
+    assert!(!metrics.contains("hearth_gpu_") && !metrics.contains("joule"), "{metrics}");
+    let resources = crew.status().unwrap().resources.unwrap();
+    assert!(resources.tokens_per_device_second > 0.0 && resources.power_watts.is_none());
     let (_, history) = crew.get("/history").unwrap();
     let history: serde_json::Value = serde_json::from_str(&history).unwrap();
     let points = history["points"].as_array().unwrap();
