@@ -21,6 +21,8 @@ import tokenizers
 import torch
 import transformers
 
+from templates import templates
+
 HERE = pathlib.Path(__file__).parent / "fixtures"
 # Committed figures and new ones may differ by this much: other CPUs round otherwise.
 TOLERANCE = 2e-5
@@ -220,6 +222,7 @@ def make(data, out):
         "minilm-logits.json": logits(data / "minilm"),
         "metrics.json": metrics(),
         "tiny-curve.json": curve(out / "tiny-bert"),
+        "templates.json": templates(),
     }
     for name, content in made.items():
         (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n")

@@ -11,8 +11,10 @@
 
 mod agent_recovery;
 mod bad_input;
+mod chat_templates;
 mod corruption;
 mod crew;
+mod data_sequences;
 mod export;
 mod fixture;
 mod gang;
