@@ -23,6 +23,7 @@ import transformers
 
 import families
 import smollm2
+from templates import templates
 
 HERE = pathlib.Path(__file__).parent / "fixtures"
 # Committed figures and new ones may differ by this much: other CPUs round otherwise.
@@ -225,6 +226,7 @@ def make(data, gguf, out):
         "tiny-curve.json": curve(out / "tiny-bert"),
         "families.json": families.families(),
         "smollm2.json": smollm2.smollm2(gguf),
+        "templates.json": templates(),
     }
     for name, content in made.items():
         (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n")

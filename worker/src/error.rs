@@ -158,11 +158,6 @@ impl Error {
             Self::Config(ConfigError::Read { source, .. })
             | Self::Data(DataError::Read { source, .. } | DataError::Cache { source })
             | Self::Model(ModelError::Read { source, .. }) => read_code(source),
-            Self::Data(DataError::Changed { .. }) => ExitCode::Failure,
-            // A resumed run meets the same numbers again: a retry cannot help.
-            Self::NotFinite { .. } | Self::Data(_) | Self::Model(ModelError::Malformed { .. }) => {
-                ExitCode::Data
-            }
             Self::Output { source, .. } => write_code(source),
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_code(error),
             Self::NoDevice { .. } => ExitCode::Unavailable,
@@ -173,7 +168,12 @@ impl Error {
             | Self::Unreachable { .. }
             | Self::LeaderFailed { .. }
             | Self::Orphaned
+            | Self::Data(DataError::Changed { .. })
             | Self::Internal(_) => ExitCode::Failure,
+            // A resumed run meets the same numbers again: a retry cannot help.
+            Self::NotFinite { .. } | Self::Data(_) | Self::Model(ModelError::Malformed { .. }) => {
+                ExitCode::Data
+            }
         }
     }
 

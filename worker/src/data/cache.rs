@@ -23,7 +23,7 @@ use super::source::BadRow;
 /// Changes when the layout or the meaning of an entry does.
 const FORMAT: u32 = 2;
 /// Sizes and hash at the end of an entry.
-const FOOTER: u64 = 3 * 8 + 32;
+const FOOTER: usize = 3 * 8 + 32;
 /// Entries up to this many bytes are kept in memory: a sequence is then copied in 0.1 µs where a
 /// read from the page cache takes 1 µs, and one from a network volume far longer.
 const IN_MEMORY: u64 = 64 << 20;
@@ -168,14 +168,14 @@ impl TokenStore {
     pub fn open_keeping(path: &Path, in_memory: u64) -> Option<Self> {
         let mut file = File::open(path).ok()?;
         let size = file.metadata().ok()?.len();
-        let mut footer = [0; FOOTER as usize];
-        file.read_exact_at(&mut footer, size.checked_sub(FOOTER)?).ok()?;
+        let mut footer = [0; FOOTER];
+        file.read_exact_at(&mut footer, size.checked_sub(FOOTER as u64)?).ok()?;
         let (sizes, hash) = footer.split_first_chunk::<24>()?;
         let sizes = numbers(sizes, u64::from_le_bytes);
         let [data, table, header] = sizes[..] else { return None };
         // The hash speaks for the sizes only once they are known to fit.
         let whole = data.checked_add(table.checked_mul(2)?)?.checked_add(header)?;
-        if whole.checked_add(FOOTER)? != size {
+        if whole.checked_add(FOOTER as u64)? != size {
             return None;
         }
         let keep = data <= in_memory;
@@ -351,7 +351,9 @@ mod tests {
 
     fn tokens(ids: &[u32], targets: &[usize]) -> Tokens {
         let mut mask = Mask::none(ids.len());
-        targets.iter().for_each(|position| mask.insert(*position));
+        for position in targets {
+            mask.insert(*position);
+        }
         Tokens { ids: ids.to_vec(), targets: Some(mask) }
     }
 

@@ -114,15 +114,18 @@ impl SequenceEncoder {
     pub fn check(&self, file: &SourceFile) -> Result<(), DataError> {
         let refuse = |detail: String| Err(DataError::Setting { path: file.path.clone(), detail });
         let objective = self.options.objective;
-        let fits = match (objective, &file.columns) {
-            (Objective::Pretraining | Objective::FineTuning(LossOn::All), Columns::Text { .. })
-            | (Objective::FineTuning(LossOn::All | LossOn::Assistant), Columns::Messages { .. })
-            | (
-                Objective::FineTuning(LossOn::All | LossOn::Completion),
-                Columns::Completion { .. },
-            )
-            | (Objective::Preference, Columns::Preference { .. }) => true,
-            _ => false,
+        let fits = match &file.columns {
+            Columns::Labelled { .. } => false,
+            Columns::Text { .. } => {
+                matches!(objective, Objective::Pretraining | Objective::FineTuning(LossOn::All))
+            }
+            Columns::Messages { .. } => {
+                matches!(objective, Objective::FineTuning(LossOn::All | LossOn::Assistant))
+            }
+            Columns::Completion { .. } => {
+                matches!(objective, Objective::FineTuning(LossOn::All | LossOn::Completion))
+            }
+            Columns::Preference { .. } => objective == Objective::Preference,
         };
         if !fits {
             return refuse(format!(
@@ -286,8 +289,11 @@ impl SequenceEncoder {
             }
             _ => return Err(Refusal::Malformed("text and messages are mixed".into())),
         };
-        let span = [start..text.len()];
-        let learn = if loss == LossOn::All { Learn::All } else { Learn::In(&span) };
+        let span = start..text.len();
+        let learn = match loss {
+            LossOn::All => Learn::All,
+            LossOn::Completion | LossOn::Assistant => Learn::In(std::slice::from_ref(&span)),
+        };
         self.tokens(&text, add_special, learn)
     }
 

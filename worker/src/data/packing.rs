@@ -80,7 +80,9 @@ pub fn first_fit(order: &[u32], max_length: usize, length: impl Fn(u32) -> usize
             packs.push(oldest);
         }
     }
-    open.into_iter().for_each(|(_, pack)| packs.push(pack));
+    for (_, pack) in open {
+        packs.push(pack);
+    }
     packs
 }
 

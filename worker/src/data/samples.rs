@@ -16,7 +16,8 @@ pub struct Samples {
     store: Arc<TokenStore>,
     /// Class id of each of the file's labels.
     class_ids: Arc<Vec<i64>>,
-    samples: Vec<u32>,
+    /// Numbers of the samples in the file.
+    chosen: Vec<u32>,
 }
 
 impl Samples {
@@ -27,30 +28,30 @@ impl Samples {
             store.header.labels.iter().map(|name| labels.id(name).unwrap_or(-1)).collect();
         let (known, unknown) =
             (0..count(store.len())).partition(|row| class_ids[store.note(*row) as usize] >= 0);
-        (Self { store: Arc::new(store), class_ids: Arc::new(class_ids), samples: known }, unknown)
+        (Self { store: Arc::new(store), class_ids: Arc::new(class_ids), chosen: known }, unknown)
     }
 
     /// Every sample of a file of sequences.
     pub(super) fn sequences(store: TokenStore) -> Self {
-        let samples = (0..count(store.len()) / store.header.per_sample).collect();
-        Self { store: Arc::new(store), class_ids: Arc::default(), samples }
+        let chosen = (0..count(store.len()) / store.header.per_sample).collect();
+        Self { store: Arc::new(store), class_ids: Arc::default(), chosen }
     }
 
     /// Some of these samples, by index.
     #[must_use]
     pub fn subset(&self, indices: &[u32]) -> Self {
-        let samples = indices.iter().map(|index| self.samples[*index as usize]).collect();
-        Self { samples, ..self.clone() }
+        let chosen = indices.iter().map(|index| self.chosen[*index as usize]).collect();
+        Self { chosen, ..self.clone() }
     }
 
     /// Samples. Their numbers are `u32`.
     pub fn len(&self) -> u32 {
-        count(self.samples.len())
+        count(self.chosen.len())
     }
 
     /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
+        self.chosen.is_empty()
     }
 
     /// Sequences of a sample: 2 of a preference, else 1.
@@ -70,14 +71,14 @@ impl Samples {
 
     /// Class id of a sample; -1 where there are no classes.
     pub fn class(&self, index: u32) -> i64 {
-        self.class_of(self.samples[index as usize])
+        self.class_of(self.chosen[index as usize])
     }
 
     /// Number of the document that a sample is a part of.
     pub(super) fn document(&self, index: u32) -> u32 {
         match self.store.header.kind {
-            Kind::Documents => self.store.note(self.samples[index as usize]),
-            Kind::Classes | Kind::Masked => self.samples[index as usize],
+            Kind::Documents => self.store.note(self.chosen[index as usize]),
+            Kind::Classes | Kind::Masked => self.chosen[index as usize],
         }
     }
 
@@ -108,7 +109,7 @@ impl Samples {
     }
 
     fn rows(&self, index: u32) -> impl Iterator<Item = u32> {
-        let first = self.samples[index as usize] * self.store.header.per_sample;
+        let first = self.chosen[index as usize] * self.store.header.per_sample;
         first..first + self.store.header.per_sample
     }
 }

@@ -15,7 +15,9 @@ impl Mask {
     /// Every position of `length` but the first, before which there is nothing to predict it from.
     pub fn all(length: usize) -> Self {
         let mut mask = Self::none(length);
-        (1..length).for_each(|position| mask.insert(position));
+        for position in 1..length {
+            mask.insert(position);
+        }
         mask
     }
 

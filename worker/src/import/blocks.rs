@@ -64,7 +64,7 @@ impl BlockType {
         for block in bytes.chunks_exact(length) {
             match self {
                 Self::F32 => {
-                    values.extend(block.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)))
+                    values.extend(block.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
                 }
                 Self::F16 => values.push(half(block)),
                 Self::Bf16 => {

@@ -161,7 +161,7 @@ impl Gguf {
     pub fn texts(&self, name: &str) -> Option<Vec<&str>> {
         let Setting::List(values) = self.get(name)? else { return None };
         let text = |value| match value {
-            &Setting::Text(ref text) => Some(text.as_str()),
+            Setting::Text(text) => Some(text.as_str()),
             _ => None,
         };
         values.iter().map(text).collect()

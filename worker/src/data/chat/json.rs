@@ -16,6 +16,7 @@ struct Style {
 }
 
 /// `value | tojson(ensure_ascii, indent, separators, sort_keys)`, all optional.
+#[expect(clippy::needless_pass_by_value, reason = "filters take their arguments so")]
 pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let option = |name| kwargs.get::<Option<Value>>(name).map(Option::unwrap_or_default);
     let indent = match option("indent")? {
@@ -53,20 +54,22 @@ impl Style {
             ValueKind::String => self.write_text(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.write_all(['[', ']'], &items, depth, out, |item, out| {
-                    self.write(item, depth + 1, out)
-                })?;
+                out.push('[');
+                self.write_all(&items, depth, out, |item, out| self.write(item, depth + 1, out))?;
+                out.push(']');
             }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.write_all(['{', '}'], &keys, depth, out, |key, out| {
+                out.push('{');
+                self.write_all(&keys, depth, out, |key, out| {
                     self.write_text(&key.to_string(), out);
                     out.push_str(&self.key_separator);
                     self.write(&value.get_item(key)?, depth + 1, out)
                 })?;
+                out.push('}');
             }
             kind => {
                 let what = format!("tojson: a value of kind {kind} is no JSON");
@@ -78,13 +81,11 @@ impl Style {
 
     fn write_all(
         &self,
-        [open, close]: [char; 2],
         items: &[Value],
         depth: usize,
         out: &mut String,
         mut write: impl FnMut(&Value, &mut String) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        out.push(open);
         for (index, item) in items.iter().enumerate() {
             if index > 0 {
                 out.push_str(&self.item_separator);
@@ -95,7 +96,6 @@ impl Style {
         if !items.is_empty() {
             self.break_line(depth, out);
         }
-        out.push(close);
         Ok(())
     }
 

@@ -275,6 +275,7 @@ fn environment(now: DateTime) -> Environment<'static> {
 }
 
 /// What a generation block becomes: its content between marks.
+#[expect(clippy::needless_pass_by_value, reason = "functions take their arguments so")]
 fn generation_block(state: &mut State, kwargs: Kwargs) -> Result<String, Error> {
     let content = kwargs.get::<Value>("caller")?.call(state, &[])?;
     kwargs.assert_all_used()?;

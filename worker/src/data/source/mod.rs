@@ -143,11 +143,9 @@ impl Record {
             }
             Content::Json { bytes, complete } => {
                 let parts = parse_json(&bytes).and_then(|fields| columns.parts(fields));
-                parts.map_err(|reason| match complete {
-                    true => reason,
-                    false => {
-                        format!("{reason} (the file ends in the middle of this row: truncated?)")
-                    }
+                parts.map_err(|reason| {
+                    let cut = " (the file ends in the middle of this row: truncated?)";
+                    if complete { reason } else { reason + cut }
                 })
             }
         }

@@ -16,9 +16,9 @@ use crate::data::DataError;
 
 /// Rows of a file.
 pub(super) struct Rows {
-    rows: RowIter<'static>,
+    records: RowIter<'static>,
     path: PathBuf,
-    row: u64,
+    line: u64,
     ended: bool,
 }
 
@@ -27,13 +27,13 @@ impl Rows {
     /// lacks is missing in each row.
     pub(super) fn open(path: &Path, names: &[&str]) -> Result<Self, DataError> {
         let file = open(path)?;
-        let rows = guarded(|| {
+        let records = guarded(|| {
             let reader = SerializedFileReader::new(file)?;
             let wanted = projection(reader.metadata().file_metadata().schema_descr(), names)?;
             RowIter::from_file_into(Box::new(reader)).project(Some(wanted))
         });
-        let rows = rows.map_err(|error| damaged(path, &error))?;
-        Ok(Self { rows, path: path.to_owned(), row: 0, ended: false })
+        let records = records.map_err(|error| damaged(path, &error))?;
+        Ok(Self { records, path: path.to_owned(), line: 0, ended: false })
     }
 }
 
@@ -44,11 +44,11 @@ impl Iterator for Rows {
         if self.ended {
             return None;
         }
-        let row = guarded(|| self.rows.next().transpose());
+        let row = guarded(|| self.records.next().transpose());
         match row {
             Ok(Some(row)) => {
-                self.row += 1;
-                Some(Ok(Record { line: self.row, content: Content::Fields(fields(row)) }))
+                self.line += 1;
+                Some(Ok(Record { line: self.line, content: Content::Fields(fields(row)) }))
             }
             Ok(None) => {
                 self.ended = true;
