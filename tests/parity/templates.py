@@ -7,6 +7,7 @@ what transformers made of them, no vocabularies.
 
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import zipfile
 
 import transformers
+from transformers.tokenization_utils_base import _normalize_chat_messages
 from transformers.utils.chat_template_utils import render_jinja_template
 
 NPM = {
@@ -148,8 +150,6 @@ def special_tokens(config):
 
 def rendering(config, messages, tools, generation_prompt):
     """What transformers makes of a chat, and where its generation blocks are; or that it refuses."""
-    from transformers.tokenization_utils_base import _normalize_chat_messages
-
     try:
         texts, spans = render_jinja_template(
             [_normalize_chat_messages(messages)],
@@ -164,10 +164,24 @@ def rendering(config, messages, tools, generation_prompt):
     return {"text": texts[0], "spans": spans[0]}
 
 
+def configurations():
+    """The small configurations, from $HEARTH_CACHE/templates-KEY.json, where KEY hashes this script."""
+    cache = pathlib.Path(os.environ.get("HEARTH_CACHE", pathlib.Path.home() / ".cache/hearth"))
+    home = cache / f"templates-{sha256(pathlib.Path(__file__))[:12]}.json"
+    if not home.exists():
+        print("templates: fetching tokenizers (140 MB)", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            configs = {name: small(config) for name, config in fetch(pathlib.Path(folder)).items()}
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = home.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps(configs))
+        unfinished.rename(home)
+    return json.loads(home.read_text())
+
+
 def templates():
     """The fixture: configurations, chats, and the rendering of each chat with each template."""
-    with tempfile.TemporaryDirectory() as folder:
-        configs = {name: small(config) for name, config in fetch(pathlib.Path(folder)).items()}
+    configs = configurations()
     own = {"bos_token": "<s>", "eos_token": {"content": "</s>"}}
     configs |= {name: own | {"chat_template": text} for name, text in OWN.items()}
     renderings = []
