@@ -42,6 +42,8 @@ fn main() -> Result<(), String> {
         .opt_level(2)
         .debug(false)
         .flag("-ftree-vectorize")
+        // at::parallel_for is a plain loop without it.
+        .flag("-fopenmp")
         // System headers, because libtorch's warn about themselves.
         .flag("-isystem")
         .flag(libtorch.join("include"))
@@ -56,5 +58,7 @@ fn main() -> Result<(), String> {
     println!("cargo:rustc-link-search=native={}", libtorch.join("lib").display());
     println!("cargo:rustc-link-lib=dylib=torch_cpu");
     println!("cargo:rustc-link-lib=dylib=c10");
+    // The one that libtorch brings, by its name.
+    println!("cargo:rustc-link-lib=dylib=gomp");
     Ok(())
 }

@@ -227,6 +227,16 @@ int32_t hearth_scale(const at::Tensor* const* tensors, size_t count, double fact
                      char** message);
 int32_t hearth_cpu_capability(char** name, char** message);
 
+// --- fused.cpp -------------------------------------------------------------
+// f32 or bf16 tensors on the CPU, with gradients.
+// Dense x [.., D] and weight [D] of one kind.
+int32_t hearth_rms_norm(const at::Tensor* x, const at::Tensor* weight, double eps,
+                        at::Tensor** out, char** message);
+// x [B, H, T, D] with the last stride 1, dense cos and sin [T, D / 2] f32 without
+// gradients: halves of each head are turned.
+int32_t hearth_rope(const at::Tensor* x, const at::Tensor* cos, const at::Tensor* sin,
+                    at::Tensor** out, char** message);
+
 // --- qlinear.cpp -----------------------------------------------------------
 int32_t hearth_qlinear_prepack(const at::Tensor* weight, at::Tensor** out, char** message);
 // values [M, K] u8, packed from a weight [N, K] i8 -> out [M, N] f32, which is

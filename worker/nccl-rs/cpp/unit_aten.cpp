@@ -5,3 +5,4 @@
 #include "autograd.cpp"
 #include "checkpoint.cpp"
 #include "storage.cpp"
+#include "fused.cpp"

@@ -1,7 +1,7 @@
 //! libtorch's c10d for Rust: the [store](TcpStore) over which ranks meet, the
 //! [process groups](ProcessGroup) in which they talk (Gloo between CPUs, NCCL
 //! between GPUs), [DDP's reducer](Reducer), what tch lacks of [`autograd`], and the
-//! operators that it lacks ([`ops`], [`qlinear`], [`storage`]).
+//! operators that it lacks ([`ops`], [`fused`], [`qlinear`], [`storage`]).
 //!
 //! Three layers. `cpp/` wraps the C++ in functions that give a status and a
 //! message, and lets no exception out. `sys` declares these. Everything else is
@@ -31,6 +31,7 @@ mod agreement;
 pub mod autograd;
 pub mod cuda;
 mod error;
+pub mod fused;
 mod group;
 mod interface;
 mod mesh;

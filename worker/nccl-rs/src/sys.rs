@@ -403,6 +403,21 @@ unsafe extern "C" {
     ) -> i32;
     pub(crate) fn hearth_cpu_capability(name: *mut *mut c_char, message: Message) -> i32;
 
+    pub(crate) fn hearth_rms_norm(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        eps: f64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_rope(
+        x: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+
     pub(crate) fn hearth_qlinear_prepack(
         weight: *const C_tensor,
         out: *mut *mut C_tensor,

@@ -5,6 +5,7 @@ mod autograd;
 mod checkpoint;
 mod collectives;
 mod faults;
+mod fused;
 mod ops;
 mod parallel;
 mod qlinear;
