@@ -11,12 +11,12 @@
 
 mod agent_recovery;
 mod bad_input;
+mod chat_templates;
 mod checkpoint_crash;
 mod checkpoint_faults;
 mod checkpoint_s3;
 mod checkpoint_slices;
 mod checkpoint_state;
-mod chat_templates;
 mod corruption;
 mod crew;
 mod data_sequences;
