@@ -64,7 +64,7 @@ impl BlockType {
         for block in bytes.chunks_exact(length) {
             match self {
                 Self::F32 => {
-                    values.extend(block.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)))
+                    values.extend(block.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
                 }
                 Self::F16 => values.push(half(block)),
                 Self::Bf16 => {
@@ -186,7 +186,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::float_cmp, reason = "small whole numbers")]
     fn four_bits_are_low_halves_first() {
         let mut block = 0x3c00u16.to_le_bytes().to_vec();
         block.extend([0x5a; 16]);

@@ -88,6 +88,15 @@ pub enum Setting {
     List(Vec<Self>),
 }
 
+impl Setting {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
 /// Where a tensor is.
 #[derive(Clone, Debug)]
 struct Place {
@@ -151,20 +160,13 @@ impl Gguf {
 
     /// A text.
     pub fn text(&self, name: &str) -> Option<&str> {
-        match self.get(name)? {
-            Setting::Text(value) => Some(value),
-            _ => None,
-        }
+        self.get(name)?.text()
     }
 
     /// A list of texts.
     pub fn texts(&self, name: &str) -> Option<Vec<&str>> {
         let Setting::List(values) = self.get(name)? else { return None };
-        let text = |value| match value {
-            &Setting::Text(ref text) => Some(text.as_str()),
-            _ => None,
-        };
-        values.iter().map(text).collect()
+        values.iter().map(Setting::text).collect()
     }
 
     /// A list of whole numbers.
@@ -249,15 +251,15 @@ impl<R: Read> Reader<R> {
             _ => 32,
         };
         let start = self.position.next_multiple_of(alignment);
-        let mut placed = BTreeMap::new();
+        let mut found = BTreeMap::new();
         for (name, mut place) in places {
             place.offset = place.offset.saturating_add(start);
             if place.offset.saturating_add(place.bytes) > length {
                 return Err(invalid(&format!("tensor {name} ends beyond the file")));
             }
-            placed.insert(name, place);
+            found.insert(name, place);
         }
-        Ok((settings, placed))
+        Ok((settings, found))
     }
 
     fn place(&mut self) -> io::Result<(String, Place)> {
