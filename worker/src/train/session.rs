@@ -112,6 +112,7 @@ impl<'a> Session<'a> {
             .transpose()?;
         if gang.leads() {
             tell_what_was_read(&data, &fresh, resumed.as_ref(), events);
+            tell_what_was_left_out(&trainer.model.left_over, events);
         }
         Ok(Self {
             saver,
@@ -318,6 +319,20 @@ fn tell_what_was_read(
         labels = ?data.labels.names(),
         "data is read"
     );
+}
+
+/// Heads of other tasks and tables that are computed are no loss to tell of.
+fn tell_what_was_left_out(tensors: &[String], events: &mut dyn EventSink) {
+    let matters = |name: &&String| {
+        !["lm_head.", "cls.", "score."].iter().any(|head| name.starts_with(head))
+            && !name.ends_with("position_ids")
+    };
+    let mut left_out = tensors.iter().filter(matters);
+    let Some(first) = left_out.next() else { return };
+    let count = 1 + left_out.count();
+    let message =
+        format!("{count} tensor(s) of the model's files take no part; the first is {first}");
+    note(events, "WeightsLeftOut", message);
 }
 
 /// Signs of life of a rank whose work has no event of its own.

@@ -64,7 +64,12 @@ impl Trainer {
                     .iter()
                     .map(|parameter| (parameter.name.clone(), parameter.tensor.shallow_clone()))
                     .collect();
-                Some(Reducer::new(&named, group, &ReducerOptions::default())?)
+                let options = ReducerOptions {
+                    // Experts to which no token goes take no part in a step.
+                    find_unused_parameters: named.iter().any(|(name, _)| name.contains(".experts.")),
+                    ..ReducerOptions::default()
+                };
+                Some(Reducer::new(&named, group, &options)?)
             }
         };
         Ok(Self {

@@ -19,6 +19,7 @@ mod checkpoint_slices;
 mod checkpoint_state;
 mod corruption;
 mod crew;
+mod decoder_classifies;
 mod data_sequences;
 mod export;
 mod exposition;

@@ -51,6 +51,14 @@ fn ids() -> Tensor {
     (plain * 7 + 3).remainder(VOCABULARY)
 }
 
+/// Puts the weights and the configuration of a case into `target`.
+pub(crate) fn put(name: &str, target: &Path) {
+    let home = directory(&cases()[name]);
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(home.path().join(file), target.join(file)).unwrap();
+    }
+}
+
 /// The case as a Hugging Face directory.
 fn directory(case: &Case) -> TempDir {
     let home = TempDir::new().unwrap();
