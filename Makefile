@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help build test demo lint unit e2e crds images cluster-up cluster-down parity bench-train clean
+.PHONY: help build test demo lint unit e2e crds docs images cluster-up cluster-down parity bench-train clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ build: ## All binaries, in target/release
 
 crds: build ## Write manifests/crds and the chart's CRDs anew
 	@source tests/setup/env.sh; "$$CARGO_TARGET_DIR/release/hearth-operator" crds --write .
+
+docs: build ## Write docs/training-arguments.md anew
+	@source tests/setup/env.sh; "$$CARGO_TARGET_DIR/release/hearth" convert --fields > docs/training-arguments.md
 
 images: build ## Both images, in the cache and (when it is up) in the cluster
 	@tests/setup/images.sh

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hearth_crds::source::Source;
+use hearth_crds::training_job::Task;
 
 /// Train, compress and serve models on a private Kubernetes cluster.
 #[derive(Debug, Parser)]
@@ -23,6 +25,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Draw a run's curves: loss, quality, learning rate, gradient norm, throughput.
     Plot(PlotArgs),
+    /// Print a TrainingJob that does what a TrainingArguments, SFTConfig or DPOConfig says.
+    Convert(ConvertArgs),
     /// Print the version.
     Version,
 }
@@ -118,6 +122,69 @@ pub struct PlotArgs {
     pub context: Option<String>,
 }
 
+/// Reads a configuration of transformers' Trainer or of TRL and prints the TrainingJob
+/// that does the same. Older names (`evaluation_strategy`, `warmup_ratio`) are known.
+///
+/// What was renamed, left out or changed is told in comments above the job and on
+/// standard error. What the configuration does not say (the model, the data) is there
+/// as a comment, unless it is given here.
+///
+/// Ends with 64 and prints no job where a field changes the result and has no
+/// counterpart, unless --lenient is given. `--fields` prints what becomes of each field.
+#[derive(Debug, Default, Args)]
+#[command(
+    after_help = "Example:\n  hearth convert args.json --name spam --task SequenceClassification --model pvc://models/minilm \\\n    --train pvc://data/spam.jsonl --output pvc://models/spam | kubectl apply -f -"
+)]
+pub struct ConvertArgs {
+    /// JSON or YAML file; `-` reads standard input.
+    #[arg(value_name = "FILE", required_unless_present = "fields")]
+    pub file: Option<PathBuf>,
+    /// Whose configuration it is [default: told by its fields].
+    #[arg(long, value_name = "CLASS", value_enum, ignore_case = true)]
+    pub from: Option<Origin>,
+    /// PEFT's adapter_config.json.
+    #[arg(long, value_name = "FILE")]
+    pub peft: Option<PathBuf>,
+    /// Name of the job [default: `run_name`, where it can be one].
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
+    /// Task of the job [default: CausalLM for TRL, else by the adapters].
+    #[arg(long, value_name = "TASK", value_parser = task)]
+    pub task: Option<Task>,
+    /// Where the model is, such as pvc://models/minilm.
+    #[arg(long, value_name = "URI", value_parser = location)]
+    pub model: Option<String>,
+    /// Where the training rows are.
+    #[arg(long, value_name = "URI", value_parser = location)]
+    pub train: Option<String>,
+    /// Where the evaluation rows are.
+    #[arg(long, value_name = "URI", value_parser = location)]
+    pub eval: Option<String>,
+    /// Where the model goes.
+    #[arg(long, value_name = "URI", value_parser = location)]
+    pub output: Option<String>,
+    /// Leave out what is refused, and print the job all the same.
+    #[arg(long)]
+    pub lenient: bool,
+    /// Print what becomes of each field, as Markdown.
+    #[arg(long, exclusive = true)]
+    pub fields: bool,
+}
+
+/// Whose configuration a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Origin {
+    /// `transformers.TrainingArguments`.
+    #[value(name = "TrainingArguments")]
+    TrainingArguments,
+    /// `trl.SFTConfig`.
+    #[value(name = "SFTConfig")]
+    SftConfig,
+    /// `trl.DPOConfig`.
+    #[value(name = "DPOConfig")]
+    DpoConfig,
+}
+
 /// Kinds that can be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
@@ -127,6 +194,33 @@ pub enum Kind {
     /// Serves a model.
     #[value(name = "ModelDeployment", aliases = ["modeldeployments", "md"])]
     ModelDeployment,
+}
+
+/// An object's name.
+fn name(text: &str) -> Result<String, String> {
+    if is_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err("write lower case letters, digits and \"-\", at most 63".to_owned())
+}
+
+/// Whether an object may have this name (RFC 1123).
+pub(crate) fn is_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// A task, as the spec writes it.
+fn task(text: &str) -> Result<Task, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+/// A location, as the spec writes it.
+fn location(text: &str) -> Result<String, String> {
+    Source::parse(text).map(|source| source.to_string()).map_err(|error| error.to_string())
 }
 
 /// `CLAIM=DIR`.
@@ -184,6 +278,10 @@ mod tests {
             ("run f --volume models", "write CLAIM=DIRECTORY"),
             ("run f --volume =x", "write CLAIM=DIRECTORY"),
             ("run f --workers 0", "0 is not in 1..=1024"),
+            ("convert f --model models/minilm", "has no known scheme"),
+            ("convert f --name Spam", "write lower case letters"),
+            ("convert f --task Poetry", "SequenceClassification"),
+            ("convert", "<FILE>"),
             ("watch x --timeout soon", "write a time such as 90s"),
             ("watch x --timeout=-5s", "cannot be negative"),
         ] {

@@ -1,5 +1,8 @@
 //! The documents of a YAML file.
 
+use std::io::Read as _;
+use std::path::Path;
+
 use serde::Deserialize;
 
 /// A document, before anyone has looked into its spec.
@@ -38,6 +41,16 @@ struct Header {
 struct Metadata {
     #[serde(default)]
     name: String,
+}
+
+/// A file's text; `-` is standard input.
+pub(crate) fn read(file: &Path) -> std::io::Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file)
 }
 
 /// Splits a file at its `---` lines. Documents of comments alone are left out.

@@ -1,11 +1,12 @@
-//! `hearth`, also `kubectl hearth`: runs a job's YAML on this machine, and
-//! follows objects of a cluster.
+//! `hearth`, also `kubectl hearth`: runs a job's YAML on this machine, follows
+//! objects of a cluster, and converts the configurations of other trainers.
 //!
 //! [`render`] turns states into text and is pure; [`display`] puts text on a
 //! terminal or into a log. [`run`] plans with the operator's own functions, so
 //! that a local run refuses and does what a cluster would.
 
 pub mod args;
+pub mod convert;
 mod display;
 mod documents;
 pub mod plot;

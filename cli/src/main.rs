@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use hearth_cli::args::{Cli, Command};
-use hearth_cli::{exit, plot, run, watch};
+use hearth_cli::{convert, exit, plot, run, watch};
 
 fn main() {
     let cli = parse();
@@ -23,6 +23,7 @@ async fn dispatch(command: Command) -> i32 {
         Command::Run(args) => run::run(&args).await,
         Command::Watch(args) => watch::run(&args).await,
         Command::Plot(args) => plot::run(&args).await,
+        Command::Convert(args) => convert::run(&args),
         Command::Version => {
             use std::io::Write as _;
             let written = writeln!(std::io::stdout(), "hearth {}", env!("CARGO_PKG_VERSION"));

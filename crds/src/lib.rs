@@ -10,6 +10,8 @@ pub mod history;
 pub mod hyperparam_sweep;
 pub mod model_deployment;
 pub mod names;
+pub mod objective;
+pub mod peft;
 pub mod pod;
 pub mod routing;
 mod schema;

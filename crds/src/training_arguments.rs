@@ -5,9 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of a training run. Names and defaults are those of
-/// `transformers.TrainingArguments` unless a field says otherwise.
+/// `transformers.TrainingArguments` unless a field says otherwise;
+/// docs/training-arguments.md has what became of each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of transformers'")]
 pub struct TrainingArguments {
     /// Samples that one process takes in one forward pass.
     #[schemars(range(min = 1, max = 65536))]
@@ -15,9 +17,15 @@ pub struct TrainingArguments {
     /// Samples that one process evaluates at once.
     #[schemars(range(min = 1, max = 65536))]
     pub per_device_eval_batch_size: i32,
+    /// Halve `perDeviceTrainBatchSize` and double `gradientAccumulationSteps` when
+    /// memory runs out, until a batch fits; the batch of a step stays the same.
+    pub auto_find_batch_size: bool,
     /// Forward passes whose gradients are summed before an optimizer step.
     #[schemars(range(min = 1, max = 65536))]
     pub gradient_accumulation_steps: i32,
+    /// Divide the loss by the tokens (or rows) of all ranks' part of a step; false
+    /// averages the ranks' own means.
+    pub average_tokens_across_devices: bool,
     /// Peak learning rate, after warm-up.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub learning_rate: f64,
@@ -33,9 +41,17 @@ pub struct TrainingArguments {
     /// AdamW's term against division by zero.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub adam_epsilon: f64,
+    /// SGD's share of the step before (`optim_args` of transformers).
+    #[schemars(range(min = 0.0, max = 0.999_999))]
+    pub momentum: f64,
     /// Gradients are scaled to at most this L2 norm; 0 turns clipping off.
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
     pub max_grad_norm: f64,
+    /// What happens when a loss or gradient is not finite.
+    pub on_non_finite: OnNonFinite,
+    /// Share of each target that is spread over all classes or tokens.
+    #[schemars(range(min = 0.0, max = 0.999_999))]
+    pub label_smoothing_factor: f64,
     /// Passes over the training data; a fraction is allowed.
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
     pub num_train_epochs: f64,
@@ -50,12 +66,27 @@ pub struct TrainingArguments {
     /// Optimizer steps between reports of the training loss.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub logging_steps: i64,
+    /// Report the first step, too.
+    pub logging_first_step: bool,
     /// When to evaluate.
     pub eval_strategy: IntervalStrategy,
     /// Steps between evaluations with `evalStrategy: Steps`; `loggingSteps` where left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub eval_steps: Option<i64>,
+    /// Evaluate before the first step, too.
+    pub eval_on_start: bool,
+    /// Steps (or epochs with `evalStrategy: Epoch`) before the first evaluation.
+    #[schemars(range(min = 0.0, max = 1_000_000_000.0))]
+    pub eval_delay: f64,
+    /// Stop after so many evaluations in a row without a better
+    /// `metricForBestModel` (`EarlyStoppingCallback`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub early_stopping_patience: Option<i32>,
+    /// How much better it must be to count.
+    #[schemars(range(min = 0.0, max = 1_000_000.0))]
+    pub early_stopping_threshold: f64,
     /// When to save a checkpoint.
     pub save_strategy: IntervalStrategy,
     /// Steps between checkpoints with `saveStrategy: Steps`.
@@ -72,9 +103,23 @@ pub struct TrainingArguments {
     pub bf16: bool,
     /// Recompute activations in the backward pass to save memory.
     pub gradient_checkpointing: bool,
+    /// Megabytes of gradients that ranks exchange at once; 25 where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub ddp_bucket_cap_mb: Option<i32>,
+    /// Order in which training rows are taken.
+    pub train_sampling_strategy: TrainSamplingStrategy,
+    /// Leave out the rows at the end of an epoch that do not fill a batch.
+    pub dataloader_drop_last: bool,
+    /// Only deterministic GPU kernels, which are slower. On CPUs all are.
+    pub full_determinism: bool,
     /// Seed of shuffling, initialisation and dropout.
     #[schemars(range(min = 0))]
     pub seed: i64,
+    /// Seed of shuffling alone; `seed` where left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub data_seed: Option<i64>,
     /// Tokens after which a sample is cut (TRL's `SFTConfig.max_length`).
     #[schemars(range(min = 1, max = 1_048_576))]
     pub max_length: i32,
@@ -85,20 +130,30 @@ impl Default for TrainingArguments {
         Self {
             per_device_train_batch_size: 8,
             per_device_eval_batch_size: 8,
+            auto_find_batch_size: false,
             gradient_accumulation_steps: 1,
+            average_tokens_across_devices: true,
             learning_rate: 5e-5,
             weight_decay: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
+            momentum: 0.0,
             max_grad_norm: 1.0,
+            on_non_finite: OnNonFinite::Stop,
+            label_smoothing_factor: 0.0,
             num_train_epochs: 3.0,
             max_steps: -1,
             lr_scheduler_type: LrSchedulerType::Linear,
             warmup_steps: 0.0,
             logging_steps: 10,
+            logging_first_step: false,
             eval_strategy: IntervalStrategy::No,
             eval_steps: None,
+            eval_on_start: false,
+            eval_delay: 0.0,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
             save_strategy: IntervalStrategy::Steps,
             save_steps: 500,
             load_best_model_at_end: false,
@@ -106,7 +161,12 @@ impl Default for TrainingArguments {
             optim: Optimizer::AdamW,
             bf16: false,
             gradient_checkpointing: false,
+            ddp_bucket_cap_mb: None,
+            train_sampling_strategy: TrainSamplingStrategy::Random,
+            dataloader_drop_last: false,
+            full_determinism: false,
             seed: 42,
+            data_seed: None,
             max_length: 512,
         }
     }
@@ -138,6 +198,8 @@ pub enum LrSchedulerType {
     Linear,
     /// Down to 0 along half a cosine.
     Cosine,
+    /// Constant from the first step.
+    Constant,
     /// Constant after warm-up.
     ConstantWithWarmup,
 }
@@ -183,6 +245,27 @@ pub enum Optimizer {
     AdamW,
     /// Stochastic gradient descent with momentum.
     SGD,
-    /// Adafactor (Shazeer and Stern 2018).
+    /// Adafactor (Shazeer and Stern 2018) at `learningRate`: no relative step, no
+    /// scaling by the parameter, as transformers sets it.
     Adafactor,
+}
+
+/// What happens when a loss or gradient is not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnNonFinite {
+    /// The job fails, and says at which step.
+    Stop,
+    /// All ranks leave that optimizer step out.
+    Skip,
+}
+
+/// Order in which training rows are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TrainSamplingStrategy {
+    /// Shuffled anew each epoch.
+    Random,
+    /// Shuffled, rows of similar length together: less padding.
+    GroupByLength,
+    /// As they are in the file.
+    Sequential,
 }

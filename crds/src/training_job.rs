@@ -8,6 +8,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::objective::{Distillation, Objective};
+use crate::peft::Peft;
 use crate::pod::{PodPlacement, Resources};
 use crate::training_arguments::TrainingArguments;
 
@@ -50,11 +52,20 @@ use crate::training_arguments::TrainingArguments;
     validation = Rule::new("!self.training.loadBestModelAtEnd || self.training.evalStrategy != 'No'").message("training.loadBestModelAtEnd needs an evaluation: set training.evalStrategy to Steps or Epoch").field_path(".training.loadBestModelAtEnd"),
     validation = Rule::new("!self.training.loadBestModelAtEnd || self.training.evalStrategy == self.training.saveStrategy").message("training.loadBestModelAtEnd needs training.saveStrategy equal to training.evalStrategy, so that the best model is one that was saved").field_path(".training.saveStrategy"),
     validation = Rule::new("!(self.training.loadBestModelAtEnd && self.training.evalStrategy == 'Steps') || self.training.saveSteps % (has(self.training.evalSteps) ? self.training.evalSteps : self.training.loggingSteps) == 0").message("training.loadBestModelAtEnd needs training.saveSteps to be a multiple of training.evalSteps").field_path(".training.saveSteps"),
-    validation = Rule::new("self.training.evalStrategy == 'No' || has(self.data.eval) || has(self.data.evalSplit)").message("training.evalStrategy needs data to evaluate on: set data.eval or data.evalSplit").field_path(".data"),
+    validation = Rule::new("(self.training.evalStrategy == 'No' && !self.training.evalOnStart) || has(self.data.eval) || has(self.data.evalSplit)").message("training.evalStrategy needs data to evaluate on: set data.eval or data.evalSplit").field_path(".data"),
+    validation = Rule::new("self.training.evalStrategy != 'No' || (self.training.evalDelay == 0.0 && !has(self.training.earlyStoppingPatience))").message("training.evalDelay and training.earlyStoppingPatience need evaluations: set training.evalStrategy to Steps or Epoch").field_path(".training.evalStrategy"),
+    validation = Rule::new("self.training.earlyStoppingThreshold == 0.0 || has(self.training.earlyStoppingPatience)").message("training.earlyStoppingThreshold needs training.earlyStoppingPatience: set it, or remove the threshold").field_path(".training.earlyStoppingThreshold"),
+    validation = Rule::new("self.training.lrSchedulerType != 'Constant' || self.training.warmupSteps == 0.0").message("training.lrSchedulerType Constant has no warm-up: use ConstantWithWarmup, or set training.warmupSteps to 0").field_path(".training.warmupSteps"),
+    validation = Rule::new("self.training.optim == 'SGD' || self.training.momentum == 0.0").message("training.momentum needs training.optim SGD: remove it").field_path(".training.momentum"),
+    validation = Rule::new("self.training.optim == 'AdamW' || (self.training.adamBeta1 == 0.9 && self.training.adamBeta2 == 0.999 && self.training.adamEpsilon == 1e-8)").message("training.adamBeta1, adamBeta2 and adamEpsilon need training.optim AdamW: remove them").field_path(".training.optim"),
+    validation = Rule::new("!has(self.objective) || (self.objective.type == 'Classification' ? self.task in ['SequenceClassification', 'ImageClassification', 'TabularClassification'] : self.task == 'CausalLM')").message("objective.type does not fit the task: CausalLM takes Pretraining, SFT or DPO, the classification tasks take Classification, and TabularRegression takes no objective").field_path(".objective.type"),
+    validation = Rule::new("!has(self.objective) || self.objective.type != 'DPO' || (!has(self.distillation) && self.training.labelSmoothingFactor == 0.0)").message("objective.type DPO has a loss of its own: remove distillation and training.labelSmoothingFactor").field_path(".objective.type"),
+    validation = Rule::new("!has(self.peft) || !self.task.startsWith('Tabular')").message("peft needs a model of linear layers: remove it for the Tabular tasks").field_path(".peft"),
     validation = Rule::new("!(has(self.data.eval) && has(self.data.evalSplit))").message("set data.eval or data.evalSplit, not both").field_path(".data.evalSplit"),
     validation = Rule::new("self.training.maxSteps > 0 || self.training.numTrainEpochs > 0.0").message("set training.numTrainEpochs or training.maxSteps above 0").field_path(".training.numTrainEpochs"),
-    validation = Rule::new("(self.workers.replicas * self.workers.processesPerWorker) % (self.parallelism.tensor * self.parallelism.pipeline) == 0").message("workers.replicas x workers.processesPerWorker must be a multiple of parallelism.tensor x parallelism.pipeline").field_path(".parallelism"),
+    validation = Rule::new("(self.workers.replicas * self.workers.processesPerWorker) % (self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.expert) == 0").message("workers.replicas x workers.processesPerWorker must be a multiple of parallelism.tensor x parallelism.pipeline x parallelism.expert").field_path(".parallelism"),
     validation = Rule::new("self.task == oldSelf.task && self.model == oldSelf.model && self.data == oldSelf.data && self.training == oldSelf.training && self.parallelism == oldSelf.parallelism && self.output == oldSelf.output").message("task, model, data, training, parallelism and output cannot change after creation: create another TrainingJob"),
+    validation = Rule::new("has(self.objective) == has(oldSelf.objective) && (!has(self.objective) || self.objective == oldSelf.objective) && has(self.distillation) == has(oldSelf.distillation) && (!has(self.distillation) || self.distillation == oldSelf.distillation) && has(self.peft) == has(oldSelf.peft) && (!has(self.peft) || self.peft == oldSelf.peft)").message("objective, distillation and peft cannot change after creation: create another TrainingJob"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TrainingJobSpec {
@@ -64,6 +75,16 @@ pub struct TrainingJobSpec {
     pub model: ModelSource,
     /// What it learns from.
     pub data: DataSpec,
+    /// The loss; where left out, SFT for CausalLM and Classification for the
+    /// classification tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
+    /// A larger model to learn from besides the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
+    /// Train adapters instead of all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peft: Option<Peft>,
     /// Hyperparameters under Hugging Face's names.
     #[serde(default)]
     pub training: TrainingArguments,
@@ -138,6 +159,9 @@ pub struct DataSource {
     /// `pvc://CLAIM/FILE.jsonl`, or `file:///FILE.jsonl` in local runs.
     #[schemars(length(min = 1, max = 1024))]
     pub source: String,
+    /// Format of the file; by its ending where left out: `.parquet`, `.txt`, else JSONL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<DataFormat>,
     /// Field that holds the text.
     #[serde(default = "default_text")]
     #[schemars(length(min = 1, max = 256))]
@@ -146,14 +170,78 @@ pub struct DataSource {
     #[serde(default = "default_label")]
     #[schemars(length(min = 1, max = 256))]
     pub label: String,
+    /// SFT: field that holds a conversation, a list of `{role, content}`.
+    #[serde(default = "default_messages")]
+    #[schemars(length(min = 1, max = 256))]
+    pub messages: String,
+    /// SFT and DPO: field that holds what is asked.
+    #[serde(default = "default_prompt")]
+    #[schemars(length(min = 1, max = 256))]
+    pub prompt: String,
+    /// SFT: field that holds the answer to `prompt`; the loss is on it alone.
+    #[serde(default = "default_completion")]
+    #[schemars(length(min = 1, max = 256))]
+    pub completion: String,
+    /// DPO: field that holds the better answer.
+    #[serde(default = "default_chosen")]
+    #[schemars(length(min = 1, max = 256))]
+    pub chosen: String,
+    /// DPO: field that holds the worse answer.
+    #[serde(default = "default_rejected")]
+    #[schemars(length(min = 1, max = 256))]
+    pub rejected: String,
 }
 
-fn default_text() -> String {
+impl DataSource {
+    /// The format in force: what is written, else what the file's ending says.
+    pub fn format(&self) -> DataFormat {
+        let ends = |ending| self.source.to_ascii_lowercase().ends_with(ending);
+        self.format.unwrap_or(match () {
+            () if ends(".parquet") => DataFormat::Parquet,
+            () if ends(".txt") => DataFormat::Text,
+            () => DataFormat::JSONL,
+        })
+    }
+}
+
+/// Format of a file of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DataFormat {
+    /// One JSON object a line.
+    #[default]
+    JSONL,
+    /// Apache Parquet; a column a field.
+    Parquet,
+    /// One text a line; empty lines are skipped.
+    Text,
+}
+
+pub(crate) fn default_text() -> String {
     "text".into()
 }
 
-fn default_label() -> String {
+pub(crate) fn default_label() -> String {
     "label".into()
+}
+
+pub(crate) fn default_messages() -> String {
+    "messages".into()
+}
+
+pub(crate) fn default_prompt() -> String {
+    "prompt".into()
+}
+
+pub(crate) fn default_completion() -> String {
+    "completion".into()
+}
+
+pub(crate) fn default_chosen() -> String {
+    "chosen".into()
+}
+
+pub(crate) fn default_rejected() -> String {
+    "rejected".into()
 }
 
 /// One cleaning step.
@@ -179,11 +267,14 @@ pub struct Parallelism {
     /// Ranks that split the sequence of layers.
     #[schemars(range(min = 1, max = 1024))]
     pub pipeline: i32,
+    /// Ranks over which each layer's experts are spread (mixture of experts).
+    #[schemars(range(min = 1, max = 1024))]
+    pub expert: i32,
 }
 
 impl Default for Parallelism {
     fn default() -> Self {
-        Self { sharding: Sharding::None, tensor: 1, pipeline: 1 }
+        Self { sharding: Sharding::None, tensor: 1, pipeline: 1, expert: 1 }
     }
 }
 

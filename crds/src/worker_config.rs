@@ -10,9 +10,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model_deployment::{CompressionReport, Quantization};
+use crate::objective::Objective;
+use crate::peft::Peft;
 use crate::training_arguments::{Metric, TrainingArguments};
 use crate::training_job::{
-    Accelerator, CheckpointStatus, CleanStep, ModelStatus, Parallelism, Task, TrainingProgress,
+    self, Accelerator, CheckpointStatus, CleanStep, DataFormat, ModelStatus, Parallelism, Task,
+    TrainingProgress,
 };
 
 /// Format of these documents. A worker refuses any other.
@@ -51,6 +54,15 @@ pub struct TrainConfig {
     pub model: PathBuf,
     /// What the model learns from.
     pub data: TrainData,
+    /// The loss, the task's default filled in; `None` for a task without a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
+    /// A second model to learn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<TrainDistillation>,
+    /// Adapters to train instead of all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peft: Option<Peft>,
     /// Hyperparameters, defaults filled in.
     pub training: TrainingArguments,
     /// How the model is split over ranks.
@@ -102,7 +114,19 @@ pub struct TrainData {
     pub max_bad_rows: u64,
 }
 
-/// A JSONL file of labelled text.
+/// `spec.distillation` as the worker sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrainDistillation {
+    /// Hugging Face directory of the teacher.
+    pub teacher: PathBuf,
+    /// Divides the logits of both models.
+    pub temperature: f64,
+    /// Share of the teacher's part in the loss.
+    pub alpha: f64,
+}
+
+/// A file of rows, and the fields that hold their parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataFile {
@@ -110,10 +134,45 @@ pub struct DataFile {
     pub path: PathBuf,
     /// Where it came from, for messages.
     pub uri: String,
+    /// Format.
+    #[serde(default)]
+    pub format: DataFormat,
     /// Field of the text.
     pub text: String,
     /// Field of the label.
     pub label: String,
+    /// Field of a conversation.
+    #[serde(default = "training_job::default_messages")]
+    pub messages: String,
+    /// Field of what is asked.
+    #[serde(default = "training_job::default_prompt")]
+    pub prompt: String,
+    /// Field of the answer.
+    #[serde(default = "training_job::default_completion")]
+    pub completion: String,
+    /// Field of the better answer.
+    #[serde(default = "training_job::default_chosen")]
+    pub chosen: String,
+    /// Field of the worse answer.
+    #[serde(default = "training_job::default_rejected")]
+    pub rejected: String,
+}
+
+impl Default for DataFile {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            uri: String::new(),
+            format: DataFormat::JSONL,
+            text: training_job::default_text(),
+            label: training_job::default_label(),
+            messages: training_job::default_messages(),
+            prompt: training_job::default_prompt(),
+            completion: training_job::default_completion(),
+            chosen: training_job::default_chosen(),
+            rejected: training_job::default_rejected(),
+        }
+    }
 }
 
 /// Configuration of `hearth-worker quantize`.

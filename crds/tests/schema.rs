@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob, all_crds};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const JOB: &str = r"
 apiVersion: hearth.dev/v1alpha1
@@ -43,21 +43,84 @@ fn a_plain_job_is_accepted_and_defaults_are_hugging_faces() {
 #[test]
 fn every_rule_of_a_job_speaks() {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change); 7] = [
+    let cases: Vec<(&str, Change)> = vec![
         ("needs an evaluation", |j| j["spec"]["training"]["evalStrategy"] = "No".into()),
         ("saveStrategy equal", |j| j["spec"]["training"]["saveStrategy"] = "Epoch".into()),
         ("multiple of training.evalSteps", |j| j["spec"]["training"]["saveSteps"] = 75.into()),
         ("needs data to evaluate on", |j| {
             j["spec"]["data"].as_object_mut().unwrap().remove("evalSplit");
         }),
-        ("not both", |j| j["spec"]["data"]["eval"] = serde_json::json!({"source": "pvc://d/e"})),
+        ("not both", |j| j["spec"]["data"]["eval"] = json!({"source": "pvc://d/e"})),
         ("above 0", |j| j["spec"]["training"]["numTrainEpochs"] = 0.into()),
-        ("must be a multiple of", |j| j["spec"]["parallelism"] = serde_json::json!({"tensor": 3})),
+        ("must be a multiple of", |j| j["spec"]["parallelism"] = json!({"tensor": 3})),
+        ("x parallelism.expert", |j| j["spec"]["parallelism"] = json!({"expert": 4})),
+        ("needs data to evaluate on", |j| {
+            j["spec"]["training"] = json!({"evalOnStart": true});
+            j["spec"]["data"].as_object_mut().unwrap().remove("evalSplit");
+        }),
+        ("need evaluations", |j| j["spec"]["training"] = json!({"evalDelay": 5})),
+        ("need evaluations", |j| j["spec"]["training"] = json!({"earlyStoppingPatience": 5})),
+        ("needs training.earlyStoppingPatience", |j| {
+            j["spec"]["training"]["earlyStoppingThreshold"] = 0.1.into();
+        }),
+        ("has no warm-up", |j| {
+            j["spec"]["training"]["lrSchedulerType"] = "Constant".into();
+            j["spec"]["training"]["warmupSteps"] = 5.into();
+        }),
+        ("momentum needs training.optim SGD", |j| j["spec"]["training"]["momentum"] = 0.9.into()),
+        ("need training.optim AdamW", |j| {
+            j["spec"]["training"]["optim"] = "SGD".into();
+            j["spec"]["training"]["adamBeta2"] = 0.95.into();
+        }),
+        ("does not fit the task", |j| j["spec"]["objective"] = json!({"type": "SFT"})),
+        ("does not fit the task", |j| {
+            j["spec"]["task"] = "CausalLM".into();
+            j["spec"]["objective"] = json!({"type": "Classification"});
+        }),
+        ("does not fit the task", |j| {
+            j["spec"]["task"] = "TabularRegression".into();
+            j["spec"]["objective"] = json!({"type": "Classification"});
+        }),
+        ("assistantOnlyLoss needs", |j| classify(j, "assistantOnlyLoss", &true.into())),
+        ("packing needs", |j| classify(j, "packing", &true.into())),
+        ("beta needs", |j| classify(j, "beta", &0.2.into())),
+        ("classWeights needs", |j| {
+            j["spec"]["task"] = "CausalLM".into();
+            j["spec"]["objective"] = json!({"type": "SFT", "classWeights": "Balanced"});
+        }),
+        ("a loss of its own", |j| {
+            j["spec"]["task"] = "CausalLM".into();
+            j["spec"]["objective"] = json!({"type": "DPO"});
+            j["spec"]["distillation"] = json!({"teacher": {"source": "pvc://models/large"}});
+        }),
+        ("linear layers", |j| {
+            j["spec"]["task"] = "TabularClassification".into();
+            j["spec"]["peft"] = json!({});
+        }),
     ];
     for (want, change) in cases {
         let said = refusal(&job(change));
         assert!(said.contains(want), "{want}: {said}");
     }
+}
+
+fn classify(job: &mut Value, field: &str, value: &Value) {
+    job["spec"]["objective"] = json!({"type": "Classification", field: value});
+}
+
+#[test]
+fn a_language_models_job_is_accepted() {
+    let tuned = job(|j| {
+        j["spec"]["task"] = "CausalLM".into();
+        j["spec"]["objective"] = json!({"type": "SFT", "assistantOnlyLoss": true, "packing": true});
+        j["spec"]["peft"] = json!({"r": 16, "targetModules": ["q_proj", "v_proj"]});
+        j["spec"]["distillation"] = json!({"teacher": {"source": "pvc://models/large"}});
+        j["spec"]["training"] = json!({"optim": "SGD", "momentum": 0.9});
+        j["spec"]["parallelism"] = json!({"expert": 2});
+    });
+    assert_eq!(refusal(&tuned), "");
+    let peft = tuned.spec.peft.unwrap();
+    assert_eq!((peft.r, peft.lora_alpha, peft.merge_on_export), (16, 8, true));
 }
 
 #[test]
@@ -66,6 +129,16 @@ fn a_running_jobs_spec_is_frozen_but_its_workers_are_not() {
     let other_data = job(|j| j["spec"]["data"]["train"]["source"] = "pvc://data/x.jsonl".into());
     let resized = job(|j| j["spec"]["workers"]["replicas"] = 4.into());
     assert!(other_data.validate_cel_update(&before).is_err());
+    for (field, value) in [
+        ("objective", json!({"type": "Classification", "classWeights": "Balanced"})),
+        ("distillation", json!({"teacher": {"source": "pvc://models/large"}})),
+        ("peft", json!({"r": 4})),
+    ] {
+        let changed = job(|j| j["spec"][field] = value.clone());
+        assert!(changed.validate_cel_update(&before).is_err(), "{field} was added");
+        assert!(before.validate_cel_update(&changed).is_err(), "{field} was removed");
+        assert!(changed.validate_cel_update(&changed).is_ok(), "{field} stays");
+    }
     assert!(resized.validate_cel_update(&before).is_ok());
 }
 
@@ -87,7 +160,7 @@ fn a_deployment_names_exactly_one_model() {
 #[test]
 fn a_sweep_is_refused_until_something_runs_it() {
     let job: Value = serde_yaml_ng::from_str(JOB).unwrap();
-    let sweep: HyperparamSweep = serde_json::from_value(serde_json::json!({
+    let sweep: HyperparamSweep = serde_json::from_value(json!({
         "apiVersion": "hearth.dev/v1alpha1", "kind": "HyperparamSweep", "metadata": {"name": "x"},
         "spec": {
             "objective": {"metric": "f1", "goal": "Maximize"}, "trials": {"max": 2}, "job": job["spec"],

@@ -7,9 +7,12 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use hearth_crds::TrainingArguments;
-use hearth_crds::training_arguments::{IntervalStrategy, LrSchedulerType, Metric, Optimizer};
-use hearth_crds::training_job::{Accelerator, Sharding, Task};
-use hearth_crds::worker_config::{CONFIG_VERSION, TrainConfig, TrainData};
+use hearth_crds::objective::{ClassWeights, ObjectiveType};
+use hearth_crds::training_arguments::{
+    IntervalStrategy, LrSchedulerType, Metric, OnNonFinite, Optimizer, TrainSamplingStrategy,
+};
+use hearth_crds::training_job::{Accelerator, DataFormat, Sharding, Task};
+use hearth_crds::worker_config::{CONFIG_VERSION, DataFile, TrainConfig, TrainData};
 use serde::de::DeserializeOwned;
 
 /// Why a configuration cannot be run.
@@ -229,37 +232,78 @@ impl Config {
     }
 }
 
+/// The same list as the operator's `unsupported`: later versions shorten both.
 fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
     let training = &config.training;
-    if config.task != Task::SequenceClassification {
-        return Err(setting(
-            "task",
-            format!("{:?} is not supported yet; only SequenceClassification is", config.task),
-        ));
+    let objective = config.objective.as_ref();
+    let on_gpus = config.accelerator == Accelerator::CUDA;
+    let ways = &config.parallelism;
+    for (asked, field, detail) in [
+        (config.task != Task::SequenceClassification, "task", "use SequenceClassification"),
+        (
+            objective.is_some_and(|asked| asked.type_ != ObjectiveType::Classification),
+            "objective.type",
+            "use Classification",
+        ),
+        (
+            objective.is_some_and(|asked| asked.class_weights != ClassWeights::None),
+            "objective.classWeights",
+            "use None",
+        ),
+        (config.distillation.is_some(), "distillation", "remove it"),
+        (config.peft.is_some(), "peft", "remove it"),
+        (ways.sharding != Sharding::None, "parallelism.sharding", "use None"),
+        (ways.tensor != 1, "parallelism.tensor", "use 1"),
+        (ways.pipeline != 1, "parallelism.pipeline", "use 1"),
+        (ways.expert != 1, "parallelism.expert", "use 1"),
+        (training.optim != Optimizer::AdamW, "training.optim", "use AdamW"),
+        (training.momentum > 0.0, "training.momentum", "remove it"),
+        (training.bf16, "training.bf16", "use false"),
+        (training.gradient_checkpointing, "training.gradientCheckpointing", "use false"),
+        (training.auto_find_batch_size, "training.autoFindBatchSize", "use false"),
+        (
+            !training.average_tokens_across_devices,
+            "training.averageTokensAcrossDevices",
+            "use true",
+        ),
+        (training.on_non_finite != OnNonFinite::Stop, "training.onNonFinite", "use Stop"),
+        (training.label_smoothing_factor > 0.0, "training.labelSmoothingFactor", "use 0"),
+        (training.logging_first_step, "training.loggingFirstStep", "use false"),
+        (training.eval_on_start, "training.evalOnStart", "use false"),
+        (training.eval_delay > 0.0, "training.evalDelay", "use 0"),
+        (training.early_stopping_patience.is_some(), "training.earlyStoppingPatience", "remove it"),
+        (training.ddp_bucket_cap_mb.is_some(), "training.ddpBucketCapMb", "remove it"),
+        (
+            training.train_sampling_strategy != TrainSamplingStrategy::Random,
+            "training.trainSamplingStrategy",
+            "use Random",
+        ),
+        (training.dataloader_drop_last, "training.dataloaderDropLast", "use false"),
+        (training.full_determinism && on_gpus, "training.fullDeterminism", "use false"),
+        (training.data_seed.is_some(), "training.dataSeed", "remove it"),
+    ] {
+        if asked {
+            return Err(setting(field, format!("is not supported yet; {detail}")));
+        }
     }
-    if config.parallelism.sharding != Sharding::None {
-        return Err(setting(
-            "parallelism.sharding",
-            format!("{:?} is not supported yet; use None", config.parallelism.sharding),
-        ));
-    }
-    if (config.parallelism.tensor, config.parallelism.pipeline) != (1, 1) {
-        return Err(setting(
-            "parallelism",
-            "tensor and pipeline parallelism are not supported yet; use 1 for both",
-        ));
-    }
-    if training.optim != Optimizer::AdamW {
-        return Err(setting(
-            "training.optim",
-            format!("{:?} is not supported yet; use AdamW", training.optim),
-        ));
-    }
-    if training.bf16 {
-        return Err(setting("training.bf16", "bfloat16 is not supported yet; use false"));
-    }
-    if training.gradient_checkpointing {
-        return Err(setting("training.gradientCheckpointing", "is not supported yet; use false"));
+    let rows = [Some(&config.data.train), config.data.eval.as_ref()];
+    rows.into_iter().flatten().try_for_each(refuse_unread_rows)
+}
+
+/// JSONL with a text and a label is all that this version reads.
+fn refuse_unread_rows(rows: &DataFile) -> Result<(), ConfigError> {
+    let names = DataFile::default();
+    for (asked, field, detail) in [
+        (rows.format != DataFormat::JSONL, "data.format", "use JSONL"),
+        (rows.messages != names.messages, "data.messages", "remove it"),
+        (rows.prompt != names.prompt, "data.prompt", "remove it"),
+        (rows.completion != names.completion, "data.completion", "remove it"),
+        (rows.chosen != names.chosen, "data.chosen", "remove it"),
+        (rows.rejected != names.rejected, "data.rejected", "remove it"),
+    ] {
+        if asked {
+            return Err(setting(field, format!("is not supported yet; {detail} ({})", rows.uri)));
+        }
     }
     Ok(())
 }
@@ -365,9 +409,13 @@ fn setting(field: &'static str, detail: impl Into<String>) -> ConfigError {
 fn fingerprint(config: &TrainConfig) -> String {
     let mut training = config.training.clone();
     training.logging_steps = 1;
+    training.logging_first_step = false;
     training.per_device_eval_batch_size = 1;
     let decisive = serde_json::json!({
         "task": config.task,
+        "objective": config.objective,
+        "distillation": config.distillation,
+        "peft": config.peft,
         "training": training,
         "evalSplit": config.data.eval_split,
     });
@@ -377,6 +425,7 @@ fn fingerprint(config: &TrainConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn example() -> serde_json::Value {
         serde_json::json!({
@@ -417,10 +466,51 @@ mod tests {
         for (pointer, value, field) in [
             ("/task", "CausalLM".into(), "task"),
             ("/parallelism/sharding", "Full".into(), "parallelism.sharding"),
-            ("/parallelism/tensor", 2.into(), "parallelism"),
+            ("/parallelism/tensor", 2.into(), "parallelism.tensor"),
+            ("/parallelism/pipeline", 2.into(), "parallelism.pipeline"),
+            ("/parallelism/expert", 2.into(), "parallelism.expert"),
+            ("/objective", json!({"type": "DPO"}), "objective.type"),
+            (
+                "/objective",
+                json!({"type": "Classification", "classWeights": "Balanced"}),
+                "objective.classWeights",
+            ),
+            (
+                "/distillation",
+                json!({"teacher": "/t", "temperature": 2.0, "alpha": 0.5}),
+                "distillation",
+            ),
+            ("/peft", json!({}), "peft"),
+            ("/data/train/format", "Parquet".into(), "data.format"),
+            ("/data/train/messages", "turns".into(), "data.messages"),
+            ("/data/train/prompt", "q".into(), "data.prompt"),
+            ("/data/train/completion", "a".into(), "data.completion"),
+            ("/data/train/chosen", "a".into(), "data.chosen"),
+            ("/data/train/rejected", "a".into(), "data.rejected"),
             ("/training/optim", "SGD".into(), "training.optim"),
+            ("/training/momentum", 0.9.into(), "training.momentum"),
             ("/training/bf16", true.into(), "training.bf16"),
             ("/training/gradientCheckpointing", true.into(), "training.gradientCheckpointing"),
+            ("/training/autoFindBatchSize", true.into(), "training.autoFindBatchSize"),
+            (
+                "/training/averageTokensAcrossDevices",
+                false.into(),
+                "training.averageTokensAcrossDevices",
+            ),
+            ("/training/onNonFinite", "Skip".into(), "training.onNonFinite"),
+            ("/training/labelSmoothingFactor", 0.1.into(), "training.labelSmoothingFactor"),
+            ("/training/loggingFirstStep", true.into(), "training.loggingFirstStep"),
+            ("/training/evalOnStart", true.into(), "training.evalOnStart"),
+            ("/training/evalDelay", 1.into(), "training.evalDelay"),
+            ("/training/earlyStoppingPatience", 2.into(), "training.earlyStoppingPatience"),
+            ("/training/ddpBucketCapMb", 50.into(), "training.ddpBucketCapMb"),
+            (
+                "/training/trainSamplingStrategy",
+                "Sequential".into(),
+                "training.trainSamplingStrategy",
+            ),
+            ("/training/dataloaderDropLast", true.into(), "training.dataloaderDropLast"),
+            ("/training/dataSeed", 7.into(), "training.dataSeed"),
             ("/training/perDeviceTrainBatchSize", 0.into(), "training.perDeviceTrainBatchSize"),
             ("/training/learningRate", (-1).into(), "training.learningRate"),
             ("/training/numTrainEpochs", 0.into(), "training.numTrainEpochs"),

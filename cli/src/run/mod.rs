@@ -7,8 +7,7 @@ mod machine;
 mod status;
 mod stop;
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hearth_operator::fault::SpecFaults;
 
@@ -80,7 +79,8 @@ pub async fn run(args: &RunArgs) -> i32 {
 
 async fn all(args: &RunArgs) -> Result<i32, RunError> {
     let file = args.file.display().to_string();
-    let text = read(&args.file).map_err(|source| RunError::Read { file: file.clone(), source })?;
+    let text = documents::read(&args.file)
+        .map_err(|source| RunError::Read { file: file.clone(), source })?;
     let documents = documents::split(&text)
         .map_err(|source| RunError::Documents { file: file.clone(), source })?;
     let machine = machine::inspect(args)?;
@@ -101,15 +101,6 @@ async fn all(args: &RunArgs) -> Result<i32, RunError> {
         }
     }
     Ok(exit::DONE)
-}
-
-fn read(file: &Path) -> std::io::Result<String> {
-    if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(file)
 }
 
 fn title(document: &Document) -> String {

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use crate::children::Parent;
 use crate::fault::{Fault, SpecFaults};
 use crate::source_rules::{Backend, quantity_faults, reachable};
+use crate::training_job::unsupported::unread_rows;
 
 /// A deployment that can be planned.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +119,9 @@ pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
                 "use INT8, or leave compression out",
             ));
         }
+        if let Some(gate) = &compression.gate {
+            faults.extend(unread_rows("spec.compression.gate.data", &gate.data));
+        }
         if spec.serving.resources.gpus() > 0 {
             faults.push(Fault::unsupported(
                 "spec.serving.resources",
@@ -178,7 +182,7 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field() {
         type Change = fn(&mut Value);
-        let cases: [(&str, Change); 7] = [
+        let cases: [(&str, Change); 8] = [
             ("spec.model.fromSweep:", |d| d["spec"]["model"] = json!({"fromSweep": "s"})),
             ("spec.model.source:", |d| d["spec"]["model"] = json!({"source": "file:///m"})),
             ("spec.compression.quantization:", |d| {
@@ -193,6 +197,9 @@ pub(crate) mod tests {
             }),
             ("spec.rollout.analysis:", |d| {
                 d["spec"]["rollout"] = json!({"analysis": {"maxErrorRate": 0.1}});
+            }),
+            ("spec.compression.gate.data.format:", |d| {
+                d["spec"]["compression"]["gate"]["data"]["format"] = "Parquet".into();
             }),
             ("spec.compression.gate.data.source:", |d| {
                 d["spec"]["compression"]["gate"]["data"]["source"] = "s3://b/k".into();

@@ -4,6 +4,7 @@ pub mod gather;
 pub mod plan;
 pub mod policy;
 pub mod report;
+pub mod unsupported;
 pub mod validate;
 
 use std::sync::Arc;

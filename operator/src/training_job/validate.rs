@@ -7,12 +7,12 @@
 
 use hearth_crds::names;
 use hearth_crds::source::Source;
-use hearth_crds::training_arguments::Optimizer;
-use hearth_crds::training_job::{Accelerator, Sharding, Task, TrainingJob, TrainingJobSpec};
+use hearth_crds::training_job::{Accelerator, TrainingJob, TrainingJobSpec};
 use kube::ResourceExt;
 
 use crate::fault::{Fault, SpecFaults};
 use crate::source_rules::{Backend, quantity_faults, reachable};
+pub use crate::training_job::unsupported::unsupported;
 
 /// A job that can be planned: its locations are parsed and reachable, and all
 /// that it asks for is offered.
@@ -32,6 +32,8 @@ pub struct ValidJob {
     pub train: Source,
     /// Evaluation rows.
     pub eval: Option<Source>,
+    /// Hugging Face directory of the model to learn from.
+    pub teacher: Option<Source>,
     /// The job's directory.
     pub output: Source,
     /// Kueue's queue, where the job is in one.
@@ -52,8 +54,10 @@ impl ValidJob {
     /// Claims that the pods mount, with whether they are written to; sorted.
     pub fn claims(&self) -> std::collections::BTreeMap<&str, ClaimUse> {
         let mut claims = std::collections::BTreeMap::new();
-        for source in [Some(&self.model), Some(&self.train), self.eval.as_ref()] {
-            if let Some(claim) = source.and_then(Source::claim) {
+        let read =
+            [Some(&self.model), Some(&self.train), self.eval.as_ref(), self.teacher.as_ref()];
+        for source in read.into_iter().flatten() {
+            if let Some(claim) = source.claim() {
                 claims.insert(claim, ClaimUse::Read);
             }
         }
@@ -96,6 +100,9 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     let model = source("spec.model.source", &spec.model.source);
     let train = source("spec.data.train.source", &spec.data.train.source);
     let eval = spec.data.eval.as_ref().map(|rows| source("spec.data.eval.source", &rows.source));
+    let teacher = spec.distillation.as_ref().map(|distillation| {
+        source("spec.distillation.teacher.source", &distillation.teacher.source)
+    });
     let output = source("spec.output.destination", &spec.output.destination);
 
     SpecFaults::unless_empty(faults, ())?;
@@ -110,58 +117,10 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         model,
         train,
         eval: eval.flatten(),
+        teacher: teacher.flatten(),
         output,
         queue,
     })
-}
-
-/// What a spec may say and this version does not do. The CLI and the operator
-/// both refuse by this list, and later versions shorten it.
-pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let mut refuse = |asked: bool, field: &str, problem: String, fix: &str| {
-        if asked {
-            faults.push(Fault::unsupported(field, problem, fix));
-        }
-    };
-    refuse(
-        spec.task != Task::SequenceClassification,
-        "spec.task",
-        format!("this version does not train {:?}", spec.task),
-        "use SequenceClassification",
-    );
-    refuse(
-        spec.training.optim != Optimizer::AdamW,
-        "spec.training.optim",
-        format!("this version has no {:?}", spec.training.optim),
-        "use AdamW",
-    );
-    refuse(
-        spec.training.bf16,
-        "spec.training.bf16",
-        "this version computes in float32 only".into(),
-        "leave it false",
-    );
-    refuse(
-        spec.training.gradient_checkpointing,
-        "spec.training.gradientCheckpointing",
-        "this version keeps all activations".into(),
-        "leave it false, and lower perDeviceTrainBatchSize if memory runs out",
-    );
-    refuse(
-        spec.parallelism.sharding != Sharding::None,
-        "spec.parallelism.sharding",
-        format!("this version does not shard ({:?})", spec.parallelism.sharding),
-        "use None: each rank holds the whole model",
-    );
-    for (field, ways) in [
-        ("spec.parallelism.tensor", spec.parallelism.tensor),
-        ("spec.parallelism.pipeline", spec.parallelism.pipeline),
-    ] {
-        let problem = format!("this version does not split a model ({ways} ways)");
-        refuse(ways > 1, field, problem, "use 1: data parallelism fills all ranks");
-    }
-    faults
 }
 
 /// Fields that cannot both be as they are.
@@ -220,28 +179,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_teachers_claim_is_mounted_for_reading() {
+        let teacher = Some(Source::parse("pvc://teachers/large").unwrap());
+        let valid = ValidJob { teacher, ..job(&sample(|_| {}), &Backend::Cluster).unwrap() };
+        assert_eq!(valid.claims().get("teachers"), Some(&ClaimUse::Read));
+    }
+
+    #[test]
     fn every_refusal_names_its_field_and_fix() {
         type Change = fn(&mut Value);
-        let cases: [(&str, &str, Change); 14] = [
-            ("spec.task:", "Unsupported", |j| j["spec"]["task"] = "CausalLM".into()),
-            ("spec.training.optim:", "Unsupported", |j| {
-                j["spec"]["training"] = json!({"optim": "SGD"});
-            }),
-            ("spec.training.bf16:", "Unsupported", |j| {
-                j["spec"]["training"] = json!({"bf16": true});
-            }),
-            ("spec.training.gradientCheckpointing:", "Unsupported", |j| {
-                j["spec"]["training"] = json!({"gradientCheckpointing": true});
-            }),
-            ("spec.parallelism.sharding:", "Unsupported", |j| {
-                j["spec"]["parallelism"] = json!({"sharding": "Full"});
-            }),
-            ("spec.parallelism.tensor:", "Unsupported", |j| {
-                j["spec"]["parallelism"] = json!({"tensor": 2});
-            }),
-            ("spec.parallelism.pipeline:", "Unsupported", |j| {
-                j["spec"]["parallelism"] = json!({"pipeline": 2});
-            }),
+        let cases: [(&str, &str, Change); 7] = [
             ("spec.model.source:", "Invalid", |j| {
                 j["spec"]["model"]["source"] = "file:///tmp/model".into();
             }),

@@ -12,6 +12,9 @@ pub fn rate(schedule: &ScheduleConfig, done: u64, total: u64) -> f64 {
 }
 
 fn factor(schedule: &ScheduleConfig, done: u64, total: u64) -> f64 {
+    if schedule.shape == LrSchedulerType::Constant {
+        return 1.0;
+    }
     let (done, total) = (done as f64, total as f64);
     let warmup = warmup_steps(schedule.warmup, total);
     if done < warmup {
@@ -21,7 +24,7 @@ fn factor(schedule: &ScheduleConfig, done: u64, total: u64) -> f64 {
     match schedule.shape {
         LrSchedulerType::Linear => (1.0 - progress).max(0.0),
         LrSchedulerType::Cosine => (0.5 * (1.0 + (PI * progress).cos())).max(0.0),
-        LrSchedulerType::ConstantWithWarmup => 1.0,
+        LrSchedulerType::Constant | LrSchedulerType::ConstantWithWarmup => 1.0,
     }
 }
 
@@ -63,5 +66,6 @@ mod tests {
         let half = 0.5_f64.sqrt() / 2.0;
         close(&rates(LrSchedulerType::Cosine, 0.0, 4), &[1.0, 0.5 + half, 0.5, 0.5 - half]);
         close(&rates(LrSchedulerType::ConstantWithWarmup, 2.0, 4), &[0.0, 0.5, 1.0, 1.0]);
+        close(&rates(LrSchedulerType::Constant, 0.0, 2), &[1.0, 1.0]);
     }
 }

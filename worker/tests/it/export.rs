@@ -52,9 +52,7 @@ fn the_export_is_whole_and_evaluates_to_the_reported_figures() {
     let encoder = TextEncoder::from_export(directory).unwrap();
     let file = hearth_crds::worker_config::DataFile {
         path: fixture.path("eval.jsonl"),
-        uri: String::new(),
-        text: "text".into(),
-        label: "label".into(),
+        ..Default::default()
     };
     let cache = fixture.path("cache");
     let options = dataset::ReadOptions {

@@ -1,11 +1,10 @@
 //! The worker's configuration from a valid job, for pods and local processes.
 
-use std::path::PathBuf;
-
+use hearth_crds::objective::Objective;
 use hearth_crds::source::Source;
 use hearth_crds::training_job::DataSource;
 use hearth_crds::worker_config::{
-    AGENT_PORT, CONFIG_VERSION, DataFile, JobIdentity, TrainConfig, TrainData,
+    AGENT_PORT, CONFIG_VERSION, DataFile, JobIdentity, TrainConfig, TrainData, TrainDistillation,
 };
 
 use crate::source_rules::{Backend, path_of};
@@ -41,6 +40,15 @@ pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
             clean: spec.data.clean.clone(),
             max_bad_rows: spec.data.max_bad_rows.unsigned_abs(),
         },
+        objective: spec.objective.clone().or_else(|| Objective::of_task(spec.task)),
+        distillation: spec.distillation.as_ref().zip(job.teacher.as_ref()).map(
+            |(distillation, teacher)| TrainDistillation {
+                teacher: path_of(teacher, backend),
+                temperature: distillation.temperature,
+                alpha: distillation.alpha,
+            },
+        ),
+        peft: spec.peft.clone(),
         training: spec.training.clone(),
         parallelism: spec.parallelism.clone(),
         replicas: spec.workers.replicas.unsigned_abs(),
@@ -77,8 +85,18 @@ fn below(directory: &Source, name: &str) -> Source {
 
 /// A file of rows as the back end's processes see it.
 pub(crate) fn data_file(rows: &DataSource, source: &Source, backend: &Backend) -> DataFile {
-    let path: PathBuf = path_of(source, backend);
-    DataFile { path, uri: rows.source.clone(), text: rows.text.clone(), label: rows.label.clone() }
+    DataFile {
+        path: path_of(source, backend),
+        uri: rows.source.clone(),
+        format: rows.format(),
+        text: rows.text.clone(),
+        label: rows.label.clone(),
+        messages: rows.messages.clone(),
+        prompt: rows.prompt.clone(),
+        completion: rows.completion.clone(),
+        chosen: rows.chosen.clone(),
+        rejected: rows.rejected.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +104,9 @@ mod tests {
     use super::*;
     use crate::source_rules::LocalMachine;
     use crate::training_job::validate::{self, tests::sample};
-    use std::path::Path;
+    use hearth_crds::objective::ObjectiveType;
+    use serde_json::json;
+    use std::path::{Path, PathBuf};
 
     #[test]
     fn pods_and_local_processes_get_the_same_but_for_places() {
@@ -110,6 +130,24 @@ mod tests {
         assert_eq!(config.data.eval.unwrap().path, Path::new("/x/data/eval.jsonl"));
         assert_eq!(config.output, Path::new("/x/models/spam"));
         assert_eq!(config.training, pods.training);
+    }
+
+    #[test]
+    fn the_worker_is_told_the_loss_the_teacher_and_the_adapters() {
+        let mut valid = validate::job(&sample(|_| {}), &Backend::Cluster).unwrap();
+        let objective = train_config(&valid, &Backend::Cluster).objective.unwrap();
+        assert_eq!(objective, Objective::new(ObjectiveType::Classification));
+        valid.teacher = Some(Source::parse("pvc://teachers/large").unwrap());
+        valid.spec.distillation = serde_json::from_value(
+            json!({"teacher": {"source": "pvc://teachers/large"}, "alpha": 0.7}),
+        )
+        .unwrap();
+        valid.spec.peft = serde_json::from_value(json!({"r": 16})).unwrap();
+        let config = train_config(&valid, &Backend::Cluster);
+        let distillation = config.distillation.unwrap();
+        assert_eq!(distillation.teacher, Path::new("/mnt/hearth/teachers/large"));
+        assert_eq!((distillation.temperature, distillation.alpha), (2.0, 0.7));
+        assert_eq!(config.peft.unwrap().r, 16);
     }
 
     #[test]

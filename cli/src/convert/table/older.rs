@@ -1,0 +1,85 @@
+//! Fields that `TrainingArguments` had before 5.0, and arguments that belong to its
+//! callbacks.
+
+use crate::convert::entry::{Entry, elsewhere, left_out, refused, renamed, same_but};
+use crate::convert::take;
+
+/// Names of transformers 4, up to 4.57, and of `EarlyStoppingCallback`.
+pub(in crate::convert) const OLDER: &[Entry] = &[
+    renamed(
+        "evaluation_strategy",
+        "[]",
+        "training.evalStrategy",
+        take::strategy,
+        "the older name of `eval_strategy`",
+    ),
+    renamed(
+        "evaluate_during_training",
+        "[false]",
+        "training.evalStrategy",
+        take::evaluate_during_training,
+        "`Steps` where true",
+    ),
+    renamed(
+        "warmup_ratio",
+        "[0]",
+        "training.warmupSteps",
+        take::warmup_ratio,
+        "`warmupSteps` below 1 is a fraction of all steps",
+    ),
+    renamed(
+        "per_gpu_train_batch_size",
+        "[]",
+        "training.perDeviceTrainBatchSize",
+        take::whole,
+        "the older name of `per_device_train_batch_size`",
+    ),
+    renamed(
+        "per_gpu_eval_batch_size",
+        "[]",
+        "training.perDeviceEvalBatchSize",
+        take::whole,
+        "the older name of `per_device_eval_batch_size`",
+    ),
+    renamed("no_cuda", "[false]", "workers.accelerator", take::cpu, "`CPU` where true"),
+    renamed("adafactor", "[false]", "training.optim", take::adafactor, "`Adafactor` where true"),
+    renamed(
+        "group_by_length",
+        "[false]",
+        "training.trainSamplingStrategy",
+        take::group_by_length,
+        "`GroupByLength` where true",
+    ),
+    same_but("early_stopping_patience", take::whole, "of `EarlyStoppingCallback`"),
+    same_but("early_stopping_threshold", take::number, "of `EarlyStoppingCallback`"),
+    elsewhere("logging_dir", "[]", "output.destination", "reports lie beside the output"),
+    left_out("overwrite_output_dir", "[false, true]", "a job goes on from what its output holds"),
+    left_out(
+        "save_safetensors",
+        "[true]",
+        "weights are always saved as safetensors; no pickle is written",
+    ),
+    refused("use_mps_device", "[false]", "Apple's GPUs are not offered; remove it"),
+    left_out("jit_mode_eval", "[false]", "there is no Python to compile"),
+    left_out("torchdynamo", "[]", "there is no Python to compile"),
+    left_out("use_ipex", "[false]", "of Intel's extension, which is for speed alone"),
+    left_out("fp16_opt_level", "[\"O1\"]", "of `fp16`, which is refused"),
+    left_out("fp16_backend", "[\"auto\"]", "of `fp16`, which is refused"),
+    left_out("half_precision_backend", "[\"auto\"]", "there is one back end"),
+    left_out("tpu_num_cores", "[]", "of TPUs"),
+    left_out("tpu_metrics_debug", "[false]", "of TPUs"),
+    refused("past_index", "[-1]", "states of one batch are not handed to the next; remove it"),
+    left_out("use_legacy_prediction_loop", "[false]", "there is one loop"),
+    left_out("include_inputs_for_metrics", "[false]", "there is no `compute_metrics` function"),
+    left_out("include_tokens_per_second", "[false, true]", "tokens a second are always reported"),
+    left_out("fsdp_min_num_params", "[0]", "weights are sharded by block"),
+    left_out("fsdp_transformer_layer_cls_to_wrap", "[]", "weights are sharded by block"),
+    left_out("push_to_hub_model_id", "[]", "nothing is sent to a hub"),
+    left_out("push_to_hub_organization", "[]", "nothing is sent to a hub"),
+    left_out("push_to_hub_token", "[\"<PUSH_TO_HUB_TOKEN>\"]", "nothing is sent to a hub"),
+    left_out("mp_parameters", "[\"\"]", "of SageMaker"),
+    left_out("ray_scope", "[\"last\"]", "of Ray; a HyperparamSweep searches"),
+    left_out("dispatch_batches", "[false]", "each rank reads its own rows"),
+    refused("split_batches", "[false]", "it changes the batch; set `perDeviceTrainBatchSize`"),
+    left_out("_n_gpu", "[-1, 0, 1]", "`workers.processesPerWorker` says it"),
+];
