@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use hearth_crds::TrainingArguments;
 use hearth_crds::objective::{ClassWeights, ObjectiveType};
+use hearth_crds::peft::{BaseQuantization, Peft};
 use hearth_crds::training_arguments::{
     IntervalStrategy, LrSchedulerType, Metric, OnNonFinite, Optimizer, TrainSamplingStrategy,
 };
-use hearth_crds::training_job::{Accelerator, DataFormat, Sharding, Task};
+use hearth_crds::training_job::{Accelerator, Sharding, Task};
 use hearth_crds::worker_config::{CONFIG_VERSION, DataFile, TrainConfig, TrainData};
 use serde::de::DeserializeOwned;
 
@@ -75,6 +76,12 @@ pub struct Config {
     pub model: PathBuf,
     /// What to learn from.
     pub data: TrainData,
+    /// What to learn.
+    pub task: Task,
+    /// How it is learned.
+    pub lesson: Lesson,
+    /// Adapters to train instead of all weights.
+    pub peft: Option<Peft>,
     /// The job's directory.
     pub output: PathBuf,
     /// What to compute on.
@@ -114,6 +121,46 @@ pub struct Config {
     /// Of the settings by which results differ; a checkpoint of other settings
     /// is not taken up.
     pub fingerprint: String,
+}
+
+/// What is learned of the data.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lesson {
+    /// The class of a text.
+    Classes(ClassLoss),
+    /// The next token of plain texts.
+    Texts,
+    /// The next token of texts, completions or conversations.
+    Answers {
+        /// Learn what the assistant says, and nothing else.
+        assistant_only: bool,
+    },
+}
+
+/// How a class counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassLoss {
+    /// Count rows by how rare their class is.
+    pub balanced: bool,
+    /// Share of each target that is spread over all classes.
+    pub label_smoothing: f64,
+}
+
+impl Lesson {
+    fn of(config: &TrainConfig) -> Self {
+        let asked = config.objective.as_ref();
+        match asked.map(|objective| objective.type_) {
+            Some(ObjectiveType::Pretraining) => Self::Texts,
+            Some(ObjectiveType::SFT | ObjectiveType::DPO) => Self::Answers {
+                assistant_only: asked.is_some_and(|objective| objective.assistant_only_loss),
+            },
+            None if config.task == Task::CausalLM => Self::Answers { assistant_only: false },
+            Some(ObjectiveType::Classification) | None => Self::Classes(ClassLoss {
+                balanced: asked.is_some_and(|o| o.class_weights == ClassWeights::Balanced),
+                label_smoothing: config.training.label_smoothing_factor,
+            }),
+        }
+    }
 }
 
 /// How long to train.
@@ -218,9 +265,12 @@ impl Config {
             metric: training.metric_for_best_model,
             seed: training.seed,
             max_length: count("training.maxLength", training.max_length.into())?.get(),
+            lesson: Lesson::of(&config),
+            task: config.task,
             accelerator: config.accelerator,
             model: config.model,
             data: config.data,
+            peft: config.peft,
             output: config.output,
             fingerprint,
         })
@@ -235,23 +285,28 @@ impl Config {
 /// The same list as the operator's `unsupported`: later versions shorten both.
 fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
     let training = &config.training;
-    let objective = config.objective.as_ref();
+    let (objective, peft) = (config.objective.as_ref(), config.peft.as_ref());
     let on_gpus = config.accelerator == Accelerator::CUDA;
     let ways = &config.parallelism;
     for (asked, field, detail) in [
-        (config.task != Task::SequenceClassification, "task", "use SequenceClassification"),
         (
-            objective.is_some_and(|asked| asked.type_ != ObjectiveType::Classification),
-            "objective.type",
-            "use Classification",
+            !matches!(config.task, Task::SequenceClassification | Task::CausalLM),
+            "task",
+            "use SequenceClassification or CausalLM",
         ),
         (
-            objective.is_some_and(|asked| asked.class_weights != ClassWeights::None),
-            "objective.classWeights",
+            objective.is_some_and(|asked| asked.type_ == ObjectiveType::DPO),
+            "objective.type",
+            "use SFT or Pretraining",
+        ),
+        (objective.is_some_and(|asked| asked.packing), "objective.packing", "use false"),
+        (config.distillation.is_some(), "distillation", "remove it"),
+        (
+            peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None),
+            "peft.baseQuantization",
             "use None",
         ),
-        (config.distillation.is_some(), "distillation", "remove it"),
-        (config.peft.is_some(), "peft", "remove it"),
+        (peft.is_some_and(|peft| !peft.merge_on_export), "peft.mergeOnExport", "use true"),
         (ways.sharding != Sharding::None, "parallelism.sharding", "use None"),
         (ways.tensor != 1, "parallelism.tensor", "use 1"),
         (ways.pipeline != 1, "parallelism.pipeline", "use 1"),
@@ -267,7 +322,11 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
             "use true",
         ),
         (training.on_non_finite != OnNonFinite::Stop, "training.onNonFinite", "use Stop"),
-        (training.label_smoothing_factor > 0.0, "training.labelSmoothingFactor", "use 0"),
+        (
+            training.label_smoothing_factor > 0.0 && config.task == Task::CausalLM,
+            "training.labelSmoothingFactor",
+            "use 0 with CausalLM",
+        ),
         (training.logging_first_step, "training.loggingFirstStep", "use false"),
         (training.eval_on_start, "training.evalOnStart", "use false"),
         (training.eval_delay > 0.0, "training.evalDelay", "use 0"),
@@ -286,23 +345,34 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
             return Err(setting(field, format!("is not supported yet; {detail}")));
         }
     }
+    if config.task == Task::CausalLM
+        && matches!(training.metric_for_best_model, Metric::F1 | Metric::F1Macro)
+        && training.load_best_model_at_end
+    {
+        let detail = "is of classifiers; use loss or accuracy with CausalLM";
+        return Err(setting("training.metricForBestModel", detail));
+    }
     let rows = [Some(&config.data.train), config.data.eval.as_ref()];
-    rows.into_iter().flatten().try_for_each(refuse_unread_rows)
+    rows.into_iter().flatten().try_for_each(|rows| refuse_unread_columns(config.task, rows))
 }
 
-/// JSONL with a text and a label is all that this version reads.
-fn refuse_unread_rows(rows: &DataFile) -> Result<(), ConfigError> {
+/// Names of columns that this task does not read.
+fn refuse_unread_columns(task: Task, rows: &DataFile) -> Result<(), ConfigError> {
     let names = DataFile::default();
-    for (asked, field, detail) in [
-        (rows.format != DataFormat::JSONL, "data.format", "use JSONL"),
-        (rows.messages != names.messages, "data.messages", "remove it"),
-        (rows.prompt != names.prompt, "data.prompt", "remove it"),
-        (rows.completion != names.completion, "data.completion", "remove it"),
-        (rows.chosen != names.chosen, "data.chosen", "remove it"),
-        (rows.rejected != names.rejected, "data.rejected", "remove it"),
+    let sequences = task == Task::CausalLM;
+    for (asked, field) in [
+        (sequences && rows.label != names.label, "data.label"),
+        (!sequences && rows.messages != names.messages, "data.messages"),
+        (!sequences && rows.prompt != names.prompt, "data.prompt"),
+        (!sequences && rows.completion != names.completion, "data.completion"),
+        (rows.chosen != names.chosen, "data.chosen"),
+        (rows.rejected != names.rejected, "data.rejected"),
     ] {
         if asked {
-            return Err(setting(field, format!("is not supported yet; {detail} ({})", rows.uri)));
+            return Err(setting(
+                field,
+                format!("is not read with {task:?}; remove it ({})", rows.uri),
+            ));
         }
     }
     Ok(())
@@ -464,24 +534,20 @@ mod tests {
     #[test]
     fn what_is_not_acted_on_is_refused_by_its_field() {
         for (pointer, value, field) in [
-            ("/task", "CausalLM".into(), "task"),
+            ("/task", "ImageClassification".into(), "task"),
             ("/parallelism/sharding", "Full".into(), "parallelism.sharding"),
             ("/parallelism/tensor", 2.into(), "parallelism.tensor"),
             ("/parallelism/pipeline", 2.into(), "parallelism.pipeline"),
             ("/parallelism/expert", 2.into(), "parallelism.expert"),
             ("/objective", json!({"type": "DPO"}), "objective.type"),
-            (
-                "/objective",
-                json!({"type": "Classification", "classWeights": "Balanced"}),
-                "objective.classWeights",
-            ),
+            ("/objective", json!({"type": "SFT", "packing": true}), "objective.packing"),
             (
                 "/distillation",
                 json!({"teacher": "/t", "temperature": 2.0, "alpha": 0.5}),
                 "distillation",
             ),
-            ("/peft", json!({}), "peft"),
-            ("/data/train/format", "Parquet".into(), "data.format"),
+            ("/peft", json!({"baseQuantization": "INT8"}), "peft.baseQuantization"),
+            ("/peft", json!({"mergeOnExport": false}), "peft.mergeOnExport"),
             ("/data/train/messages", "turns".into(), "data.messages"),
             ("/data/train/prompt", "q".into(), "data.prompt"),
             ("/data/train/completion", "a".into(), "data.completion"),
@@ -498,7 +564,6 @@ mod tests {
                 "training.averageTokensAcrossDevices",
             ),
             ("/training/onNonFinite", "Skip".into(), "training.onNonFinite"),
-            ("/training/labelSmoothingFactor", 0.1.into(), "training.labelSmoothingFactor"),
             ("/training/loggingFirstStep", true.into(), "training.loggingFirstStep"),
             ("/training/evalOnStart", true.into(), "training.evalOnStart"),
             ("/training/evalDelay", 1.into(), "training.evalDelay"),

@@ -6,6 +6,7 @@ use hearth_crds::model_deployment::{
 };
 use hearth_crds::names;
 use hearth_crds::source::Source;
+use hearth_crds::training_job::Task;
 use kube::ResourceExt;
 
 use crate::children::Parent;
@@ -120,7 +121,11 @@ pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
             ));
         }
         if let Some(gate) = &compression.gate {
-            faults.extend(unread_rows("spec.compression.gate.data", &gate.data));
+            faults.extend(unread_rows(
+                "spec.compression.gate.data",
+                &gate.data,
+                Task::SequenceClassification,
+            ));
         }
         if spec.serving.resources.gpus() > 0 {
             faults.push(Fault::unsupported(

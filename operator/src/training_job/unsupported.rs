@@ -3,11 +3,10 @@
 //! The CLI and the operator both refuse by this list. What the worker learns to do
 //! leaves it, one entry a field; `worker/src/config.rs` has the same list.
 
-use hearth_crds::objective::{ClassWeights, ObjectiveType};
-use hearth_crds::training_arguments::{OnNonFinite, Optimizer, TrainSamplingStrategy};
-use hearth_crds::training_job::{
-    Accelerator, DataFormat, DataSource, Sharding, Task, TrainingJobSpec,
-};
+use hearth_crds::objective::ObjectiveType;
+use hearth_crds::peft::BaseQuantization;
+use hearth_crds::training_arguments::{Metric, OnNonFinite, Optimizer, TrainSamplingStrategy};
+use hearth_crds::training_job::{Accelerator, DataSource, Sharding, Task, TrainingJobSpec};
 use hearth_crds::worker_config::DataFile;
 
 use crate::fault::Fault;
@@ -24,35 +23,30 @@ pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
             faults.push(Fault::unsupported(field, problem, fix));
         }
     }
-    faults.extend(unread_rows("spec.data.train", &spec.data.train));
+    faults.extend(unread_rows("spec.data.train", &spec.data.train, spec.task));
     if let Some(eval) = &spec.data.eval {
-        faults.extend(unread_rows("spec.data.eval", eval));
+        faults.extend(unread_rows("spec.data.eval", eval, spec.task));
     }
     faults
 }
 
-/// What a file of rows may be and this version does not read.
-pub fn unread_rows(field: &str, rows: &DataSource) -> Vec<Fault> {
+/// Names of columns that the task does not read.
+pub fn unread_rows(field: &str, rows: &DataSource, task: Task) -> Vec<Fault> {
     let names = DataFile::default();
+    let sequences = task == Task::CausalLM;
     let mut faults = Vec::new();
-    if rows.format() != DataFormat::JSONL {
-        faults.push(Fault::unsupported(
-            format!("{field}.format"),
-            format!("this version does not read {:?}", rows.format()),
-            "write the rows as JSONL",
-        ));
-    }
-    for (part, name, default) in [
-        ("messages", &rows.messages, &names.messages),
-        ("prompt", &rows.prompt, &names.prompt),
-        ("completion", &rows.completion, &names.completion),
-        ("chosen", &rows.chosen, &names.chosen),
-        ("rejected", &rows.rejected, &names.rejected),
+    for (unread, part, name, default) in [
+        (sequences, "label", &rows.label, &names.label),
+        (!sequences, "messages", &rows.messages, &names.messages),
+        (!sequences, "prompt", &rows.prompt, &names.prompt),
+        (!sequences, "completion", &rows.completion, &names.completion),
+        (true, "chosen", &rows.chosen, &names.chosen),
+        (true, "rejected", &rows.rejected, &names.rejected),
     ] {
-        if name != default {
+        if unread && name != default {
             faults.push(Fault::unsupported(
                 format!("{field}.{part}"),
-                "this version reads the fields text and label only",
+                format!("this version does not read it with {task:?}"),
                 "remove it",
             ));
         }
@@ -64,10 +58,10 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let parallelism = &spec.parallelism;
     let mut gaps = vec![
         (
-            spec.task != Task::SequenceClassification,
+            !matches!(spec.task, Task::SequenceClassification | Task::CausalLM),
             "spec.task",
             format!("this version does not train {:?}", spec.task),
-            "use SequenceClassification",
+            "use SequenceClassification or CausalLM",
         ),
         (
             parallelism.sharding != Sharding::None,
@@ -88,20 +82,19 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
 }
 
 fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
-    let objective = spec.objective.as_ref();
-    let type_ = objective.map_or(ObjectiveType::Classification, |objective| objective.type_);
+    let (objective, peft) = (spec.objective.as_ref(), spec.peft.as_ref());
     vec![
         (
-            type_ != ObjectiveType::Classification,
+            objective.is_some_and(|objective| objective.type_ == ObjectiveType::DPO),
             "spec.objective.type",
-            format!("this version does not optimise {type_:?}"),
-            "use Classification",
+            "this version does not learn preferences (DPO)".into(),
+            "use SFT, Pretraining or Classification",
         ),
         (
-            objective.is_some_and(|objective| objective.class_weights != ClassWeights::None),
-            "spec.objective.classWeights",
-            "this version counts each row the same".into(),
-            "use None",
+            objective.is_some_and(|objective| objective.packing),
+            "spec.objective.packing",
+            "this version gives each row a sequence of its own".into(),
+            "use false",
         ),
         (
             spec.distillation.is_some(),
@@ -109,7 +102,18 @@ fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "this version learns from data only".into(),
             "remove it",
         ),
-        (spec.peft.is_some(), "spec.peft", "this version trains all weights".into(), "remove it"),
+        (
+            peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None),
+            "spec.peft.baseQuantization",
+            "this version holds frozen weights in float32".into(),
+            "use None",
+        ),
+        (
+            peft.is_some_and(|peft| !peft.merge_on_export),
+            "spec.peft.mergeOnExport",
+            "this version exports whole models".into(),
+            "use true",
+        ),
     ]
 }
 
@@ -123,6 +127,14 @@ fn step_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "spec.training.optim",
             format!("this version has no {:?}", training.optim),
             "use AdamW",
+        ),
+        (
+            spec.task == Task::CausalLM
+                && training.load_best_model_at_end
+                && matches!(training.metric_for_best_model, Metric::F1 | Metric::F1Macro),
+            "spec.training.metricForBestModel",
+            "F1 is of classifiers".into(),
+            "use loss or accuracy with CausalLM",
         ),
         (
             training.momentum > 0.0,
@@ -161,9 +173,9 @@ fn step_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "use Stop",
         ),
         (
-            training.label_smoothing_factor > 0.0,
+            training.label_smoothing_factor > 0.0 && spec.task == Task::CausalLM,
             "spec.training.labelSmoothingFactor",
-            "this version does not smooth labels".into(),
+            "this version does not smooth the targets of CausalLM".into(),
             "use 0",
         ),
         (
@@ -244,16 +256,12 @@ mod tests {
     #[test]
     fn every_field_that_nothing_acts_on_is_refused_by_name() {
         let cases: Vec<(&str, Value)> = vec![
-            ("task", "CausalLM".into()),
-            ("objective.type", json!({"type": "SFT"})),
-            (
-                "objective.classWeights",
-                json!({"type": "Classification", "classWeights": "Balanced"}),
-            ),
+            ("task", "ImageClassification".into()),
+            ("objective.type", json!({"type": "DPO"})),
+            ("objective.packing", json!({"type": "SFT", "packing": true})),
             ("distillation", json!({"teacher": {"source": "pvc://models/large"}})),
-            ("peft", json!({})),
-            ("data.train.format", "Parquet".into()),
-            ("data.eval.format", "Text".into()),
+            ("peft.baseQuantization", json!({"baseQuantization": "INT8"})),
+            ("peft.mergeOnExport", json!({"mergeOnExport": false})),
             ("data.train.messages", "turns".into()),
             ("data.train.prompt", "question".into()),
             ("data.train.completion", "answer".into()),
@@ -270,7 +278,6 @@ mod tests {
             ("training.autoFindBatchSize", true.into()),
             ("training.averageTokensAcrossDevices", false.into()),
             ("training.onNonFinite", "Skip".into()),
-            ("training.labelSmoothingFactor", 0.1.into()),
             ("training.loggingFirstStep", true.into()),
             ("training.evalOnStart", true.into()),
             ("training.evalDelay", 1.into()),
@@ -303,11 +310,5 @@ mod tests {
             });
             assert_eq!(unsupported(&job.spec).len(), faults, "{accelerator}");
         }
-    }
-
-    #[test]
-    fn a_files_ending_is_its_format() {
-        let job = sample(|j| j["spec"]["data"]["train"]["source"] = "pvc://data/x.PARQUET".into());
-        assert_eq!(unsupported(&job.spec)[0].field, "spec.data.train.format");
     }
 }

@@ -100,6 +100,11 @@ impl SequenceEncoder {
         self.pad
     }
 
+    /// Most tokens of a sequence.
+    pub fn max_length(&self) -> usize {
+        self.options.max_length
+    }
+
     /// The chat template.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()

@@ -14,7 +14,7 @@ use crate::files::{replace_directory, temporary_beside, write_synced};
 use crate::model::{Head, Model};
 
 /// Files of a tokenizer, copied where they are present.
-const TOKENIZER_FILES: [&str; 8] = [
+const TOKENIZER_FILES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -23,6 +23,8 @@ const TOKENIZER_FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "generation_config.json",
 ];
 
 /// A written directory.

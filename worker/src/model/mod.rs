@@ -187,6 +187,17 @@ impl Model {
         }
     }
 
+    /// Refuses a language model where classes are wanted.
+    pub fn expect_classifier(&self) -> Result<(), ModelError> {
+        match self.head {
+            Head::Classifier(_) => Ok(()),
+            Head::CausalLm => Err(self.config.unsupported(
+                "this is a language model; only classifiers are compressed and served so far"
+                    .into(),
+            )),
+        }
+    }
+
     /// All stages one after another: ids i64 `[B, T]` → what the last stage gives.
     pub fn forward(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
         let first = self.network.forward(0, input, pass)?;

@@ -136,6 +136,7 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
     }
     let encoder = TextEncoder::from_export(&config.model).map_err(Error::from)?;
     let dense = model::load(&config.model, Device::Cpu).map_err(Error::from)?;
+    dense.expect_classifier().map_err(Error::from)?;
     let built = temporary_beside(&config.output);
     let done = compress(config, input, &dense, &encoder, &built);
     if done.is_err() {

@@ -114,6 +114,7 @@ fn load(
 ) -> Result<(TextClassifier, TextEncoder), Error> {
     let encoder = TextEncoder::from_export(directory)?;
     let classifier = crate::quantize::load(directory, device)?;
+    classifier.expect_classifier()?;
     let model = TextClassifier { classifier, pad: encoder.pad(), device };
     warm_up(&model, &encoder, batch)?;
     Ok((model, encoder))

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use hearth_crds::training_arguments::Metric;
-use hearth_crds::training_job::Task;
 use tch::Tensor;
 
 use super::evaluate::{self, EvalOptions};
@@ -15,6 +14,7 @@ use crate::checkpoint::saver::{Finished, Request};
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
 use crate::export::{self, ModelCard};
+use crate::peft;
 
 impl Session<'_> {
     /// Evaluates on all ranks. Only a step that is also saved can be the best.
@@ -134,10 +134,11 @@ impl Session<'_> {
         }
         let (of_step, metrics) = self.choose_weights()?;
         self.enter(Phase::Exporting);
+        peft::merge(&mut self.trainer.model)?;
         let model = &self.trainer.model;
         let card = ModelCard {
             format_version: export::card::FORMAT_VERSION,
-            task: Task::SequenceClassification,
+            task: self.config.task,
             clean: self.config.data.clean.clone(),
             max_length: self.encoder.max_length(),
             labels: model.labels().names().to_vec(),

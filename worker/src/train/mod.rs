@@ -3,6 +3,7 @@
 pub mod evaluate;
 pub mod gang;
 pub mod horizon;
+mod inputs;
 pub mod journal;
 mod milestones;
 pub mod optimizer;

@@ -10,6 +10,7 @@ use tch::Device;
 
 use super::gang::Gang;
 use super::horizon::Horizon;
+use super::inputs::{self, Encoder};
 use super::journal::Journal;
 use super::milestones::parts;
 use super::optimizer::Optimizer;
@@ -20,14 +21,13 @@ use crate::checkpoint::reports::Reports;
 use crate::checkpoint::store::Checkpoint;
 use crate::checkpoint::{CheckpointStore, Saver};
 use crate::config::{Config, Interval};
-use crate::cores::cores;
-use crate::data::dataset::{self, ReadOptions};
-use crate::data::{TextEncoder, TrainingSet};
+use crate::data::TrainingSet;
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
-use crate::model::{Head, ModelConfig, ModelError, load_for_training};
+use crate::model::{ModelConfig, load_for_training};
 use crate::monitor::Probe;
-use crate::objective::{Objective, Place};
+use crate::objective::Place;
+use crate::peft;
 
 /// A rank that is ready to make steps.
 pub(super) struct Session<'a> {
@@ -36,7 +36,7 @@ pub(super) struct Session<'a> {
     pub(super) config: Config,
     pub(super) gang: Gang,
     pub(super) data: TrainingSet,
-    pub(super) encoder: TextEncoder,
+    pub(super) encoder: Encoder,
     pub(super) trainer: Trainer,
     pub(super) horizon: Horizon,
     pub(super) state: TrainState,
@@ -64,15 +64,14 @@ impl<'a> Session<'a> {
 
         let mut gang = Gang::meet(&rank, device)?;
         let model_config = ModelConfig::read(&config.model)?;
-        let encoder = encoder(&config, &model_config, gang.leads(), events)?;
-        let data = read_data(&config, &model_config, &encoder, &gang)?;
-        let (model, fresh) = load_for_training(
-            &model_config,
-            &config.model,
-            Head::Classifier(data.labels.clone()),
-            device,
-            config.seed,
-        )?;
+        let encoder = Encoder::load(&config, &model_config, gang.leads(), events)?;
+        let data = encoder.read(&config, &model_config, &gang)?;
+        let head = encoder.head(&data);
+        let (mut model, fresh) =
+            load_for_training(&model_config, &config.model, head, device, config.seed)?;
+        if let Some(peft) = &config.peft {
+            peft::adapt(&mut model, &inputs::lora(peft))?;
+        }
         let identity = Identity {
             settings: config.fingerprint.clone(),
             data: data.fingerprint.clone(),
@@ -95,7 +94,7 @@ impl<'a> Session<'a> {
             checkpoint.restore(&tensors)?;
         }
         gang.connect(&rank)?;
-        let objective = Objective::of(&model.head);
+        let objective = inputs::objective(&config.lesson, &data.train);
         let place = Place { pad: encoder.pad(), device };
         let trainer = Trainer::new((model, objective), optimizer, &mut gang, (place, config.seed))?;
         let saver = start_saver(&config, &rank, &checkpoints, &trainer)?;
@@ -166,60 +165,6 @@ fn device(config: &Config, rank: &Rank) -> Result<Device, Error> {
             }
             Ok(Device::Cuda(rank.local_rank))
         }
-    }
-}
-
-/// The tokenizer, bounded by the model's positions.
-fn encoder(
-    config: &Config,
-    model: &ModelConfig,
-    leads: bool,
-    events: &mut dyn EventSink,
-) -> Result<TextEncoder, Error> {
-    let max_length = config.max_length.min(model.max_tokens);
-    if max_length < config.max_length && leads {
-        note(
-            events,
-            "MaxLengthCut",
-            format!(
-                "training.maxLength {} is more than the model's {max_length} positions; samples are cut to those",
-                config.max_length
-            ),
-        );
-    }
-    let encoder = TextEncoder::load(&config.model, config.data.clean.clone(), max_length)?;
-    if encoder.vocabulary_size() as u64 > model.vocab_size.unsigned_abs() {
-        return Err(ModelError::Malformed {
-            path: model.path.clone(),
-            detail: format!(
-                "vocab_size is {}, but tokenizer.json knows {} tokens; they are not of one model",
-                model.vocab_size,
-                encoder.vocabulary_size()
-            ),
-        }
-        .into());
-    }
-    Ok(encoder)
-}
-
-/// Rank 0 reads first, on all cores, and leaves token ids in the cache; the
-/// others then find them there. Where it fails, all meet the same error.
-fn read_data(
-    config: &Config,
-    model: &ModelConfig,
-    encoder: &TextEncoder,
-    gang: &Gang,
-) -> Result<TrainingSet, Error> {
-    let cache = config.output.join(".cache");
-    let options = ReadOptions { encoder, cache: &cache, threads: cores(), seed: config.seed };
-    let read = || dataset::load(&config.data, model.labels.as_ref(), options);
-    if gang.leads() {
-        let data = read();
-        gang.tell("data", b"read")?;
-        Ok(data?)
-    } else {
-        gang.read("data")?;
-        Ok(read()?)
     }
 }
 

@@ -66,7 +66,9 @@ impl Trainer {
                     .collect();
                 let options = ReducerOptions {
                     // Experts to which no token goes take no part in a step.
-                    find_unused_parameters: named.iter().any(|(name, _)| name.contains(".experts.")),
+                    find_unused_parameters: named
+                        .iter()
+                        .any(|(name, _)| name.contains(".experts.")),
                     ..ReducerOptions::default()
                 };
                 Some(Reducer::new(&named, group, &options)?)

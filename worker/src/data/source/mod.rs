@@ -44,6 +44,16 @@ impl Format {
     }
 }
 
+impl From<DataFormat> for Format {
+    fn from(format: DataFormat) -> Self {
+        match format {
+            DataFormat::JSONL => Self::Jsonl,
+            DataFormat::Parquet => Self::Parquet,
+            DataFormat::Text => Self::Text,
+        }
+    }
+}
+
 /// A file, and what its rows hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
@@ -60,7 +70,7 @@ impl SourceFile {
     pub fn labelled(file: &DataFile) -> Self {
         Self {
             path: file.path.clone(),
-            format: Format::of(&file.path),
+            format: file.format.into(),
             columns: Columns::Labelled { text: file.text.clone(), label: file.label.clone() },
         }
     }

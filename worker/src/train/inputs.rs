@@ -1,0 +1,222 @@
+//! The samples of a job, by what it learns.
+
+use std::path::Path;
+
+use hearth_crds::peft::Peft;
+use hearth_crds::worker_config::DataFile;
+
+use super::gang::Gang;
+use super::session::note;
+use crate::config::{Config, Lesson};
+use crate::cores::cores;
+use crate::data::dataset::{self, ReadOptions, SequenceFiles, SequenceOptions};
+use crate::data::encode::EncoderOptions;
+use crate::data::{
+    self, Columns, DataError, Format, LossOn, Samples, SequenceEncoder, SourceFile, TextEncoder,
+    TrainingSet,
+};
+use crate::error::Error;
+use crate::event::EventSink;
+use crate::model::{Head, ModelConfig, ModelError};
+use crate::objective::{Classification, Objective};
+use crate::peft::LoraConfig;
+
+/// What makes token ids of rows.
+#[derive(Debug)]
+pub(super) enum Encoder {
+    /// Of labelled texts.
+    Text(TextEncoder),
+    /// Of sequences, with the columns that hold them.
+    Sequence(Box<SequenceEncoder>, Columns),
+}
+
+impl Encoder {
+    /// The model's tokenizer. Samples are bounded by the model's positions.
+    pub(super) fn load(
+        config: &Config,
+        model: &ModelConfig,
+        leads: bool,
+        events: &mut dyn EventSink,
+    ) -> Result<Self, Error> {
+        let max_length = config.max_length.min(model.max_tokens);
+        if max_length < config.max_length && leads {
+            let message = format!(
+                "training.maxLength {} is more than the model's {max_length} positions; samples are cut to those",
+                config.max_length
+            );
+            note(events, "MaxLengthCut", message);
+        }
+        let encoder = match &config.lesson {
+            Lesson::Classes(_) => {
+                Self::Text(TextEncoder::load(&config.model, config.data.clean.clone(), max_length)?)
+            }
+            Lesson::Texts | Lesson::Answers { .. } => Self::sequences(config, max_length)?,
+        };
+        let tokens = encoder.vocabulary_size();
+        if tokens as u64 > model.vocab_size.unsigned_abs() {
+            let detail = format!(
+                "vocab_size is {}, but tokenizer.json knows {tokens} tokens; they are not of one model",
+                model.vocab_size
+            );
+            return Err(ModelError::Malformed { path: model.path.clone(), detail }.into());
+        }
+        Ok(encoder)
+    }
+
+    fn sequences(config: &Config, max_length: usize) -> Result<Self, Error> {
+        let file = &config.data.train;
+        let columns = match config.lesson {
+            Lesson::Answers { .. } => columns_of(file),
+            _ => Columns::Text { text: file.text.clone() },
+        };
+        let objective = match (&config.lesson, &columns) {
+            (Lesson::Answers { assistant_only: true }, _) => {
+                data::Objective::FineTuning(LossOn::Assistant)
+            }
+            (Lesson::Answers { .. }, Columns::Completion { .. }) => {
+                data::Objective::FineTuning(LossOn::Completion)
+            }
+            (Lesson::Answers { .. }, _) => data::Objective::FineTuning(LossOn::All),
+            _ => data::Objective::Pretraining,
+        };
+        let options = EncoderOptions {
+            objective,
+            clean: config.data.clean.clone(),
+            max_length,
+            now: jiff::Zoned::now().datetime(),
+        };
+        Ok(Self::Sequence(Box::new(SequenceEncoder::load(&config.model, options)?), columns))
+    }
+
+    /// Id that fills rows up.
+    pub(super) fn pad(&self) -> u32 {
+        match self {
+            Self::Text(encoder) => encoder.pad(),
+            Self::Sequence(encoder, _) => encoder.pad(),
+        }
+    }
+
+    /// Most tokens of a sample.
+    pub(super) fn max_length(&self) -> usize {
+        match self {
+            Self::Text(encoder) => encoder.max_length(),
+            Self::Sequence(encoder, _) => encoder.max_length(),
+        }
+    }
+
+    fn vocabulary_size(&self) -> usize {
+        match self {
+            Self::Text(encoder) => encoder.vocabulary_size(),
+            Self::Sequence(encoder, _) => encoder.vocabulary_size(),
+        }
+    }
+
+    /// The head that learns from these samples.
+    pub(super) fn head(&self, data: &TrainingSet) -> Head {
+        match self {
+            Self::Text(_) => Head::Classifier(data.labels.clone()),
+            Self::Sequence(..) => Head::CausalLm,
+        }
+    }
+
+    /// Rank 0 reads first, on all cores, and leaves token ids in the cache; the others then find
+    /// them there. Where it fails, all meet the same error.
+    pub(super) fn read(
+        &self,
+        config: &Config,
+        model: &ModelConfig,
+        gang: &Gang,
+    ) -> Result<TrainingSet, Error> {
+        let cache = config.output.join(".cache");
+        if gang.leads() {
+            let data = self.read_here(config, model, &cache);
+            gang.tell("data", b"read")?;
+            Ok(data?)
+        } else {
+            gang.read("data")?;
+            Ok(self.read_here(config, model, &cache)?)
+        }
+    }
+
+    fn read_here(
+        &self,
+        config: &Config,
+        model: &ModelConfig,
+        cache: &Path,
+    ) -> Result<TrainingSet, DataError> {
+        let (threads, seed) = (cores(), config.seed);
+        match self {
+            Self::Text(encoder) => {
+                let options = ReadOptions { encoder, cache, threads, seed };
+                dataset::load(&config.data, model.labels.as_ref(), options)
+            }
+            Self::Sequence(encoder, columns) => {
+                let source = |file: &DataFile| SourceFile {
+                    path: file.path.clone(),
+                    format: Format::from(file.format),
+                    columns: columns.clone(),
+                };
+                let files = SequenceFiles {
+                    train: source(&config.data.train),
+                    eval: config.data.eval.as_ref().map(source),
+                    eval_split: config.data.eval_split,
+                    max_bad_rows: config.data.max_bad_rows,
+                };
+                let options = SequenceOptions { encoder, cache, threads, seed };
+                dataset::load_sequences(&files, options)
+            }
+        }
+    }
+}
+
+/// What the rows of a file for fine-tuning hold, told by the first of them, as TRL tells by a data
+/// set's columns.
+fn columns_of(file: &DataFile) -> Columns {
+    let messages = Columns::Messages { messages: file.messages.clone() };
+    let completion =
+        Columns::Completion { prompt: file.prompt.clone(), completion: file.completion.clone() };
+    let fits = |columns: &Columns| {
+        let source = SourceFile {
+            path: file.path.clone(),
+            format: Format::from(file.format),
+            columns: columns.clone(),
+        };
+        let first = source.records().ok().and_then(|mut records| records.next()?.ok());
+        first.is_some_and(|row| row.parts(columns).is_ok())
+    };
+    let text = Columns::Text { text: file.text.clone() };
+    [messages, completion].into_iter().find(fits).unwrap_or(text)
+}
+
+/// The loss of a lesson over `samples`.
+pub(super) fn objective(lesson: &Lesson, samples: &Samples) -> Objective {
+    let Lesson::Classes(loss) = lesson else { return Objective::NextToken };
+    Objective::Classification(Classification {
+        class_weights: loss.balanced.then(|| balanced_weights(samples)),
+        label_smoothing: loss.label_smoothing,
+    })
+}
+
+/// Rows over classes times rows of the class (scikit-learn's `compute_class_weight`).
+fn balanced_weights(samples: &Samples) -> Vec<f64> {
+    let mut counts: Vec<u32> = Vec::new();
+    for index in 0..samples.len() {
+        let class = usize::try_from(samples.class(index)).unwrap_or(0);
+        counts.resize(counts.len().max(class + 1), 0);
+        counts[class] += 1;
+    }
+    let mean = f64::from(samples.len()) / counts.len() as f64;
+    counts.into_iter().map(|count| mean / f64::from(count.max(1))).collect()
+}
+
+/// Settings of adapters, as PEFT's `LoraConfig` has them.
+pub(super) fn lora(peft: &Peft) -> LoraConfig {
+    LoraConfig {
+        rank: peft.r.into(),
+        alpha: peft.lora_alpha.into(),
+        dropout: peft.lora_dropout,
+        target_modules: (!peft.target_modules.is_empty()).then(|| peft.target_modules.clone()),
+        use_rslora: peft.use_rslora,
+        use_dora: peft.use_dora,
+    }
+}
