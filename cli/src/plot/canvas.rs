@@ -8,7 +8,7 @@ use noto_sans_mono_bitmap::{
 };
 use plotters_backend::text_anchor::{HPos, VPos};
 use plotters_backend::{
-    BackendColor, BackendCoord, BackendTextStyle, DrawingBackend, DrawingErrorKind,
+    BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind,
 };
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;
@@ -67,6 +67,22 @@ impl DrawingBackend for Canvas<'_> {
                 let mixed = mixed.round() as u8;
                 *old = mixed;
             }
+        }
+        Ok(())
+    }
+
+    /// Segment by segment: the library's outline of a path has spikes as high as
+    /// the picture where the path turns sharply.
+    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        path: I,
+        style: &S,
+    ) -> Drawn {
+        let mut points = path.into_iter();
+        let Some(mut from) = points.next() else { return Ok(()) };
+        for to in points {
+            self.draw_line(from, to, style)?;
+            from = to;
         }
         Ok(())
     }

@@ -74,6 +74,39 @@ impl Panel {
     }
 }
 
+/// What some neighbouring points have in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Group {
+    /// Mean step and mean value.
+    pub(super) mean: (f64, f64),
+    /// From the first step to the last.
+    pub(super) steps: Span,
+    pub(super) values: Span,
+}
+
+impl Line {
+    /// At most `most` groups of equal size: more points than that cannot be
+    /// told apart. Groups of one point where there are no more.
+    pub(super) fn groups(&self, most: usize) -> Vec<Group> {
+        let size = self.points.len().div_ceil(most.max(1)).max(1);
+        let mean = |values: &[(f64, f64)], part: fn(&(f64, f64)) -> f64| {
+            values.iter().map(part).sum::<f64>() / values.len() as f64
+        };
+        let group = |points: &[(f64, f64)]| Group {
+            mean: (mean(points, |point| point.0), mean(points, |point| point.1)),
+            steps: Span::of(points.iter().map(|point| point.0)),
+            values: Span::of(points.iter().map(|point| point.1)),
+        };
+        self.points.chunks(size).map(group).collect()
+    }
+
+    /// The means of those groups.
+    pub(super) fn condensed(&self, most: usize) -> Self {
+        let points = self.groups(most).iter().map(|group| group.mean).collect();
+        Self { name: self.name, points }
+    }
+}
+
 /// Steps of all panels: they share one axis, so that one is read below another.
 pub(super) fn steps(panels: &[Panel]) -> Span {
     let lines = panels.iter().flat_map(|panel| &panel.lines);
@@ -170,6 +203,21 @@ pub(super) mod tests {
         assert_eq!(panels[0].values(), Span { low: 0.05, high: 1.0 });
         let level = panels[3].values();
         assert!(level.low < 2.0 && level.high > 2.0);
+    }
+
+    #[test]
+    fn many_points_are_groups_with_their_spread() {
+        let points = (0..1000).map(|step| (f64::from(step), f64::from(step % 2))).collect();
+        let line = Line { name: "x", points };
+        let groups = line.groups(100);
+        assert_eq!(groups.len(), 100);
+        let first = Group {
+            mean: (4.5, 0.5),
+            steps: Span { low: 0.0, high: 9.0 },
+            values: Span { low: 0.0, high: 1.0 },
+        };
+        assert_eq!(groups[0], first);
+        assert_eq!(line.condensed(1000), line);
     }
 
     #[test]

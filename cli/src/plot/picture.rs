@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::canvas::Canvas;
-use super::curves::{Panel, Span, short, steps};
+use super::curves::{Group, Panel, Span, short, steps};
 
 const WIDTH: u32 = 1000;
 const PANEL_HEIGHT: u32 = 220;
@@ -16,6 +16,9 @@ const COLORS: [RGBColor; 2] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0)];
 const FONT: &str = "sans-serif";
 /// Lines with fewer points get a dot at each.
 const FEW: usize = 60;
+/// Most points of a line; where there are more, their means are joined and a
+/// band shows how far they spread.
+const GROUPS: usize = 250;
 
 /// The drawing library gave up.
 #[derive(Debug, thiserror::Error)]
@@ -92,17 +95,27 @@ fn draw_panel<B: DrawingBackend>(
         .x_labels(10)
         .y_labels(5)
         .x_label_formatter(&|step| short(*step))
-        .y_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| tick(*value, y))
         .x_desc("optimizer step")
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 14))
         .draw()
         .map_err(PictureError::of)?;
     for (line, color) in panel.lines.iter().zip(COLORS.iter().cycle()) {
+        let groups = line.groups(GROUPS);
+        if groups.len() < line.points.len() {
+            let spread = |group: &Group| {
+                let Group { steps, values, .. } = *group;
+                let corners = [(steps.low, values.low), (steps.high, values.high)];
+                Rectangle::new(corners, color.mix(0.2).filled())
+            };
+            chart.draw_series(groups.iter().map(spread)).map_err(PictureError::of)?;
+        }
         let style = color.stroke_width(2);
-        let dots = if line.points.len() < FEW { 3 } else { 0 };
+        let dots = if groups.len() < FEW { 3 } else { 0 };
+        let means = groups.iter().map(|group| group.mean);
         chart
-            .draw_series(LineSeries::new(line.points.iter().copied(), style).point_size(dots))
+            .draw_series(LineSeries::new(means, style.filled()).point_size(dots))
             .map_err(PictureError::of)?
             .label(line.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
@@ -110,7 +123,7 @@ fn draw_panel<B: DrawingBackend>(
     if panel.lines.len() > 1 {
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(legend_place(panel, y))
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.2))
             .label_font((FONT, 14))
@@ -120,10 +133,26 @@ fn draw_panel<B: DrawingBackend>(
     Ok(())
 }
 
+/// Sums of steps of an axis miss 0 by a rounding error.
+fn tick(value: f64, axis: Span) -> String {
+    let zero = value.abs() < (axis.high - axis.low) * 1e-9;
+    short(if zero { 0.0 } else { value })
+}
+
+/// At the end of the curve, where the curve is not.
+fn legend_place(panel: &Panel, y: Span) -> SeriesLabelPosition {
+    let end = panel.lines.first().and_then(|line| line.points.last());
+    if end.is_some_and(|(_, value)| y.share(*value) > 0.5) {
+        SeriesLabelPosition::LowerRight
+    } else {
+        SeriesLabelPosition::UpperRight
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plot::curves::{panels, tests::example};
+    use crate::plot::curves::{Line, panels, tests::example};
 
     #[test]
     fn an_svg_says_what_is_drawn_with_units() {
@@ -133,6 +162,28 @@ mod tests {
         {
             assert!(text.contains(said), "{said} is not in {text}");
         }
+    }
+
+    #[test]
+    fn a_tick_at_zero_is_zero() {
+        let axis = Span { low: -1e-5, high: 4e-4 };
+        assert_eq!((tick(-1.4e-20, axis), tick(1e-4, axis)), ("0".into(), "1.0e-4".into()));
+    }
+
+    /// The planted bug: a path drawn as one outline shoots out of its panel.
+    #[test]
+    fn a_line_stays_in_its_panel() {
+        let noise = |step: i32| (f64::from(step), f64::from(step * 7919 % 31));
+        let line = Line { name: "noise", points: (0..250).map(noise).collect() };
+        let flat = Line { name: "flat", points: vec![(0.0, 1.0), (249.0, 1.0)] };
+        let panel = |line| Panel { title: "x", lines: vec![line] };
+        let (width, height) = size(&[panel(flat.clone()), panel(line.clone())]);
+        let mut pixels = vec![255; Canvas::bytes(width, height)];
+        let panels = [panel(flat), panel(line)];
+        draw(Canvas::new(width, height, &mut pixels), "x", &panels).unwrap();
+        let first = 3 * (WIDTH * (TITLE_HEIGHT + PANEL_HEIGHT)) as usize;
+        let blue = pixels[..first].chunks(3).filter(|pixel| *pixel == [0, 114, 178]).count();
+        assert!(blue < 3 * WIDTH as usize, "{blue} pixels of a flat line");
     }
 
     #[test]

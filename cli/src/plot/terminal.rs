@@ -56,6 +56,8 @@ fn paint(text: &str, color: &str, look: Look) -> String {
 /// Rows with the numbers of the axis at the top, in the middle and at the bottom.
 fn body(panel: &Panel, x: Span, look: Look) -> Vec<String> {
     let columns = look.width.saturating_sub(MARGIN + 2).max(10);
+    let condensed = panel.lines.iter().map(|line| line.condensed(columns));
+    let panel = &Panel { title: panel.title, lines: condensed.collect() };
     let y = panel.values();
     let mut grid = Grid { columns, cells: vec![0; columns * HEIGHT] };
     if let Some(first) = panel.lines.first() {

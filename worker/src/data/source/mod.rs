@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use hearth_crds::training_job::DataFormat;
 use hearth_crds::worker_config::DataFile;
 use minijinja::Value;
 
