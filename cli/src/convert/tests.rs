@@ -259,7 +259,10 @@ fn a_configuration_alone_gives_a_job_with_blanks_to_fill_in() {
     for (place, want) in [
         (0, "renamed: output_dir: output.destination: a path of one machine; give `--output`"),
         (1, "renamed: dataset_text_field: to data.train.text: of the evaluation data, too"),
-        (2, "left out: report_to: figures go to `metrics.jsonl` beside the output and to Prometheus"),
+        (
+            2,
+            "left out: report_to: figures go to `metrics.jsonl` beside the output and to Prometheus",
+        ),
         (3, "note: training.bf16: true, the default of SFTConfig"),
     ] {
         assert!(notes[place].starts_with(want), "{notes:?}");
