@@ -25,7 +25,7 @@ use crate::peft::LoraConfig;
 #[derive(Debug)]
 pub(super) enum Encoder {
     /// Of labelled texts.
-    Text(TextEncoder),
+    Text(Box<TextEncoder>),
     /// Of sequences, with the columns that hold them.
     Sequence(Box<SequenceEncoder>, Columns),
 }
@@ -48,8 +48,10 @@ impl Encoder {
         }
         let encoder = match &config.lesson {
             Lesson::Classes(_) => {
-                Self::Text(TextEncoder::load(&config.model, config.data.clean.clone(), max_length)?)
+                let clean = config.data.clean.clone();
+                Self::Text(Box::new(TextEncoder::load(&config.model, clean, max_length)?))
             }
+            
             Lesson::Texts | Lesson::Answers { .. } => Self::sequences(config, max_length)?,
         };
         let tokens = encoder.vocabulary_size();
