@@ -51,7 +51,7 @@ impl Encoder {
                 let clean = config.data.clean.clone();
                 Self::Text(Box::new(TextEncoder::load(&config.model, clean, max_length)?))
             }
-            
+
             Lesson::Texts | Lesson::Answers { .. } => Self::sequences(config, max_length)?,
         };
         let tokens = encoder.vocabulary_size();

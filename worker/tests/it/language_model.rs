@@ -100,12 +100,8 @@ fn logits(directory: &Path) -> Tensor {
 #[test]
 fn plain_texts_are_learned_whole_and_evaluated_by_token() {
     let fixture = fixture();
-    let lines: String = (0..60)
-        .map(|row| {
-            format!("the report is now {}\n", if row % 3 == 0 { "free" } else { "a review" })
-        })
-        .collect();
-    fixture.write("train.txt", &lines);
+    let lines = ["the report is now free", "we review a report", "win the prize"].repeat(20);
+    fixture.write("train.txt", &lines.join("\n"));
     let config = fixture.config("texts", |config| {
         answers(config);
         config["objective"] = json!({"type": "Pretraining"});
