@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path as Key;
@@ -25,6 +25,8 @@ use super::storage::{Draft, Storage, Upload, step_name, step_of};
 const MOST_PARTS: u64 = 10_000;
 /// Parts under way at a time.
 const PARALLEL_PARTS: usize = 4;
+/// Times that a request is made whose answer breaks off.
+const MOST_ATTEMPTS: u32 = 4;
 /// Ways to give credentials that need no key in the environment.
 const OTHER_CREDENTIALS: [&str; 3] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -65,26 +67,65 @@ impl Default for S3Options {
 /// `s3://BUCKET/PREFIX/checkpoints`.
 #[derive(Debug)]
 pub struct S3 {
-    client: Arc<AmazonS3>,
-    runtime: Arc<Runtime>,
+    link: Arc<Link>,
     uri: String,
     prefix: String,
-    part_bytes: usize,
+}
+
+/// A server, and how to ask it.
+#[derive(Debug)]
+struct Link {
+    client: AmazonS3,
+    runtime: Runtime,
+    options: S3Options,
 }
 
 /// An object in parts.
 struct Parts {
     key: String,
-    runtime: Arc<Runtime>,
+    size: u64,
+    link: Arc<Link>,
     upload: Option<WriteMultipart>,
 }
 
 /// An object that is small enough for one request.
 struct Whole {
     key: String,
-    runtime: Arc<Runtime>,
-    client: Arc<AmazonS3>,
+    link: Arc<Link>,
     bytes: Vec<u8>,
+}
+
+impl Link {
+    /// Asks, and asks again where the answer broke off, which the client does
+    /// not try again; what it does try is over when it returns.
+    fn ask<T, F: Future<Output = Result<T, object_store::Error>>>(
+        &self,
+        (what, key): (&str, &str),
+        request: impl Fn(Key) -> F,
+    ) -> io::Result<T> {
+        let began = Instant::now();
+        let mut attempts = 0;
+        loop {
+            let error = match self.runtime.block_on(request(Key::from(key))) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => told(what, key, &error),
+            };
+            attempts += 1;
+            if error.kind() != io::ErrorKind::ConnectionAborted
+                || attempts >= MOST_ATTEMPTS
+                || began.elapsed() >= self.options.retry_timeout
+            {
+                return Err(error);
+            }
+            tracing::warn!(attempts, "{error}; it is tried again");
+            std::thread::sleep(self.options.first_backoff * attempts);
+        }
+    }
+
+    fn size(&self, key: &str) -> io::Result<u64> {
+        let head = self.ask(("head", key), |key| async move { self.client.head(&key).await })?;
+        Ok(head.size)
+    }
 }
 
 impl S3 {
@@ -157,13 +198,8 @@ impl S3 {
         // what several calls wait for.
         let runtime =
             Builder::new_multi_thread().worker_threads(1).thread_name("s3").enable_all().build()?;
-        Ok(Self {
-            client: Arc::new(client),
-            runtime: Arc::new(runtime),
-            uri: uri.to_owned(),
-            prefix: prefix.to_owned(),
-            part_bytes: options.part_bytes,
-        })
+        let link = Arc::new(Link { client, runtime, options });
+        Ok(Self { link, uri: uri.to_owned(), prefix: prefix.to_owned() })
     }
 
     fn key(&self, path: &str) -> String {
@@ -174,10 +210,9 @@ impl S3 {
     fn paths(&self, directory: &str) -> io::Result<Vec<String>> {
         use futures::TryStreamExt as _;
         let from = if directory.is_empty() { self.prefix.clone() } else { self.key(directory) };
-        let found: Vec<_> = self
-            .runtime
-            .block_on(self.client.list(Some(&Key::from(from.as_str()))).try_collect())
-            .map_err(|error| told("list", &from, &error))?;
+        let found: Vec<_> = self.link.ask(("list", &from), |key| async move {
+            self.link.client.list(Some(&key)).try_collect().await
+        })?;
         let below = self.key("");
         let relative = |object: &object_store::ObjectMeta| {
             Some(object.location.as_ref().strip_prefix(&below)?.to_owned())
@@ -187,17 +222,15 @@ impl S3 {
 
     fn delete(&self, path: &str) -> io::Result<()> {
         let key = self.key(path);
-        match self.runtime.block_on(self.client.delete(&Key::from(key.as_str()))) {
-            Err(error) if !matches!(error, object_store::Error::NotFound { .. }) => {
-                Err(told("delete", &key, &error))
-            }
+        let client = &self.link.client;
+        match self.link.ask(("delete", &key), |key| async move { client.delete(&key).await }) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
     fn put(&self, path: &str, bytes: Vec<u8>) -> io::Result<()> {
-        let (runtime, client) = (Arc::clone(&self.runtime), Arc::clone(&self.client));
-        Box::new(Whole { key: self.key(path), runtime, client, bytes }).finish()
+        Box::new(Whole { key: self.key(path), link: Arc::clone(&self.link), bytes }).finish()
     }
 }
 
@@ -243,17 +276,17 @@ impl Storage for S3 {
     }
 
     fn create(&self, path: &str, size: u64) -> io::Result<Box<dyn Upload>> {
-        let (key, runtime) = (self.key(path), Arc::clone(&self.runtime));
-        if size <= self.part_bytes as u64 {
-            let client = Arc::clone(&self.client);
-            return Ok(Box::new(Whole { key, runtime, client, bytes: Vec::new() }));
+        let (key, link) = (self.key(path), Arc::clone(&self.link));
+        if size <= link.options.part_bytes as u64 {
+            return Ok(Box::new(Whole { key, link, bytes: Vec::new() }));
         }
-        let upload: Box<dyn MultipartUpload> = runtime
-            .block_on(self.client.put_multipart(&Key::from(key.as_str())))
-            .map_err(|error| told("put", &key, &error))?;
+        let client = &link.client;
+        let upload: Box<dyn MultipartUpload> =
+            link.ask(("put", &key), |key| async move { client.put_multipart(&key).await })?;
         let least = usize::try_from(size.div_ceil(MOST_PARTS)).map_err(io::Error::other)?;
-        let parts = WriteMultipart::new_with_chunk_size(upload, self.part_bytes.max(least));
-        Ok(Box::new(Parts { key, runtime, upload: Some(parts) }))
+        let part_bytes = link.options.part_bytes.max(least);
+        let upload = Some(WriteMultipart::new_with_chunk_size(upload, part_bytes));
+        Ok(Box::new(Parts { key, size, link, upload }))
     }
 
     fn publish(&self, draft: &Draft, manifest: &[u8]) -> io::Result<()> {
@@ -267,9 +300,7 @@ impl Storage for S3 {
     }
 
     fn size(&self, path: &str) -> io::Result<u64> {
-        let key = self.key(path);
-        let head = self.runtime.block_on(self.client.head(&Key::from(key.as_str())));
-        Ok(head.map_err(|error| told("head", &key, &error))?.size)
+        self.link.size(&self.key(path))
     }
 
     fn read_at(&self, path: &str, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -278,10 +309,11 @@ impl Storage for S3 {
         }
         let key = self.key(path);
         let range = offset..offset + buffer.len() as u64;
-        let bytes = self
-            .runtime
-            .block_on(self.client.get_range(&Key::from(key.as_str()), range))
-            .map_err(|error| told("get", &key, &error))?;
+        let client = &self.link.client;
+        let bytes = self.link.ask(("get", &key), |key| {
+            let range = range.clone();
+            async move { client.get_range(&key, range).await }
+        })?;
         if bytes.len() != buffer.len() {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -300,27 +332,31 @@ impl Storage for S3 {
 
 impl Upload for Parts {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(parts) = &mut self.upload else { return Ok(()) };
-        let written = self.runtime.block_on(async {
-            parts.wait_for_capacity(PARALLEL_PARTS).await?;
-            parts.write(bytes);
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        let written = self.link.runtime.block_on(async {
+            upload.wait_for_capacity(PARALLEL_PARTS).await?;
+            upload.write(bytes);
             Ok(())
         });
         written.map_err(|error| told("put a part of", &self.key, &error))
     }
 
     fn finish(mut self: Box<Self>) -> io::Result<()> {
-        let Some(parts) = self.upload.take() else { return Ok(()) };
-        let done = self.runtime.block_on(parts.finish());
-        done.map(drop).map_err(|error| told("put", &self.key, &error))
+        let Some(upload) = self.upload.take() else { return Ok(()) };
+        let Err(error) = self.link.runtime.block_on(upload.finish()) else { return Ok(()) };
+        // Where only the answer was lost, the object is there.
+        match self.link.size(&self.key) {
+            Ok(size) if size == self.size => Ok(()),
+            _ => Err(told("put", &self.key, &error)),
+        }
     }
 }
 
 impl Drop for Parts {
     fn drop(&mut self) {
         // Unseen parts would stay on the server, and be paid for.
-        if let Some(parts) = self.upload.take()
-            && let Err(error) = self.runtime.block_on(parts.abort())
+        if let Some(upload) = self.upload.take()
+            && let Err(error) = self.link.runtime.block_on(upload.abort())
         {
             tracing::warn!(key = self.key, %error, "an unfinished upload stays on the server");
         }
@@ -334,10 +370,14 @@ impl Upload for Whole {
     }
 
     fn finish(self: Box<Self>) -> io::Result<()> {
-        let Self { key, runtime, client, bytes } = *self;
-        let location = Key::from(key.as_str());
-        let put = client.put(&location, PutPayload::from(bytes));
-        runtime.block_on(put).map(drop).map_err(|error| told("put", &key, &error))
+        let Self { key, link, bytes } = *self;
+        let payload = PutPayload::from(bytes);
+        link.ask(("put", &key), |key| {
+            let payload = payload.clone();
+            let client = &link.client;
+            async move { client.put(&key, payload).await }
+        })?;
+        Ok(())
     }
 }
 

@@ -15,6 +15,8 @@ use crate::error::Error;
 use crate::train::state::TrainState;
 
 const STATE: &str = "state.json";
+/// Times that a shard is written whose storage breaks off.
+const MOST_UPLOADS: u32 = 3;
 
 /// `OUTPUT/checkpoints`.
 #[derive(Clone, Debug)]
@@ -140,8 +142,21 @@ impl CheckpointStore {
         let draft = self.draft(step);
         let name = format!("rank-{rank}.safetensors");
         let path = format!("{}/{name}", draft.directory);
-        let (bytes, hash) = shard::upload(&*self.storage, &path, parts)
-            .map_err(|source| self.failed(&path, source))?;
+        let mut attempts = 1;
+        let (bytes, hash) = loop {
+            match shard::upload(&*self.storage, &path, parts) {
+                Ok(sealed) => break sealed,
+                // The parts are still here: an upload that was lost is made anew.
+                Err(error)
+                    if error.kind() == io::ErrorKind::ConnectionAborted
+                        && attempts < MOST_UPLOADS =>
+                {
+                    tracing::warn!(attempts, "{error}; the shard is written again");
+                    attempts += 1;
+                }
+                Err(source) => return Err(self.failed(&path, source)),
+            }
+        };
         Ok(FileEntry::new(format!("{}{name}", draft.prefix), bytes, hash))
     }
 

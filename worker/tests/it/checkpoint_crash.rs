@@ -41,41 +41,54 @@ fn goes_on(root: &Path, complete: bool) -> Result<(), String> {
     }
 }
 
-/// Saves step 3 on a disk that dies at its operation `at` and loses power;
-/// `None` where it has fewer operations.
-fn dies_at(at: usize, bug: Option<Bug>) -> Option<Result<(), String>> {
+/// What dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// What was done stays done.
+    OfTheProcess,
+    /// What was not synced is lost.
+    OfTheMachine,
+}
+
+/// Saves step 3 on a disk that dies at its operation `at`; `None` where it has
+/// fewer operations.
+fn dies_at(at: usize, death: Death, bug: Option<Bug>) -> Option<Result<(), String>> {
     let root = tempfile::tempdir().unwrap();
     two_saved(root.path());
     let disk = Arc::new(FaultyDisk::new(Fault::Dies, at, bug));
     let storage: Arc<dyn Storage> =
         Arc::new(Directory::on(root.path().to_owned(), Arc::clone(&disk) as _));
     let complete = save(&storage, (3, ROWS, 2)).is_ok();
-    disk.lose_power();
+    if death == Death::OfTheMachine {
+        disk.lose_power();
+    }
     disk.struck().then(|| goes_on(root.path(), complete))
 }
 
 /// Results of a death at each operation.
-fn sweep(bug: Option<Bug>) -> Vec<Result<(), String>> {
-    (0..).map_while(|at| dies_at(at, bug)).collect()
+fn sweep(death: Death, bug: Option<Bug>) -> Vec<Result<(), String>> {
+    (0..).map_while(|at| dies_at(at, death, bug)).collect()
 }
 
 #[test]
-fn power_lost_at_any_operation_costs_no_complete_checkpoint() {
-    let results = sweep(None);
-    assert!(results.len() >= 15, "{} operations", results.len());
-    for (at, result) in results.iter().enumerate() {
-        assert_eq!(*result, Ok(()), "operation {at}");
+fn a_death_at_any_operation_costs_no_complete_checkpoint() {
+    for death in [Death::OfTheProcess, Death::OfTheMachine] {
+        let results = sweep(death, None);
+        assert!(results.len() >= 15, "{} operations", results.len());
+        for (at, result) in results.iter().enumerate() {
+            assert_eq!(*result, Ok(()), "{death:?}, operation {at}");
+        }
     }
 }
 
 #[test]
 fn the_sweep_notices_files_that_are_not_synced() {
-    assert!(sweep(Some(Bug::NoSync)).iter().any(Result::is_err));
+    assert!(sweep(Death::OfTheMachine, Some(Bug::NoSync)).iter().any(Result::is_err));
 }
 
 #[test]
 fn the_sweep_notices_a_checkpoint_that_is_written_in_place() {
-    assert!(sweep(Some(Bug::InPlace)).iter().any(Result::is_err));
+    assert!(sweep(Death::OfTheProcess, Some(Bug::InPlace)).iter().any(Result::is_err));
 }
 
 #[test]

@@ -152,8 +152,9 @@ fn a_target_can_be_a_view_of_a_larger_buffer() {
 fn what_is_missing_or_there_twice_is_refused() {
     let target = || [zeroed(cut([0, 0], [ROWS, COLUMNS]))];
     let refused = |shards: &[Vec<Part>]| {
-        let checkpoint = written(shards).store.open_checked(1);
-        checkpoint.unwrap().restore_parts(&target()).unwrap_err().sentence()
+        let written = written(shards);
+        let checkpoint = written.store.open_checked(1).unwrap();
+        checkpoint.restore_parts(&target()).unwrap_err().sentence()
     };
     let half = || cut([0, 0], [2048, COLUMNS]);
     let told = refused(&[vec![half()]]);
