@@ -203,8 +203,8 @@ pub(crate) mod tests {
             ("spec.rollout.analysis:", |d| {
                 d["spec"]["rollout"] = json!({"analysis": {"maxErrorRate": 0.1}});
             }),
-            ("spec.compression.gate.data.format:", |d| {
-                d["spec"]["compression"]["gate"]["data"]["format"] = "Parquet".into();
+            ("spec.compression.gate.data.messages:", |d| {
+                d["spec"]["compression"]["gate"]["data"]["messages"] = "turns".into();
             }),
             ("spec.compression.gate.data.source:", |d| {
                 d["spec"]["compression"]["gate"]["data"]["source"] = "s3://b/k".into();
