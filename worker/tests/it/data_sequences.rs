@@ -132,10 +132,13 @@ fn write_parquet(path: &Path, texts: &[&str], compression: Compression) {
         .with_repetition(Repetition::OPTIONAL)
         .build()
         .unwrap();
-    let number = Type::primitive_type_builder("other", Physical::BYTE_ARRAY).build().unwrap();
+    let other = Type::primitive_type_builder("other", Physical::BYTE_ARRAY)
+        .with_repetition(Repetition::REQUIRED)
+        .build()
+        .unwrap();
     let schema: TypePtr = Arc::new(
         Type::group_type_builder("schema")
-            .with_fields(vec![Arc::new(number), Arc::new(text)])
+            .with_fields(vec![Arc::new(other), Arc::new(text)])
             .build()
             .unwrap(),
     );

@@ -132,7 +132,7 @@ impl Style {
 
 /// Python's `repr` of a float: the shortest digits that read back the same, with an exponent
 /// below 1e-4 and from 1e16 on.
-fn float(number: f64) -> String {
+pub(super) fn float(number: f64) -> String {
     if number.is_nan() {
         return "NaN".into();
     }

@@ -261,6 +261,16 @@ fn environment(now: DateTime) -> Environment<'static> {
     }
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|out, state, value| {
+        if value.is_number() && !value.is_integer() {
+            let number = f64::try_from(value.clone())?;
+            if number.is_finite() {
+                out.write_str(&json::float(number))?;
+                return Ok(());
+            }
+        }
+        minijinja::escape_formatter(out, state, value)
+    });
     environment.add_filter("tojson", json::tojson);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -384,7 +394,7 @@ mod tests {
         );
         let (text, spans) =
             chat.render_with_spans(Chat { messages: &messages, ..Chat::default() }).unwrap();
-        assert_eq!(text, "<user>ä\n<assistant>one</s>\n<user>b\n<assistant>two</s>\n");
+        assert_eq!(text, "<user>ä<assistant>one</s><user>b<assistant>two</s>");
         let said: Vec<&str> = spans.into_iter().map(|span| &text[span]).collect();
         assert_eq!(said, ["one</s>", "two</s>"]);
         assert_eq!(chat.render(Chat { messages: &messages, ..Chat::default() }).unwrap(), text);
