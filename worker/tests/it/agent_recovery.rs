@@ -167,7 +167,11 @@ fn agents_of_a_job_that_has_ended_tell_so_again() {
 fn metrics_and_history_tell_the_same_as_the_status() {
     let mut crew = Crew::start(Options::default());
     crew.wait_for_step(30);
-    let (_, metrics) = crew.get("/metrics").unwrap();
+    // Processes are looked at every other second.
+    let metrics = wait_for("the memory of a rank", Duration::from_secs(20), || {
+        let (_, metrics) = crew.get("/metrics")?;
+        metrics.contains("\nhearth_rank_memory_bytes{").then_some(metrics)
+    });
     let figures = exposition::parse(&metrics).unwrap();
     let figure =
         |name: &str| *figures.get(name).unwrap_or_else(|| panic!("{name} is not in:\n{metrics}"));

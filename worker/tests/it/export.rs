@@ -77,7 +77,7 @@ fn the_export_is_whole_and_evaluates_to_the_reported_figures() {
         names.sort();
         names
     };
-    assert_eq!(names("out"), [".cache", "checkpoints", "metrics.jsonl", "model"]);
+    assert_eq!(names("out"), [".cache", "checkpoints", "metrics.jsonl", "model", "runs"]);
     assert!(names("out/checkpoints").iter().all(|name| name.starts_with("step-")));
     assert!(names("out/checkpoints").len() <= 4);
 }

@@ -22,7 +22,7 @@ fn read(folder: &Path, options: &[&str]) -> Scalars {
     assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
     let python = String::from_utf8(setup.stdout).unwrap();
     let done = Command::new(python.trim())
-        .arg(repository.join("worker/tests/it/tensorboard.py"))
+        .arg(repository.join("worker/tests/it/read_events.py"))
         .arg(folder)
         .args(options)
         .env_remove("LD_LIBRARY_PATH")
@@ -44,15 +44,19 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn journal(output: &Path, tags: &[(&str, &str)]) -> Scalars {
     let text = fs::read_to_string(output.join("metrics.jsonl")).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let curve = |pointer: &str| {
+    // Lines of evaluations say an epoch, too; TensorBoard gets it of training.
+    let curve = |tag: &str, pointer: &str| {
         let point = |line: &Value| {
             #[expect(clippy::cast_possible_truncation, reason = "TensorBoard keeps 32 bits")]
             let value = line.pointer(pointer)?.as_f64()? as f32;
+            if tag.starts_with("train/") && line.get("loss").is_none() {
+                return None;
+            }
             Some((line["step"].as_i64()?, f64::from(value)))
         };
         lines.iter().filter_map(point).collect()
     };
-    tags.iter().map(|(tag, pointer)| ((*tag).to_owned(), curve(pointer))).collect()
+    tags.iter().map(|(tag, pointer)| ((*tag).to_owned(), curve(tag, pointer))).collect()
 }
 
 #[test]

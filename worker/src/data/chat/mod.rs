@@ -253,6 +253,37 @@ fn plain_message(message: &Value) -> Result<Value, Error> {
     Ok(Value::from_pairs(pairs))
 }
 
+/// Methods of Python's values. pycompat's `title` begins words at white space alone.
+fn python_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    if method == "title"
+        && args.is_empty()
+        && let Some(text) = value.as_str()
+    {
+        return Ok(title(text).into());
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Python's `str.title`: letters after a letter in lower case, all others in upper case.
+fn title(text: &str) -> String {
+    let mut after_letter = false;
+    let mut titled = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if after_letter {
+            titled.extend(letter.to_lowercase());
+        } else {
+            titled.extend(letter.to_uppercase());
+        }
+        after_letter = letter.is_alphabetic();
+    }
+    titled
+}
+
 fn environment(now: DateTime) -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -260,7 +291,7 @@ fn environment(now: DateTime) -> Environment<'static> {
         environment.set_syntax(syntax);
     }
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python_method);
     environment.set_formatter(|out, state, value| {
         if value.is_number() && !value.is_integer() {
             let number = f64::try_from(value.clone())?;
