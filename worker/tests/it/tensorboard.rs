@@ -13,7 +13,7 @@ use crate::fixture::Fixture;
 use crate::gang::Gang;
 
 /// Steps and values by tag.
-type Scalars = BTreeMap<String, Vec<(i64, f64)>>;
+type Scalars = BTreeMap<String, Vec<(i64, f32)>>;
 
 /// What TensorBoard's `EventAccumulator` finds in a folder.
 fn read(folder: &Path, options: &[&str]) -> Scalars {
@@ -52,7 +52,7 @@ fn journal(output: &Path, tags: &[(&str, &str)]) -> Scalars {
             if tag.starts_with("train/") && line.get("loss").is_none() {
                 return None;
             }
-            Some((line["step"].as_i64()?, f64::from(value)))
+            Some((line["step"].as_i64()?, value))
         };
         lines.iter().filter_map(point).collect()
     };
