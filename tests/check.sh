@@ -2,11 +2,13 @@
 # Runs the project's checks and ends with a line such as "120 passed, 0 failed".
 # Usage: tests/check.sh all|lint|unit|e2e
 #
-# Every stage writes its full output to target/check/STAGE.log; what fails is
-# shown. A stage that others need (setup, build) ends the run when it fails.
+# Runs in a copy of the tree (tests/setup/in-copy.sh). Every stage writes its full
+# output to target/check/STAGE.log; what fails is shown. A stage that others need
+# (setup, build) ends the run when it fails.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
+[ -n "${HEARTH_COPY:-}" ] || exec tests/setup/in-copy.sh tests/check.sh "$what"
 logs=target/check
 mkdir -p "$logs"
 passed=0 failed=0 started=$SECONDS

@@ -4,7 +4,8 @@
 # A failure inside $(…) ends a script that runs under `set -e`, too.
 shopt -s inherit_errexit
 
-export HEARTH_CACHE=${HEARTH_CACHE:-$HOME/.cache/hearth}
+HEARTH_CACHE=$(realpath -m "${HEARTH_CACHE:-$HOME/.cache/hearth}")
+export HEARTH_CACHE
 # What tests/cluster keeps while it is up; removed by tests/cluster/down.sh.
 export HEARTH_CLUSTER_DIR=${HEARTH_CLUSTER_DIR:-/var/lib/hearth-cluster}
 # Build outputs, shared by checkouts: a fresh clone compiles this project, not its dependencies.
