@@ -24,17 +24,17 @@ unit: ## Tests that need no cluster
 e2e: ## Tests on a real cluster (KUBECONFIG, or one made for the purpose)
 	@tests/check.sh e2e
 
-build: ## All binaries, in target/release
-	@source tests/setup/env.sh; eval "$$(tests/setup/libtorch.sh)"; cargo build --release --workspace --bins
+build: ## All binaries, in target/release of the cache
+	@tests/setup/build.sh
 
 crds: build ## Write manifests/crds and the chart's CRDs anew
-	@source tests/setup/env.sh; "$$CARGO_TARGET_DIR/release/hearth-operator" crds --write .
+	@source tests/setup/env.sh; "$$HEARTH_BIN/hearth-operator" crds --write .
 
 docs: build ## Write docs/training-arguments.md anew
-	@source tests/setup/env.sh; "$$CARGO_TARGET_DIR/release/hearth" convert --fields > docs/training-arguments.md
+	@source tests/setup/env.sh; "$$HEARTH_BIN/hearth" convert --fields > docs/training-arguments.md
 
 images: build ## Both images, in the cache and (when it is up) in the cluster
-	@tests/setup/images.sh
+	@tests/setup/in-copy.sh tests/setup/images.sh
 
 cluster-up: ## A real control plane and two real kubelets on this machine
 	@tests/cluster/up.sh

@@ -30,7 +30,7 @@ data=$(tests/setup/data.sh)
 
 step "Building hearth, hearth-operator, hearth-gateway and hearth-worker"
 cargo build --release --quiet --workspace --bins
-hearth=${CARGO_TARGET_DIR:-target}/release/hearth
+hearth=$HEARTH_BIN/hearth
 
 if [ -z "${KUBECONFIG:-}" ]; then
   step "Starting a cluster: one control plane, two nodes (make cluster-down removes it)"

@@ -14,6 +14,8 @@ pub(crate) struct Snapshot {
     pub(crate) restarts: u32,
     /// The newest failure that was recovered from, in a sentence.
     pub(crate) failure: Option<String>,
+    /// What workers told that stops nothing, as `LossFlat: the loss is …`.
+    pub(crate) notes: Vec<String>,
 }
 
 impl From<&WorkerStatus> for Snapshot {
@@ -25,6 +27,11 @@ impl From<&WorkerStatus> for Snapshot {
             checkpoint: status.checkpoint.clone(),
             restarts: status.restarts,
             failure: failure.map(|failure| format!("{}: {}", failure.reason, failure.message)),
+            notes: status
+                .notes
+                .iter()
+                .map(|note| format!("{}: {}", note.reason, note.message))
+                .collect(),
         }
     }
 }
@@ -37,6 +44,8 @@ impl From<&TrainingJobStatus> for Snapshot {
             checkpoint: status.checkpoint.clone(),
             restarts: status.restarts.unsigned_abs(),
             failure: None,
+            // The condition Diagnosis has them, and conditions are shown.
+            notes: Vec::new(),
         }
     }
 }
@@ -109,6 +118,7 @@ pub(crate) fn news(before: &Snapshot, now: &Snapshot) -> Vec<String> {
         let best = checkpoint.best.map(|best| format!(" (best: step {best})")).unwrap_or_default();
         news.push(format!("checkpoint of step {}{best}", checkpoint.step));
     }
+    news.extend(now.notes.iter().filter(|note| !before.notes.contains(note)).cloned());
     news
 }
 

@@ -14,6 +14,9 @@ pub mod training_job {
     pub const SUCCEEDED: &str = "Succeeded";
     /// The job ended without a model.
     pub const FAILED: &str = "Failed";
+    /// What the run's figures say about its settings and inputs, with what to change.
+    /// Absent where there is nothing to say.
+    pub const DIAGNOSIS: &str = "Diagnosis";
 }
 
 /// Condition types of a [`ModelDeployment`](crate::ModelDeployment).

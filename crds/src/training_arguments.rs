@@ -29,6 +29,9 @@ pub struct TrainingArguments {
     /// Peak learning rate, after warm-up.
     #[schemars(range(min = 0.0, max = 100.0))]
     pub learning_rate: f64,
+    /// Before the first step, try 100 growing learning rates from the start weights,
+    /// and tell where the loss falls fastest (Hearth's own; Smith 2017).
+    pub learning_rate_range_test: bool,
     /// Decoupled weight decay, on every weight but biases and norms.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub weight_decay: f64,
@@ -134,6 +137,7 @@ impl Default for TrainingArguments {
             gradient_accumulation_steps: 1,
             average_tokens_across_devices: true,
             learning_rate: 5e-5,
+            learning_rate_range_test: false,
             weight_decay: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.999,

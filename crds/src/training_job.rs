@@ -356,6 +356,25 @@ pub struct OutputSpec {
     #[serde(default = "default_keep")]
     #[schemars(range(min = 1, max = 1000))]
     pub keep_checkpoints: i32,
+    /// Where checkpoints go instead of below `destination`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<CheckpointStorage>,
+}
+
+/// A bucket for checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointStorage {
+    /// `s3://BUCKET/PREFIX` of a service that speaks S3.
+    #[schemars(length(min = 1, max = 1024))]
+    pub destination: String,
+    /// Secret of the job's namespace whose keys become variables of the workers:
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and where they are needed
+    /// `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP`. Left out, workers use the
+    /// identity of their service account. A local run takes its own environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
 }
 
 fn default_keep() -> i32 {

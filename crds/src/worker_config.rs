@@ -26,6 +26,8 @@ pub const CONFIG_PATH: &str = "/etc/hearth/config.json";
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
 /// Most bytes that Kubernetes keeps of a termination message.
 pub const TERMINATION_LOG_MAX_BYTES: usize = 4096;
+/// Why a rank ended that asks to be started again with a smaller batch: no failure.
+pub const BATCH_HALVED: &str = "BatchHalved";
 /// HTTP port of an agent: `/healthz`, `/metrics`; of agent 0 also `/status`,
 /// `/history` and the membership protocol.
 pub const AGENT_PORT: u16 = 8470;
@@ -76,6 +78,9 @@ pub struct TrainConfig {
     pub output: PathBuf,
     /// URI of `output`, for status and messages.
     pub output_uri: String,
+    /// `s3://BUCKET/PREFIX` of the checkpoints, where they are not below `output`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<String>,
     /// Newest checkpoints kept, the best one besides.
     pub keep_checkpoints: u32,
     /// Failures after which the job ends.
@@ -253,6 +258,9 @@ pub struct WorkerStatus {
     /// What the newest steps make of the devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceUse>,
+    /// What people should know and what stops nothing: the newest of each reason, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<WorkerNote>,
     /// The newest failure, recovered from or not.
     pub last_failure: Option<Failure>,
     /// Set once, when training has ended either way.
@@ -313,6 +321,18 @@ pub struct ResourceUse {
     /// Tokens for a joule that GPUs took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_joule: Option<f64>,
+}
+
+/// Something that people should know and that stops nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerNote {
+    /// CamelCase, such as `BadRows`, `CheckpointCorrupt`, `LearningRateTooHigh`.
+    pub reason: String,
+    /// One or two sentences: what, where, what to do.
+    pub message: String,
+    /// Optimizer steps done when it was told.
+    pub step: i64,
 }
 
 /// Something that went wrong.
@@ -390,6 +410,8 @@ pub enum ExitCode {
     NoInput = 66,
     /// The accelerator that was asked for is not there (`EX_UNAVAILABLE`).
     Unavailable = 69,
+    /// Memory ran out, and would again (`EX_OSERR`).
+    OutOfMemory = 71,
     /// `maxRestarts` is spent (`EX_SOFTWARE`).
     RestartsExhausted = 70,
     /// The output cannot be written (`EX_CANTCREAT`).

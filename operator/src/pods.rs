@@ -8,11 +8,11 @@ use hearth_crds::pod::{PodPlacement, Resources};
 use hearth_crds::source::MOUNT_ROOT;
 use hearth_crds::worker_config::{CONFIG_PATH, TERMINATION_LOG};
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector,
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvFromSource,
+    EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector,
     PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
-    PodSpec, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecurityContext,
-    Toleration, Volume, VolumeMount, WeightedPodAffinityTerm,
+    PodSpec, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecretEnvSource,
+    SecurityContext, Toleration, Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -207,6 +207,14 @@ fn empty_dir(name: &str, medium: Option<&str>, limit: &str) -> Volume {
             size_limit: Some(Quantity(limit.to_owned())),
         }),
         ..Volume::default()
+    }
+}
+
+/// A secret's keys as environment variables.
+pub fn from_secret(name: &str) -> EnvFromSource {
+    EnvFromSource {
+        secret_ref: Some(SecretEnvSource { name: name.to_owned(), optional: Some(false) }),
+        ..EnvFromSource::default()
     }
 }
 

@@ -9,18 +9,18 @@
 # HEARTH_WORKER names a binary to measure; without it, this checkout's is built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+[ -n "${HEARTH_COPY:-}" ] || exec tests/setup/in-copy.sh tests/bench/train.sh "$@"
 
 source tests/setup/env.sh
 eval "$(tests/setup/libtorch.sh)"
 export HEARTH_LIBTORCH_LIB=$LIBTORCH/lib
-target=${CARGO_TARGET_DIR:-target}
 if [[ -z ${HEARTH_WORKER:-} ]]; then
   cargo build --release --quiet --workspace --bins
-  HEARTH_WORKER=$target/release/hearth-worker
+  HEARTH_WORKER=$HEARTH_BIN/hearth-worker
 fi
 
 if [[ ${1:-} == --smoke ]]; then
-  exec python3 tests/bench/train.py --smoke --worker "$HEARTH_WORKER" --out "$target/bench/train-smoke.json"
+  exec python3 tests/bench/train.py --smoke --worker "$HEARTH_WORKER" --out target/bench/train-smoke.json
 fi
 reference=$(tests/parity/setup.sh)
 data=$(tests/setup/data.sh)

@@ -22,6 +22,7 @@ import torch
 import transformers
 
 import families
+import optimizers
 import smollm2
 from templates import templates
 
@@ -225,6 +226,7 @@ def make(data, gguf, out):
         "metrics.json": metrics(),
         "tiny-curve.json": curve(out / "tiny-bert"),
         "families.json": families.families(),
+        "optimizers.json": optimizers.fixture(),
         "smollm2.json": smollm2.smollm2(gguf),
         "templates.json": templates(),
     }

@@ -5,12 +5,13 @@
 # 2 cores. `make parity`
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+[ -n "${HEARTH_COPY:-}" ] || exec tests/setup/in-copy.sh tests/parity/run.sh
 
 python=$(tests/parity/setup.sh)
 data=$(tests/setup/data.sh)
 source tests/setup/env.sh
 eval "$(tests/setup/libtorch.sh)"
-out=${CARGO_TARGET_DIR:-target}/parity
+out=target/parity
 mkdir -p "$out"
 
 # The reference brings its own libtorch.
@@ -20,4 +21,4 @@ reference tests/parity/fixtures.py --data "$data" --smollm2 "$(tests/setup/smoll
 cargo nextest run --release --workspace -E 'test(/^parity_/)'
 cargo build --release --quiet --workspace --bins
 HEARTH_LIBTORCH_LIB=$LIBTORCH/lib reference tests/parity/end_to_end.py --data "$data" \
-  --worker "${CARGO_TARGET_DIR:-target}/release/hearth-worker" --out "$(realpath "$out")"
+  --worker "$HEARTH_BIN/hearth-worker" --out "$(realpath "$out")"

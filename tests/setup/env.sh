@@ -8,8 +8,10 @@ HEARTH_CACHE=$(realpath -m "${HEARTH_CACHE:-$HOME/.cache/hearth}")
 export HEARTH_CACHE
 # What tests/cluster keeps while it is up; removed by tests/cluster/down.sh.
 export HEARTH_CLUSTER_DIR=${HEARTH_CLUSTER_DIR:-/var/lib/hearth-cluster}
-# Build outputs, shared by checkouts: a fresh clone compiles this project, not its dependencies.
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HEARTH_CACHE/target}
+# What tests/setup/in-copy.sh builds. No other checkout may build there: cargo tells by a file's
+# time whether it was built, and the times of one checkout mean nothing in another.
+export HEARTH_BIN=$HEARTH_CACHE/target/release
+[ -z "${HEARTH_COPY:-}" ] || export CARGO_TARGET_DIR=$HEARTH_CACHE/target
 # The C++ of nccl-rs takes 40 s; a fresh clone finds it compiled.
 if command -v ccache >/dev/null; then
   CCACHE_BASEDIR=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the two images from target/release by their Dockerfiles, and brings them
+# Builds the two images from $HEARTH_BIN by their Dockerfiles, and brings them
 # to the cluster: into the nodes of tests/cluster where it is up, or to
 # $HEARTH_REGISTRY where that is set. Does only what changed.
 #
@@ -11,7 +11,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 "$here/tools.sh" images
 source "$here/oci.sh"
-target=${CARGO_TARGET_DIR:-$root/target}/release
+target=$HEARTH_BIN
 registry=${HEARTH_REGISTRY:-hearth.dev}
 [ -n "${LIBTORCH:-}" ] || eval "$("$here/libtorch.sh")"
 contexts=$HEARTH_CACHE/images/contexts

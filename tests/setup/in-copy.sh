@@ -6,6 +6,7 @@
 # pass; and a file is written anew only where its content changed, so cargo compiles
 # what changed since the last run, wherever the clone lies. target/ leads back here.
 set -euo pipefail
+[ -z "${HEARTH_COPY:-}" ] || exec "$@"
 cd "$(dirname "$0")/../.."
 source tests/setup/env.sh
 mkdir -p target "$HEARTH_CACHE"

@@ -88,6 +88,8 @@ pub struct Config {
     pub accelerator: Accelerator,
     /// Ranks of one machine.
     pub ranks_per_machine: NonZeroUsize,
+    /// Where checkpoints go: a path, or `s3://BUCKET/PREFIX`.
+    pub checkpoints: String,
     /// Newest checkpoints kept.
     pub keep_checkpoints: usize,
     /// Samples in one forward pass of training.
@@ -101,13 +103,43 @@ pub struct Config {
     /// Learning rate over time.
     pub schedule: ScheduleConfig,
     /// Optimizer.
-    pub adam: Adam,
+    pub optim: Optim,
+    /// Compute in bfloat16; weights, gradients and moments stay in float32.
+    pub bf16: bool,
+    /// Divide the loss by what all ranks' part of a step counts, not by each rank's own.
+    pub average_tokens: bool,
+    /// What happens when a loss or gradient is not finite.
+    pub on_non_finite: OnNonFinite,
+    /// Look for a learning rate before the first step.
+    pub range_test: bool,
+    /// Halve the batch of a forward pass until it fits into memory.
+    pub auto_find_batch_size: bool,
+    /// Megabytes of gradients that ranks exchange at once, where it was said.
+    pub bucket_cap_mb: Option<NonZeroUsize>,
+    /// Deterministic GPU kernels only.
+    pub full_determinism: bool,
+    /// Order of the samples.
+    pub sampling: TrainSamplingStrategy,
+    /// Of shuffling.
+    pub data_seed: i64,
+    /// Leave out the end of an epoch that does not fill a step's batch.
+    pub drop_last: bool,
+    /// Put samples together into sequences of `max_length` tokens.
+    pub packing: bool,
     /// Most L2 norm of a gradient; `None` does not clip.
     pub max_grad_norm: Option<f64>,
     /// Steps between lines of `metrics.jsonl`.
     pub logging_steps: u64,
+    /// The first step has a line, too.
+    pub log_first_step: bool,
     /// When to evaluate.
     pub evaluate: Interval,
+    /// Evaluate before the first step.
+    pub eval_on_start: bool,
+    /// Steps (with [`Interval::Epoch`]: epochs) before the first evaluation.
+    pub eval_delay: f64,
+    /// When to stop before the end.
+    pub early_stopping: Option<EarlyStopping>,
     /// When to save.
     pub save: Interval,
     /// Export the best checkpoint, not the last.
@@ -194,6 +226,38 @@ pub struct ScheduleConfig {
     pub warmup: f64,
 }
 
+/// When to stop for want of progress.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EarlyStopping {
+    /// Evaluations in a row without a better metric.
+    pub patience: u32,
+    /// How much better it must be to count.
+    pub threshold: f64,
+}
+
+/// Optimizer, and its settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optim {
+    /// AdamW.
+    AdamW(Adam),
+    /// Stochastic gradient descent.
+    Sgd(SgdSettings),
+    /// Adafactor at the schedule's learning rate.
+    Adafactor {
+        /// Decoupled weight decay.
+        weight_decay: f64,
+    },
+}
+
+/// Constants of SGD.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SgdSettings {
+    /// Share of the step before.
+    pub momentum: f64,
+    /// Times a weight, this is added to its gradient.
+    pub weight_decay: f64,
+}
+
 /// Constants of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
@@ -229,6 +293,16 @@ impl Config {
             count("workers.processesPerWorker", i64::from(config.processes_per_worker))?;
         Ok(Self {
             ranks_per_machine,
+            checkpoints: match &config.checkpoints {
+                Some(bucket) if bucket.starts_with("s3://") => {
+                    bucket.trim_end_matches('/').to_owned()
+                }
+                Some(other) => {
+                    let detail = format!("{other:?} is no bucket; use s3://BUCKET/PREFIX");
+                    return Err(setting("output.checkpoints.destination", detail));
+                }
+                None => config.output.join("checkpoints").to_string_lossy().into_owned(),
+            },
             keep_checkpoints: usize::try_from(config.keep_checkpoints).unwrap_or(usize::MAX).max(1),
             train_batch: count(
                 "training.perDeviceTrainBatchSize",
@@ -251,15 +325,35 @@ impl Config {
                 peak: training.learning_rate,
                 warmup: training.warmup_steps,
             },
-            adam: Adam {
-                beta1: training.adam_beta1,
-                beta2: training.adam_beta2,
-                epsilon: training.adam_epsilon,
-                weight_decay: training.weight_decay,
-            },
+            optim: Optim::of(training),
+            bf16: training.bf16,
+            average_tokens: training.average_tokens_across_devices,
+            on_non_finite: training.on_non_finite,
+            range_test: training.learning_rate_range_test,
+            auto_find_batch_size: training.auto_find_batch_size,
+            bucket_cap_mb: training
+                .ddp_bucket_cap_mb
+                .map(|megabytes| count("training.ddpBucketCapMb", megabytes.into()))
+                .transpose()?,
+            full_determinism: training.full_determinism,
+            sampling: training.train_sampling_strategy,
+            data_seed: training.data_seed.unwrap_or(training.seed),
+            drop_last: training.dataloader_drop_last,
+            packing: config.objective.as_ref().is_some_and(|objective| objective.packing),
             max_grad_norm: (training.max_grad_norm > 0.0).then_some(training.max_grad_norm),
             logging_steps: steps("training.loggingSteps", training.logging_steps)?,
+            log_first_step: training.logging_first_step,
             evaluate,
+            eval_on_start: training.eval_on_start,
+            eval_delay: training.eval_delay,
+            early_stopping: training
+                .early_stopping_patience
+                .map(|evaluations| count("training.earlyStoppingPatience", evaluations.into()))
+                .transpose()?
+                .map(|evaluations| EarlyStopping {
+                    patience: u32::try_from(evaluations.get()).unwrap_or(u32::MAX),
+                    threshold: training.early_stopping_threshold,
+                }),
             save,
             load_best: training.load_best_model_at_end,
             metric: training.metric_for_best_model,
@@ -282,11 +376,26 @@ impl Config {
     }
 }
 
+impl Optim {
+    fn of(training: &TrainingArguments) -> Self {
+        let weight_decay = training.weight_decay;
+        match training.optim {
+            Optimizer::AdamW => Self::AdamW(Adam {
+                beta1: training.adam_beta1,
+                beta2: training.adam_beta2,
+                epsilon: training.adam_epsilon,
+                weight_decay,
+            }),
+            Optimizer::SGD => Self::Sgd(SgdSettings { momentum: training.momentum, weight_decay }),
+            Optimizer::Adafactor => Self::Adafactor { weight_decay },
+        }
+    }
+}
+
 /// The same list as the operator's `unsupported`: later versions shorten both.
 fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
     let training = &config.training;
     let (objective, peft) = (config.objective.as_ref(), config.peft.as_ref());
-    let on_gpus = config.accelerator == Accelerator::CUDA;
     let ways = &config.parallelism;
     for (asked, field, detail) in [
         (
@@ -299,7 +408,6 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
             "objective.type",
             "use SFT or Pretraining",
         ),
-        (objective.is_some_and(|asked| asked.packing), "objective.packing", "use false"),
         (config.distillation.is_some(), "distillation", "remove it"),
         (
             peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None),
@@ -311,35 +419,12 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
         (ways.tensor != 1, "parallelism.tensor", "use 1"),
         (ways.pipeline != 1, "parallelism.pipeline", "use 1"),
         (ways.expert != 1, "parallelism.expert", "use 1"),
-        (training.optim != Optimizer::AdamW, "training.optim", "use AdamW"),
-        (training.momentum > 0.0, "training.momentum", "remove it"),
-        (training.bf16, "training.bf16", "use false"),
         (training.gradient_checkpointing, "training.gradientCheckpointing", "use false"),
-        (training.auto_find_batch_size, "training.autoFindBatchSize", "use false"),
-        (
-            !training.average_tokens_across_devices,
-            "training.averageTokensAcrossDevices",
-            "use true",
-        ),
-        (training.on_non_finite != OnNonFinite::Stop, "training.onNonFinite", "use Stop"),
         (
             training.label_smoothing_factor > 0.0 && config.task == Task::CausalLM,
             "training.labelSmoothingFactor",
             "use 0 with CausalLM",
         ),
-        (training.logging_first_step, "training.loggingFirstStep", "use false"),
-        (training.eval_on_start, "training.evalOnStart", "use false"),
-        (training.eval_delay > 0.0, "training.evalDelay", "use 0"),
-        (training.early_stopping_patience.is_some(), "training.earlyStoppingPatience", "remove it"),
-        (training.ddp_bucket_cap_mb.is_some(), "training.ddpBucketCapMb", "remove it"),
-        (
-            training.train_sampling_strategy != TrainSamplingStrategy::Random,
-            "training.trainSamplingStrategy",
-            "use Random",
-        ),
-        (training.dataloader_drop_last, "training.dataloaderDropLast", "use false"),
-        (training.full_determinism && on_gpus, "training.fullDeterminism", "use false"),
-        (training.data_seed.is_some(), "training.dataSeed", "remove it"),
     ] {
         if asked {
             return Err(setting(field, format!("is not supported yet; {detail}")));
@@ -388,6 +473,10 @@ fn check_ranges(training: &TrainingArguments) -> Result<(), ConfigError> {
         ("training.maxGradNorm", training.max_grad_norm, 0.0..=1e6),
         ("training.warmupSteps", training.warmup_steps, 0.0..=1e9),
         ("training.numTrainEpochs", training.num_train_epochs, 0.0..=1e6),
+        ("training.momentum", training.momentum, 0.0..=0.999_999),
+        ("training.labelSmoothingFactor", training.label_smoothing_factor, 0.0..=0.999_999),
+        ("training.evalDelay", training.eval_delay, 0.0..=1e9),
+        ("training.earlyStoppingThreshold", training.early_stopping_threshold, 0.0..=1e6),
     ] {
         if !range.contains(&value) {
             return Err(setting(
@@ -395,6 +484,9 @@ fn check_ranges(training: &TrainingArguments) -> Result<(), ConfigError> {
                 format!("{value} is not within {} to {}", range.start(), range.end()),
             ));
         }
+    }
+    if training.momentum > 0.0 && training.optim != Optimizer::SGD {
+        return Err(setting("training.momentum", "needs training.optim SGD; remove it"));
     }
     if training.max_steps <= 0 && training.num_train_epochs <= 0.0 {
         return Err(setting("training.numTrainEpochs", "or maxSteps must be above 0"));
@@ -418,7 +510,18 @@ fn check_evaluation(
     if config.data.eval_split.is_some_and(|share| !(0.001..=0.9).contains(&share)) {
         return Err(setting("data.evalSplit", "must be within 0.001 to 0.9"));
     }
-    if evaluate != Interval::Never && !has_eval {
+    for (asked, field) in [
+        (config.training.eval_delay > 0.0, "training.evalDelay"),
+        (config.training.early_stopping_patience.is_some(), "training.earlyStoppingPatience"),
+    ] {
+        if asked && evaluate == Interval::Never {
+            return Err(setting(
+                field,
+                "needs evaluations: set training.evalStrategy to Steps or Epoch",
+            ));
+        }
+    }
+    if (evaluate != Interval::Never || config.training.eval_on_start) && !has_eval {
         return Err(setting(
             "training.evalStrategy",
             "needs data to evaluate on: set data.eval or data.evalSplit",
@@ -540,7 +643,6 @@ mod tests {
             ("/parallelism/pipeline", 2.into(), "parallelism.pipeline"),
             ("/parallelism/expert", 2.into(), "parallelism.expert"),
             ("/objective", json!({"type": "DPO"}), "objective.type"),
-            ("/objective", json!({"type": "SFT", "packing": true}), "objective.packing"),
             (
                 "/distillation",
                 json!({"teacher": "/t", "temperature": 2.0, "alpha": 0.5}),
@@ -553,30 +655,13 @@ mod tests {
             ("/data/train/completion", "a".into(), "data.completion"),
             ("/data/train/chosen", "a".into(), "data.chosen"),
             ("/data/train/rejected", "a".into(), "data.rejected"),
-            ("/training/optim", "SGD".into(), "training.optim"),
-            ("/training/momentum", 0.9.into(), "training.momentum"),
-            ("/training/bf16", true.into(), "training.bf16"),
             ("/training/gradientCheckpointing", true.into(), "training.gradientCheckpointing"),
-            ("/training/autoFindBatchSize", true.into(), "training.autoFindBatchSize"),
-            (
-                "/training/averageTokensAcrossDevices",
-                false.into(),
-                "training.averageTokensAcrossDevices",
-            ),
-            ("/training/onNonFinite", "Skip".into(), "training.onNonFinite"),
-            ("/training/loggingFirstStep", true.into(), "training.loggingFirstStep"),
-            ("/training/evalOnStart", true.into(), "training.evalOnStart"),
-            ("/training/evalDelay", 1.into(), "training.evalDelay"),
-            ("/training/earlyStoppingPatience", 2.into(), "training.earlyStoppingPatience"),
-            ("/training/ddpBucketCapMb", 50.into(), "training.ddpBucketCapMb"),
-            (
-                "/training/trainSamplingStrategy",
-                "Sequential".into(),
-                "training.trainSamplingStrategy",
-            ),
-            ("/training/dataloaderDropLast", true.into(), "training.dataloaderDropLast"),
-            ("/training/dataSeed", 7.into(), "training.dataSeed"),
             ("/training/perDeviceTrainBatchSize", 0.into(), "training.perDeviceTrainBatchSize"),
+            ("/training/momentum", 0.9.into(), "training.momentum"),
+            ("/training/earlyStoppingPatience", 2.into(), "training.earlyStoppingPatience"),
+            ("/training/evalDelay", 2.into(), "training.evalDelay"),
+            ("/training/ddpBucketCapMb", 0.into(), "training.ddpBucketCapMb"),
+            ("/training/labelSmoothingFactor", 1.into(), "training.labelSmoothingFactor"),
             ("/training/learningRate", (-1).into(), "training.learningRate"),
             ("/training/numTrainEpochs", 0.into(), "training.numTrainEpochs"),
             ("/training/maxLength", 2.into(), "training.maxLength"),

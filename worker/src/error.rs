@@ -7,6 +7,7 @@ use hearth_crds::worker_config::ExitCode;
 
 use crate::config::ConfigError;
 use crate::data::DataError;
+use crate::diagnosis::memory::tells_of_memory;
 use crate::model::ModelError;
 
 /// What ended a rank.
@@ -83,13 +84,38 @@ pub enum Error {
     Torch(#[from] tch::TchError),
     /// Loss or gradient is NaN or infinite.
     #[error(
-        "the gradient of step {step} is not finite (loss {loss}); lower training.learningRate, or lengthen training.warmupSteps"
+        "step {step} is not finite: its loss is {loss}, and {place}{}; lower training.learningRate or training.maxGradNorm, lengthen training.warmupSteps, or look at the data of that step",
+        if *in_a_row > 1 { format!(" ({in_a_row} steps in a row)") } else { String::new() }
     )]
     NotFinite {
         /// Optimizer step.
         step: u64,
         /// The step's loss.
         loss: f64,
+        /// What was not finite first.
+        place: String,
+        /// Such steps up to this one.
+        in_a_row: u32,
+    },
+    /// Memory ran out.
+    #[error("step {step}: {explanation}")]
+    OutOfMemory {
+        /// Optimizer step.
+        step: u64,
+        /// What memory went into, and what to change.
+        explanation: String,
+    },
+    /// Memory ran out, and the ranks that start next take half the batch.
+    #[error(
+        "memory ran out at step {step} with {from} samples in a forward pass; training goes on with {to} and more passes a step (training.autoFindBatchSize)"
+    )]
+    BatchHalved {
+        /// Optimizer step.
+        step: u64,
+        /// Samples in a forward pass before.
+        from: usize,
+        /// Samples in a forward pass from now on.
+        to: usize,
     },
     /// SIGTERM.
     #[error("stopped by SIGTERM after step {step}; a checkpoint was saved")]
@@ -130,6 +156,11 @@ impl Error {
                 | DataError::TooManyLabels { .. },
             ) => "BadData",
             Self::Model(ModelError::Unsupported { .. }) => "UnsupportedModel",
+            Self::Model(ModelError::Torch(error)) | Self::Torch(error)
+                if tells_of_memory(&error.to_string()) =>
+            {
+                "OutOfMemory"
+            }
             Self::Model(ModelError::Torch(_) | ModelError::Pass(_)) | Self::Torch(_) => {
                 "TorchFailed"
             }
@@ -139,6 +170,8 @@ impl Error {
             Self::Unreachable { .. } | Self::LeaderFailed { .. } => "PeerLost",
             Self::NoDevice { .. } => "AcceleratorUnavailable",
             Self::NotFinite { .. } => "NotFinite",
+            Self::OutOfMemory { .. } => "OutOfMemory",
+            Self::BatchHalved { .. } => hearth_crds::worker_config::BATCH_HALVED,
             Self::Terminated { .. } => "Terminated",
             Self::Orphaned => "Orphaned",
             Self::Internal(_) => "InternalError",
@@ -162,11 +195,18 @@ impl Error {
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_code(error),
             Self::NoDevice { .. } => ExitCode::Unavailable,
             Self::Terminated { .. } => ExitCode::Terminated,
+            Self::OutOfMemory { .. } => ExitCode::OutOfMemory,
+            Self::Model(ModelError::Torch(error)) | Self::Torch(error)
+                if tells_of_memory(&error.to_string()) =>
+            {
+                ExitCode::OutOfMemory
+            }
             Self::Model(ModelError::Torch(_) | ModelError::Pass(_))
             | Self::Torch(_)
             | Self::Checkpoint { .. }
             | Self::Unreachable { .. }
             | Self::LeaderFailed { .. }
+            | Self::BatchHalved { .. }
             | Self::Orphaned
             | Self::Data(DataError::Changed { .. })
             | Self::Internal(_) => ExitCode::Failure,
@@ -242,11 +282,13 @@ mod tests {
     #[test]
     fn codes_and_reasons() {
         let path = || PathBuf::from("/data/x.jsonl");
+        let not_finite =
+            Error::NotFinite { step: 3, loss: f64::NAN, place: String::new(), in_a_row: 1 };
         let disk = |kind| Error::Output { path: path(), source: io::Error::from(kind) };
         for (error, code, reason) in [
             (DataError::Missing { path: path() }.into(), ExitCode::NoInput, "MissingInput"),
             (DataError::Empty { path: path() }.into(), ExitCode::Data, "BadData"),
-            (Error::NotFinite { step: 3, loss: f64::NAN }, ExitCode::Data, "NotFinite"),
+            (not_finite, ExitCode::Data, "NotFinite"),
             (disk(io::ErrorKind::ReadOnlyFilesystem), ExitCode::CannotCreate, "OutputFailed"),
             (disk(io::ErrorKind::StorageFull), ExitCode::Failure, "OutputFailed"),
             (Error::Terminated { step: 3 }, ExitCode::Terminated, "Terminated"),

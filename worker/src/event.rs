@@ -126,10 +126,12 @@ pub struct StepReport {
     /// Passes over the data done.
     pub epoch: f64,
     /// Mean loss over the step's samples.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Learning rate that the step used.
     pub learning_rate: f64,
     /// L2 norm of the gradient before clipping.
+    #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
     /// Tokens of the step, padding not counted.
     pub tokens: u64,
@@ -144,6 +146,11 @@ pub struct StepReport {
     pub tokens_total: u64,
     /// Samples since the start of this generation.
     pub samples_total: u64,
+}
+
+/// JSON has no NaN and no infinity: both are written as null.
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Figures of an evaluation.

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod cores;
 pub mod data;
+pub mod diagnosis;
 pub mod error;
 pub mod event;
 pub mod export;

@@ -268,7 +268,7 @@ fn a_configuration_alone_gives_a_job_with_blanks_to_fill_in() {
         assert!(notes[place].starts_with(want), "{notes:?}");
     }
     // What this version does not run yet is told, too.
-    let later = "note: not yet run: spec.training.bf16: this version computes in float32 only";
+    let later = "note: not yet run: spec.training.gradientCheckpointing: this version keeps all";
     assert!(notes.iter().any(|note| note.starts_with(later)), "{notes:?}");
 }
 

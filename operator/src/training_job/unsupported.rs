@@ -5,8 +5,8 @@
 
 use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;
-use hearth_crds::training_arguments::{Metric, OnNonFinite, Optimizer, TrainSamplingStrategy};
-use hearth_crds::training_job::{Accelerator, DataSource, Sharding, Task, TrainingJobSpec};
+use hearth_crds::training_arguments::Metric;
+use hearth_crds::training_job::{DataSource, Sharding, Task, TrainingJobSpec};
 use hearth_crds::worker_config::DataFile;
 
 use crate::fault::Fault;
@@ -17,7 +17,7 @@ type Gap<'a> = (bool, &'a str, String, &'a str);
 /// Everything in the spec that this version does not do.
 pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let gaps = [engine_gaps(spec), objective_gaps(spec), step_gaps(spec), course_gaps(spec)];
+    let gaps = [engine_gaps(spec), objective_gaps(spec), step_gaps(spec)];
     for (asked, field, problem, fix) in gaps.into_iter().flatten() {
         if asked {
             faults.push(Fault::unsupported(field, problem, fix));
@@ -91,12 +91,6 @@ fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "use SFT, Pretraining or Classification",
         ),
         (
-            objective.is_some_and(|objective| objective.packing),
-            "spec.objective.packing",
-            "this version gives each row a sequence of its own".into(),
-            "use false",
-        ),
-        (
             spec.distillation.is_some(),
             "spec.distillation",
             "this version learns from data only".into(),
@@ -120,14 +114,7 @@ fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
 /// Of how one step is made.
 fn step_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let training = &spec.training;
-    let on_gpus = spec.workers.accelerator() == Accelerator::CUDA;
     vec![
-        (
-            training.optim != Optimizer::AdamW,
-            "spec.training.optim",
-            format!("this version has no {:?}", training.optim),
-            "use AdamW",
-        ),
         (
             spec.task == Task::CausalLM
                 && training.load_best_model_at_end
@@ -137,107 +124,16 @@ fn step_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "use loss or accuracy with CausalLM",
         ),
         (
-            training.momentum > 0.0,
-            "spec.training.momentum",
-            "this version has no SGD".into(),
-            "remove it",
-        ),
-        (
-            training.bf16,
-            "spec.training.bf16",
-            "this version computes in float32 only".into(),
-            "leave it false",
-        ),
-        (
             training.gradient_checkpointing,
             "spec.training.gradientCheckpointing",
             "this version keeps all activations".into(),
             "leave it false, and lower perDeviceTrainBatchSize if memory runs out",
         ),
         (
-            training.auto_find_batch_size,
-            "spec.training.autoFindBatchSize",
-            "this version keeps the batch that is written".into(),
-            "leave it false, and lower perDeviceTrainBatchSize if memory runs out",
-        ),
-        (
-            !training.average_tokens_across_devices,
-            "spec.training.averageTokensAcrossDevices",
-            "this version averages over all ranks' samples".into(),
-            "leave it true",
-        ),
-        (
-            training.on_non_finite != OnNonFinite::Stop,
-            "spec.training.onNonFinite",
-            "this version stops at a loss that is not finite".into(),
-            "use Stop",
-        ),
-        (
             training.label_smoothing_factor > 0.0 && spec.task == Task::CausalLM,
             "spec.training.labelSmoothingFactor",
             "this version does not smooth the targets of CausalLM".into(),
             "use 0",
-        ),
-        (
-            training.ddp_bucket_cap_mb.is_some(),
-            "spec.training.ddpBucketCapMb",
-            "this version exchanges gradients in buckets of 25 MB".into(),
-            "remove it",
-        ),
-        (
-            training.full_determinism && on_gpus,
-            "spec.training.fullDeterminism",
-            "this version does not choose GPU kernels".into(),
-            "leave it false, or compute on the CPU, where all kernels are deterministic",
-        ),
-    ]
-}
-
-/// Of which steps are made, and what is told of them.
-fn course_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
-    let training = &spec.training;
-    vec![
-        (
-            training.logging_first_step,
-            "spec.training.loggingFirstStep",
-            "this version reports every loggingSteps only".into(),
-            "leave it false, or set loggingSteps to 1",
-        ),
-        (
-            training.eval_on_start,
-            "spec.training.evalOnStart",
-            "this version evaluates after training has begun".into(),
-            "leave it false",
-        ),
-        (
-            training.eval_delay > 0.0,
-            "spec.training.evalDelay",
-            "this version does not delay evaluations".into(),
-            "use 0",
-        ),
-        (
-            training.early_stopping_patience.is_some(),
-            "spec.training.earlyStoppingPatience",
-            "this version trains to the end".into(),
-            "remove it",
-        ),
-        (
-            training.train_sampling_strategy != TrainSamplingStrategy::Random,
-            "spec.training.trainSamplingStrategy",
-            "this version shuffles the rows anew each epoch".into(),
-            "use Random",
-        ),
-        (
-            training.dataloader_drop_last,
-            "spec.training.dataloaderDropLast",
-            "this version takes every row".into(),
-            "leave it false",
-        ),
-        (
-            training.data_seed.is_some(),
-            "spec.training.dataSeed",
-            "this version draws everything from seed".into(),
-            "remove it, and set seed",
         ),
     ]
 }
@@ -258,7 +154,6 @@ mod tests {
         let cases: Vec<(&str, Value)> = vec![
             ("task", "ImageClassification".into()),
             ("objective.type", json!({"type": "DPO"})),
-            ("objective.packing", json!({"type": "SFT", "packing": true})),
             ("distillation", json!({"teacher": {"source": "pvc://models/large"}})),
             ("peft.baseQuantization", json!({"baseQuantization": "INT8"})),
             ("peft.mergeOnExport", json!({"mergeOnExport": false})),
@@ -271,21 +166,7 @@ mod tests {
             ("parallelism.tensor", 2.into()),
             ("parallelism.pipeline", 2.into()),
             ("parallelism.expert", 2.into()),
-            ("training.optim", "SGD".into()),
-            ("training.momentum", 0.9.into()),
-            ("training.bf16", true.into()),
             ("training.gradientCheckpointing", true.into()),
-            ("training.autoFindBatchSize", true.into()),
-            ("training.averageTokensAcrossDevices", false.into()),
-            ("training.onNonFinite", "Skip".into()),
-            ("training.loggingFirstStep", true.into()),
-            ("training.evalOnStart", true.into()),
-            ("training.evalDelay", 1.into()),
-            ("training.earlyStoppingPatience", 2.into()),
-            ("training.ddpBucketCapMb", 50.into()),
-            ("training.trainSamplingStrategy", "GroupByLength".into()),
-            ("training.dataloaderDropLast", true.into()),
-            ("training.dataSeed", 7.into()),
         ];
         for (field, value) in cases {
             let job = sample(|job| {
@@ -298,17 +179,6 @@ mod tests {
             assert_eq!(faults.len(), 1, "{field}: {faults:?}");
             assert_eq!(faults[0].field, format!("spec.{field}"));
             assert!(!faults[0].fix.is_empty(), "{field}");
-        }
-    }
-
-    #[test]
-    fn determinism_is_a_matter_of_gpus() {
-        for (accelerator, faults) in [("CPU", 0), ("CUDA", 1)] {
-            let job = sample(|job| {
-                job["spec"]["training"] = json!({"fullDeterminism": true});
-                job["spec"]["workers"]["accelerator"] = accelerator.into();
-            });
-            assert_eq!(unsupported(&job.spec).len(), faults, "{accelerator}");
         }
     }
 }

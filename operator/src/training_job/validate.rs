@@ -7,7 +7,7 @@
 
 use hearth_crds::names;
 use hearth_crds::source::Source;
-use hearth_crds::training_job::{Accelerator, TrainingJob, TrainingJobSpec};
+use hearth_crds::training_job::{Accelerator, CheckpointStorage, TrainingJob, TrainingJobSpec};
 use kube::ResourceExt;
 
 use crate::fault::{Fault, SpecFaults};
@@ -87,7 +87,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     let spec = &job.spec;
     let queue = job.labels().get(names::LABEL_QUEUE).cloned();
     let mut faults = unsupported(spec);
-    faults.extend(contradictions(spec, queue.as_deref()));
+    faults.extend(contradictions(spec, queue.as_deref(), backend));
     faults.extend(quantity_faults("spec.workers.resources", &spec.workers.resources));
 
     let mut source = |field: &str, uri: &str| match reachable(field, uri, backend) {
@@ -123,8 +123,33 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     })
 }
 
+/// What is wrong with a bucket for checkpoints.
+fn bucket_faults(storage: &CheckpointStorage, backend: &Backend) -> Option<Fault> {
+    const FIELD: &str = "spec.output.checkpoints";
+    match Source::parse(&storage.destination) {
+        Ok(Source::S3 { .. }) if storage.secret_name.is_some() && *backend != Backend::Cluster => {
+            Some(Fault::invalid(
+                format!("{FIELD}.secretName"),
+                "a local run has no secrets",
+                "remove it, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            ))
+        }
+        Ok(Source::S3 { .. }) => None,
+        Ok(other) => Some(Fault::invalid(
+            format!("{FIELD}.destination"),
+            format!("{other} is no bucket"),
+            "use s3://BUCKET/PREFIX, or remove checkpoints to keep them below output.destination",
+        )),
+        Err(error) => Some(Fault::invalid(
+            format!("{FIELD}.destination"),
+            error.to_string(),
+            "use s3://BUCKET/PREFIX",
+        )),
+    }
+}
+
 /// Fields that cannot both be as they are.
-fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>) -> Vec<Fault> {
+fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend) -> Vec<Fault> {
     let mut faults = Vec::new();
     let (workers, gpus) = (&spec.workers, spec.workers.resources.gpus());
     if workers.accelerator() == Accelerator::CUDA && gpus < workers.processes_per_worker {
@@ -133,6 +158,9 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>) -> Vec<Fault> {
             format!("{} CUDA processes share {gpus} GPUs", workers.processes_per_worker),
             "set resources.limits[nvidia.com/gpu] to at least processesPerWorker, or accelerator to CPU",
         ));
+    }
+    if let Some(storage) = &spec.output.checkpoints {
+        faults.extend(bucket_faults(storage, backend));
     }
     if let Some(queue) = queue
         && spec.suspend
@@ -188,7 +216,11 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field_and_fix() {
         type Change = fn(&mut Value);
-        let cases: [(&str, &str, Change); 7] = [
+        let cases: [(&str, &str, Change); 8] = [
+            ("spec.output.checkpoints.destination:", "Invalid", |j| {
+                let checkpoints = json!({"destination": "pvc://models/checkpoints"});
+                j["spec"]["output"]["checkpoints"] = checkpoints;
+            }),
             ("spec.model.source:", "Invalid", |j| {
                 j["spec"]["model"]["source"] = "file:///tmp/model".into();
             }),

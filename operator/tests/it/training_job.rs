@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const JOB: &str = "trainingjobs/spam";
 /// Loopback addresses of this file's agents: one a test, so that they may run at once.
-const AGENT: [&str; 2] = ["127.84.70.1", "127.84.70.2"];
+const AGENT: [&str; 3] = ["127.84.70.1", "127.84.70.2", "127.84.70.3"];
 
 fn job(change: impl FnOnce(&mut Value)) -> Value {
     let mut job = json!({
@@ -326,6 +326,44 @@ async fn a_restart_is_an_event_that_names_what_died() {
     assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
     assert_eq!(world.get(JOB)["status"]["restarts"], 1);
     assert!(world.told(JOB, "Running").contains("RankKilled"));
+}
+
+#[tokio::test]
+async fn a_diagnosis_is_a_condition_and_one_event() {
+    let world = world(|_| {});
+    let status = Arc::new(Mutex::new(training(10)));
+    crate::common::serve(&format!("{}:8470", AGENT[2]), "/status", status.clone()).await;
+    world.train("spam").await.unwrap();
+    pod(&world, 0, AGENT[2]);
+    world.train("spam").await.unwrap();
+    world.writes();
+    assert_eq!(world.condition(JOB, "Diagnosis"), "absent");
+
+    let note =
+        |reason: &str, message: &str| json!({"reason": reason, "message": message, "step": 40});
+    let mut flat = training(90);
+    flat["notes"] = json!([
+        note("NewWeights", "fresh weights are trained"),
+        note("LossFlat", "the loss is 0.7 at step 90; raise learningRate")
+    ]);
+    *status.lock().unwrap() = flat.clone();
+    world.pass(6);
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    assert_eq!(world.condition(JOB, "Diagnosis"), "True LossFlat");
+    assert!(world.told(JOB, "Diagnosis").contains("raise learningRate"));
+    assert!(!world.told(JOB, "Diagnosis").contains("fresh weights"));
+    world.pass(6);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty(), "it is told once");
+
+    flat["notes"].as_array_mut().unwrap().push(note("StepSkipped", "step 95 was left out"));
+    *status.lock().unwrap() = flat;
+    world.pass(6);
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    assert_eq!(world.condition(JOB, "Diagnosis"), "True StepSkipped");
+    assert!(world.told(JOB, "Diagnosis").contains("LossFlat: the loss is 0.7"));
 }
 
 #[tokio::test]

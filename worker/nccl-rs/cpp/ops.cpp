@@ -95,4 +95,12 @@ int32_t hearth_scale(const at::Tensor* const* tensors, size_t count, double fact
 int32_t hearth_cpu_capability(char** name, char** message) {
   return guarded(message, [&] { *name = hearth::copy_text(at::get_cpu_capability().c_str()); });
 }
+
+int32_t hearth_use_deterministic_algorithms(char** message) {
+  return guarded(message, [] {
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicCuDNN(true);
+    at::globalContext().setBenchmarkCuDNN(false);
+  });
+}
 }

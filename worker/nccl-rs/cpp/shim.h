@@ -227,6 +227,9 @@ int32_t hearth_scale(const at::Tensor* const* tensors, size_t count, double fact
                      char** message);
 int32_t hearth_cpu_capability(char** name, char** message);
 
+// From now on an operation without a deterministic kernel fails.
+int32_t hearth_use_deterministic_algorithms(char** message);
+
 // --- fused.cpp -------------------------------------------------------------
 // f32 or bf16 tensors on the CPU, with gradients.
 // Dense x [.., D] and weight [D] of one kind.

@@ -402,6 +402,7 @@ unsafe extern "C" {
         message: Message,
     ) -> i32;
     pub(crate) fn hearth_cpu_capability(name: *mut *mut c_char, message: Message) -> i32;
+    pub(crate) fn hearth_use_deterministic_algorithms(message: Message) -> i32;
 
     pub(crate) fn hearth_rms_norm(
         x: *const C_tensor,

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hearth_crds::worker_config::{ExitCode, Failure};
+use hearth_crds::worker_config::{BATCH_HALVED, ExitCode, Failure};
 
 use super::failure::{self, Cause, Weight};
 use super::protocol::{Beat, RankReport, RankState};
@@ -365,7 +365,9 @@ impl Coordinator {
         if weight == Weight::Permanent {
             return self.end(Verdict::Failed { failure, exit_code }, now);
         }
-        if self.restarts >= self.shape.max_restarts {
+        // A rank that asks for a smaller batch did not fail, and a batch can be halved so often.
+        let is_failure = failure.reason != BATCH_HALVED;
+        if is_failure && self.restarts >= self.shape.max_restarts {
             let failure = Failure {
                 rank: failure.rank,
                 reason: "RestartsExhausted".to_owned(),
@@ -380,7 +382,7 @@ impl Coordinator {
             let exit_code = ExitCode::RestartsExhausted as i32;
             return self.end(Verdict::Failed { failure, exit_code }, now);
         }
-        self.restarts += 1;
+        self.restarts += u32::from(is_failure);
         self.unexplained = weight == Weight::LostPeer;
         self.last_failure = Some(failure.clone());
         self.enter(Stage::Joining, now);

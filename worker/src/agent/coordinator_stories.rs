@@ -363,6 +363,24 @@ fn the_budget_is_spent_after_max_restarts() {
 }
 
 #[test]
+fn a_rank_that_asks_for_a_smaller_batch_did_not_fail() {
+    let stage = tell(
+        two_agents(0),
+        "join 0 1
+         => start 1
+         rank 1 exited 1 BatchHalved
+         after 1s
+         => broke BatchHalved rank 1
+         => start 2
+         rank 0 exited 1 BatchHalved
+         after 1s
+         => broke BatchHalved rank 0
+         => start 3",
+    );
+    assert_eq!(stage.coordinator.restarts(), 0);
+}
+
+#[test]
 fn no_start_while_an_old_rank_still_runs() {
     let mut stage = tell(
         two_agents(3),

@@ -37,6 +37,8 @@ pub struct Recipe {
     pub ranks_per_agent: u32,
     /// How long ranks may be silent.
     pub limits: Limits,
+    /// Whether the job asks for deterministic kernels (`training.fullDeterminism`).
+    pub deterministic: bool,
 }
 
 /// Told of each event, with the rank that sent it, before the rank's end is.
@@ -177,6 +179,9 @@ impl Ranks {
             ("HEARTH_GENERATION", gang.generation.to_string()),
             (super::process::AGENT_PID_VARIABLE, std::process::id().to_string()),
         ]);
+        if self.recipe.deterministic {
+            command.env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         command

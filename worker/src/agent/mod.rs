@@ -247,6 +247,7 @@ fn recipe(
         agents: config.replicas,
         ranks_per_agent: config.processes_per_worker,
         limits,
+        deterministic: config.training.full_determinism,
     })
 }
 

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use hearth_crds::history::HistoryPoint;
 use hearth_crds::training_job::{CheckpointStatus, ModelStatus, TrainingProgress};
-use hearth_crds::worker_config::{ResourceUse, WorkerState};
+use hearth_crds::worker_config::{ResourceUse, WorkerNote, WorkerState};
 
 use super::history::Curves;
 use crate::event::{EvalMetrics, Phase, RankEvent, StepReport};
 
 /// Steps over which rates are averaged.
 const RATE_WINDOW: usize = 20;
+/// Notes kept.
+const MOST_NOTES: usize = 8;
 
 /// What is known of the training so far.
 #[derive(Clone, Debug)]
@@ -26,6 +28,7 @@ pub struct Progress {
     model: Option<ModelStatus>,
     window: VecDeque<StepReport>,
     curves: Curves,
+    notes: Vec<WorkerNote>,
 }
 
 impl Progress {
@@ -41,6 +44,7 @@ impl Progress {
             model: None,
             window: VecDeque::new(),
             curves,
+            notes: Vec::new(),
         }
     }
 
@@ -87,7 +91,8 @@ impl Progress {
                     self.model = Some(ModelStatus { uri: self.uri(model), digest: digest.clone() });
                 }
             }
-            RankEvent::Started { .. } | RankEvent::Note { .. } | RankEvent::Failed { .. } => {}
+            RankEvent::Note { reason, message } => self.take_note(reason, message),
+            RankEvent::Started { .. } | RankEvent::Failed { .. } => {}
         }
     }
 
@@ -104,6 +109,11 @@ impl Progress {
     /// The exported model, once rank 0 has finished.
     pub fn model(&self) -> Option<&ModelStatus> {
         self.model.as_ref()
+    }
+
+    /// What people should know, the newest of each reason, oldest first.
+    pub fn notes(&self) -> &[WorkerNote] {
+        &self.notes
     }
 
     /// Points so far, oldest first.
@@ -147,9 +157,11 @@ impl Progress {
         figures.step = report.step;
         figures.total_steps = report.total;
         figures.epoch = report.epoch;
-        figures.loss = Some(report.loss);
+        // A step that was left out has no figures; those before it stand.
+        let (loss, grad_norm) = (finite(report.loss), finite(report.grad_norm));
+        figures.loss = loss.or(figures.loss);
         figures.learning_rate = Some(report.learning_rate);
-        figures.grad_norm = Some(report.grad_norm);
+        figures.grad_norm = grad_norm.or(figures.grad_norm);
         if let Some(rates) = rates {
             figures.tokens_per_second = Some(rates.tokens_per_second);
             figures.samples_per_second = Some(rates.samples_per_second);
@@ -162,13 +174,25 @@ impl Progress {
             step: report.step,
             epoch: report.epoch,
             time: time.to_owned(),
-            loss: Some(report.loss),
+            loss,
             learning_rate: Some(report.learning_rate),
-            grad_norm: Some(report.grad_norm),
+            grad_norm,
             tokens_per_second: rates.map(|rates| rates.tokens_per_second),
             samples_per_second: rates.map(|rates| rates.samples_per_second),
             data_wait_ratio: rates.map(|rates| rates.data_wait_ratio),
             ..HistoryPoint::default()
+        });
+    }
+
+    fn take_note(&mut self, reason: &str, message: &str) {
+        self.notes.retain(|note| note.reason != reason);
+        if self.notes.len() == MOST_NOTES {
+            self.notes.remove(0);
+        }
+        self.notes.push(WorkerNote {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            step: self.figures.step,
         });
     }
 
@@ -182,9 +206,14 @@ impl Progress {
     fn uri(&self, path: &Path) -> String {
         match path.strip_prefix(&self.output) {
             Ok(below) => format!("{}/{}", self.output_uri, below.display()),
+            Err(_) if path.starts_with("s3:") => path.display().to_string(),
             Err(_) => format!("file://{}", path.display()),
         }
     }
+}
+
+fn finite(figure: f64) -> Option<f64> {
+    figure.is_finite().then_some(figure)
 }
 
 /// Means over some steps.

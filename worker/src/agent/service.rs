@@ -154,6 +154,7 @@ impl Service {
             checkpoint: inner.progress.checkpoint().cloned(),
             ranks: ranks.collect(),
             resources: inner.resources(),
+            notes: inner.progress.notes().to_vec(),
             last_failure: coordinator.last_failure().cloned(),
             result: inner.result.clone(),
         }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::directory::Directory;
@@ -89,24 +89,22 @@ pub fn step_of(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
 }
 
-/// The checkpoints of a job's output: a path, `file:///PATH`, or
-/// `s3://BUCKET/PREFIX` with the standard `AWS_…` variables in the environment.
-pub fn from_uri(output: &str) -> Result<Arc<dyn Storage>, Error> {
-    if output.starts_with("s3://") {
-        let uri = format!("{}/checkpoints", output.trim_end_matches('/'));
-        let opened = S3::from_environment(&uri, S3Options::default());
+/// The place of a job's checkpoints: a path, `file:///PATH`, or `s3://BUCKET/PREFIX` with the standard `AWS_…` variables in the environment.
+pub fn from_uri(place: &str) -> Result<Arc<dyn Storage>, Error> {
+    if place.starts_with("s3://") {
+        let opened = S3::from_environment(place, S3Options::default());
         let storage =
-            opened.map_err(|source| Error::Output { path: PathBuf::from(output), source })?;
+            opened.map_err(|source| Error::Output { path: PathBuf::from(place), source })?;
         return Ok(Arc::new(storage));
     }
-    match output.strip_prefix("file://").unwrap_or(output) {
+    match place.strip_prefix("file://").unwrap_or(place) {
         path if path.contains("://") => Err(Error::Output {
-            path: PathBuf::from(output),
+            path: PathBuf::from(place),
             source: io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "checkpoints go to a path or to s3://BUCKET/PREFIX",
             ),
         }),
-        path => Ok(Arc::new(Directory::new(Path::new(path).join("checkpoints")))),
+        path => Ok(Arc::new(Directory::new(PathBuf::from(path)))),
     }
 }

@@ -55,9 +55,9 @@ pub struct Saved {
 }
 
 impl CheckpointStore {
-    /// The checkpoints of a job's output: a path, or `s3://BUCKET/PREFIX`.
-    pub fn at(output: &str, generation: u32) -> Result<Self, Error> {
-        Ok(Self::new(storage::from_uri(output)?, generation))
+    /// The checkpoints at a path or in `s3://BUCKET/PREFIX`.
+    pub fn at(place: &str, generation: u32) -> Result<Self, Error> {
+        Ok(Self::new(storage::from_uri(place)?, generation))
     }
 
     /// The checkpoints in `storage`.

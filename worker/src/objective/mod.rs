@@ -3,11 +3,12 @@
 pub mod confusion;
 pub mod tally;
 
+use nccl_rs::autograd::autocast;
 use tch::{Device, Kind, Reduction, Tensor};
 
 pub use tally::Tally;
 
-use crate::data::{Fetched, Labels, Samples, collate, collate_causal};
+use crate::data::{Fetched, Labels, Samples, collate, collate_causal, collate_packed};
 use crate::model::{Dropout, Head, Model, ModelError, Pass};
 
 /// What training brings down.
@@ -35,6 +36,25 @@ pub struct Place {
     pub pad: u32,
     /// The model's device.
     pub device: Device,
+    /// Put the sequences of a batch one behind the other into one row, instead of filling up.
+    pub packed: bool,
+    /// Compute in bfloat16 where that is safe (autocast).
+    pub bf16: bool,
+}
+
+impl Place {
+    /// Rows filled up with `pad`, float32.
+    pub fn new(pad: u32, device: Device) -> Self {
+        Self { pad, device, packed: false, bf16: false }
+    }
+
+    /// Runs a forward pass in this place's precision.
+    pub fn compute<T>(
+        &self,
+        forward: impl FnOnce() -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        if self.bf16 { autocast(self.device, Kind::BFloat16, forward)? } else { forward() }
+    }
 }
 
 impl Objective {
@@ -153,12 +173,21 @@ fn next_tokens(
     place: Place,
     dropout: Dropout,
 ) -> Result<(Tensor, Tensor), ModelError> {
-    let padded = collate_causal(batch, place.pad, place.device)?;
-    let tokens = padded.input_ids.size()[1];
-    let mut pass = Pass::decoder(model.network(), tokens, place.device, dropout)?;
-    pass.select = Some(padded.select);
-    let logits = model.forward(&padded.input_ids, &pass)?.f_to_kind(Kind::Float)?;
-    Ok((logits, padded.targets))
+    let mut rows = if place.packed {
+        collate_packed(batch, place.device)?
+    } else {
+        collate_causal(batch, place.pad, place.device)?
+    };
+    let mut pass = match rows.lengths.take() {
+        Some(lengths) => Pass::packed(model.network(), lengths, place.device, dropout)?,
+        None => {
+            let tokens = rows.input_ids.size()[1];
+            Pass::decoder(model.network(), tokens, place.device, dropout)?
+        }
+    };
+    pass.select = Some(rows.select);
+    let logits = model.forward(&rows.input_ids, &pass)?.f_to_kind(Kind::Float)?;
+    Ok((logits, rows.targets))
 }
 
 /// Sum over rows of the cross-entropy of `logits [N, C]` against `[N]`.

@@ -172,7 +172,7 @@ fn compress(
     let mut passed = Ok(());
     if let Some(gate) = &config.gate {
         let samples = gate_samples(gate, dense, encoder, &config.output)?;
-        let place = Place { pad: encoder.pad(), device: Device::Cpu };
+        let place = Place::new(encoder.pad(), Device::Cpu);
         let judge = |model: &Model| evaluate(model, &samples, BATCH, place);
         let (before, after) = (judge(dense)?, judge(&compressed)?);
         let comparison = Comparison::of(gate.metric, &before, &after);

@@ -37,7 +37,8 @@ pub fn tally(
     let own = order.chunks(options.batch_size).skip(options.share).step_by(options.shares);
     for indices in own {
         samples.fetch(indices, &mut fetched)?;
-        tch::no_grad(|| objective.count(model, &fetched, options.place, &mut tally))?;
+        let place = options.place;
+        tch::no_grad(|| place.compute(|| objective.count(model, &fetched, place, &mut tally)))?;
         after_batch();
     }
     Ok(tally)

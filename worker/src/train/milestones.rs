@@ -6,6 +6,7 @@ use hearth_crds::training_arguments::Metric;
 use tch::Tensor;
 
 use super::evaluate::{self, EvalOptions};
+use super::horizon::Horizon;
 use super::journal::Journal;
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
@@ -45,7 +46,9 @@ impl Session<'_> {
             .ok_or_else(|| Error::Internal("ranks evaluated different classes".into()))?;
         let metrics = tally.metrics(labels, started.elapsed().as_secs_f64());
         if !metrics.loss.is_finite() {
-            return Err(Error::NotFinite { step: self.state.step, loss: metrics.loss });
+            let place = "that is its evaluation: the weights are past use".to_owned();
+            let (step, loss) = (self.state.step, metrics.loss);
+            return Err(Error::NotFinite { step, loss, place, in_a_row: 1 });
         }
         self.judge(metrics, saved)
     }
@@ -60,13 +63,37 @@ impl Session<'_> {
         }
         self.state.last_evaluation = Some(metrics.clone());
         self.state.evaluation_due = false;
-        let epoch = self.horizon.epochs(self.state.cursor);
+        let epoch = Horizon::epochs(self.state.cursor, self.epoch.len());
+        self.lose_patience(&metrics);
         self.log(&serde_json::json!({"step": self.state.step, "epoch": epoch, "eval": metrics}))?;
         if self.gang.leads() {
             let step = signed(self.state.step);
             self.events.send(&RankEvent::Evaluation { step, epoch, metrics, best });
         }
         Ok(())
+    }
+
+    /// Ends training where `earlyStoppingPatience` says so.
+    fn lose_patience(&mut self, metrics: &EvalMetrics) {
+        let (Some(rule), Some(value)) =
+            (self.config.early_stopping, metrics.value(self.config.metric))
+        else {
+            return;
+        };
+        let greater = self.config.metric.greater_is_better();
+        if self.state.patience.observe(rule, value, greater) {
+            self.state.stopped_early = true;
+            if self.gang.leads() {
+                let message = format!(
+                    "training ends at step {}: {} evaluations in a row brought no better {} than {:.6}",
+                    self.state.step,
+                    rule.patience,
+                    self.config.metric.as_str(),
+                    self.state.patience.best.unwrap_or(value),
+                );
+                note(self.events, "EarlyStopping", message);
+            }
+        }
     }
 
     /// Begins to save a checkpoint: training stands still for a copy of the
@@ -152,7 +179,9 @@ impl Session<'_> {
             step,
             total,
             metrics,
-            train_loss: Some(self.state.loss_sum / self.state.step.max(1) as f64),
+            train_loss: Some(
+                self.state.loss_sum / (self.state.step - self.state.skipped).max(1) as f64,
+            ),
             model: Some(exported.path),
             digest: Some(exported.digest),
         });

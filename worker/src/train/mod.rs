@@ -1,12 +1,17 @@
 //! One rank of a training job: state, schedule, step, evaluation, loop.
 
+mod diagnose;
+pub mod epoch;
 pub mod evaluate;
+mod finite;
 pub mod gang;
 pub mod horizon;
 mod inputs;
 pub mod journal;
+pub mod memory;
 mod milestones;
 pub mod optimizer;
+pub mod patience;
 pub mod rank;
 pub mod run;
 pub mod schedule;

@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::schedule;
-use super::session::{Pulse, Session, signed};
+use hearth_crds::training_arguments::OnNonFinite;
+
+use super::horizon::Horizon;
+use super::session::{Pulse, Session, note, signed};
 use super::step::Share;
+use super::{finite, schedule};
 use crate::config::Interval;
-use crate::data::order::{Shape, micro_batches, permutation};
+use crate::data::order::Shape;
 use crate::error::Error;
 use crate::event::{EventSink, JsonLines, Phase, RankEvent, StepReport};
 
@@ -34,6 +37,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// What a finished step tells the loop.
 struct StepEnd {
+    report: StepReport,
     epoch_done: bool,
     /// Some rank was asked to stop; all ranks see the same.
     stop: bool,
@@ -46,24 +50,35 @@ struct Totals {
     samples: u64,
 }
 
+/// Skipped steps in a row after which training ends.
+const MOST_SKIPPED: u32 = 10;
+
 impl Session<'_> {
     /// Makes the steps that are left, then exports.
     pub(super) fn train(mut self) -> Result<(), Error> {
-        let mut totals = Totals::default();
-        let mut order = (self.state.cursor.epoch, self.epoch_order());
+        let (mut totals, mut course) = (Totals::default(), self.course());
+        if self.state.step == 0 {
+            self.look_at_classes();
+            if self.config.range_test {
+                self.test_learning_rates()?;
+            }
+        }
         if self.state.evaluation_due {
             self.evaluate(true)?;
+        } else if self.state.step == 0 && self.config.eval_on_start {
+            self.evaluate(false)?;
         }
         self.enter(Phase::Training);
-        while self.state.step < self.horizon.total {
-            if order.0 != self.state.cursor.epoch {
-                order = (self.state.cursor.epoch, self.epoch_order());
+        while self.state.step < self.horizon.total && !self.state.stopped_early {
+            if self.epoch.number() != self.state.cursor.epoch {
+                self.epoch = self.draw(self.state.cursor.epoch);
             }
-            let end = self.step(&order.1, &mut totals)?;
+            let end = self.step(&mut totals).map_err(|error| self.explain(error))?;
+            self.watch(&mut course, &end.report);
             self.look_after_save()?;
             let last = self.state.step == self.horizon.total;
-            let evaluate = self.is_due(self.config.evaluate, end.epoch_done, last);
-            let save = self.is_due(self.config.save, end.epoch_done, last);
+            let evaluate = self.evaluates(end.epoch_done, last);
+            let save = is_due(self.config.save, self.state.step, end.epoch_done, last);
             if end.stop {
                 self.state.evaluation_due = evaluate;
                 self.save()?;
@@ -84,24 +99,19 @@ impl Session<'_> {
     }
 
     /// One optimizer step.
-    fn step(&mut self, order: &[u32], totals: &mut Totals) -> Result<StepEnd, Error> {
+    fn step(&mut self, totals: &mut Totals) -> Result<StepEnd, Error> {
         let started = Instant::now();
         let samples = &self.data.train;
-        let range = self.horizon.next(self.state.cursor);
-        let batch = &order[to_index(range.start)..to_index(range.end)];
+        let range = self.horizon.next(self.state.cursor, self.epoch.len());
+        let batch = self.epoch.samples(&range);
         let shape = Shape {
             rank: self.gang.rank(),
             world_size: self.gang.world_size(),
-            per_device: self.config.train_batch.get(),
+            per_device: self.micro_batch,
         };
-        let own_part = Share {
-            step: self.state.step,
-            passes: micro_batches(batch, |row| samples.length(row), shape),
-            global_weight: batch
-                .iter()
-                .map(|row| self.trainer.objective.weight(samples, *row))
-                .sum(),
-        };
+        let passes = self.epoch.passes(&range, |row| samples.length(row), shape);
+        let scale = self.scale(&batch, &passes);
+        let own_part = Share { step: self.state.step, passes, scale };
         let dealt = started.elapsed();
 
         let mut pulse = Pulse::new(Phase::Training, self.state.step);
@@ -110,19 +120,20 @@ impl Session<'_> {
                 pulse.beat(self.events);
             })?;
         let asked_to_stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
-        let sums = self.gang.start_sum(&[loss_sum, asked_to_stop])?;
+        let sums = self.gang.start_sum(&[loss_sum * scale, asked_to_stop])?;
         let rate = schedule::rate(&self.config.schedule, self.state.step, self.horizon.total);
         let grad_norm = self.trainer.clip(self.config.max_grad_norm)?;
-        if grad_norm.is_finite() {
-            self.trainer.optimizer.step(rate)?;
-        }
         let sums = sums.wait()?;
-        let loss = sums[0] / own_part.global_weight;
-        if !grad_norm.is_finite() || !loss.is_finite() {
-            return Err(Error::NotFinite { step: self.state.step + 1, loss });
+        let loss = sums[0] / self.gang.world_size() as f64;
+        // Both are the same on all ranks: all update, or none.
+        if grad_norm.is_finite() && loss.is_finite() {
+            self.trainer.optimizer.step(rate)?;
+            self.state.skipped_in_a_row = 0;
+        } else {
+            self.skip_or_stop(loss)?;
         }
 
-        let tokens: usize = batch.iter().map(|row| samples.length(*row)).sum();
+        let tokens: usize = batch.iter().map(|row| self.data.train.length(*row)).sum();
         totals.tokens += tokens as u64;
         totals.samples += batch.len() as u64;
         let report = StepReport {
@@ -139,6 +150,38 @@ impl Session<'_> {
         self.advance(report, started, sums[1] > 0.0)
     }
 
+    /// What this rank's losses are multiplied by, before gradients are averaged over ranks: for
+    /// a mean over all that counts in the step, or over what counts on this rank.
+    pub(super) fn scale(&self, batch: &[u32], passes: &[Vec<u32>]) -> f64 {
+        let objective = &self.trainer.objective;
+        let weight = |rows: &mut dyn Iterator<Item = &u32>| -> f64 {
+            rows.map(|row| objective.weight(&self.data.train, *row)).sum()
+        };
+        let (shares, weight) = if self.config.average_tokens {
+            (self.gang.world_size() as f64, weight(&mut batch.iter()))
+        } else {
+            (1.0, weight(&mut passes.iter().flatten()))
+        };
+        if weight > 0.0 { shares / weight } else { 0.0 }
+    }
+
+    /// The step's numbers are not finite: no rank updates.
+    fn skip_or_stop(&mut self, loss: f64) -> Result<(), Error> {
+        let step = self.state.step + 1;
+        let place = finite::locate(&self.trainer.parameters, &mut self.gang)?;
+        self.state.skipped += 1;
+        self.state.skipped_in_a_row += 1;
+        let in_a_row = self.state.skipped_in_a_row;
+        if self.config.on_non_finite == OnNonFinite::Stop || in_a_row >= MOST_SKIPPED {
+            return Err(Error::NotFinite { step, loss, place, in_a_row });
+        }
+        if self.gang.leads() {
+            let message = format!("step {step} was left out: its loss is {loss}, and {place}");
+            note(self.events, "StepSkipped", message);
+        }
+        Ok(())
+    }
+
     /// Moves the state past a step and reports it.
     fn advance(
         &mut self,
@@ -147,21 +190,25 @@ impl Session<'_> {
         stop: bool,
     ) -> Result<StepEnd, Error> {
         let state = &mut self.state;
-        state.cursor = self.horizon.after(state.cursor);
+        let items = self.epoch.len();
+        state.cursor = self.horizon.after(state.cursor, items);
         state.step += 1;
-        state.loss_sum += report.loss;
-        state.logged_loss_sum += report.loss;
-        state.logged_steps += 1;
+        if report.loss.is_finite() {
+            state.loss_sum += report.loss;
+            state.logged_loss_sum += report.loss;
+            state.logged_steps += 1;
+        }
         let report = StepReport {
             step: signed(state.step),
             total: signed(self.horizon.total),
-            epoch: self.horizon.epochs(state.cursor),
+            epoch: Horizon::epochs(state.cursor, items),
             seconds: started.elapsed().as_secs_f64(),
             ..report
         };
         let last = state.step == self.horizon.total;
-        if state.step.is_multiple_of(self.config.logging_steps) || last {
-            let mean = state.logged_loss_sum / state.logged_steps as f64;
+        let first = state.step == 1 && self.config.log_first_step;
+        if state.step.is_multiple_of(self.config.logging_steps) || first || last {
+            let mean = state.logged_loss_sum / state.logged_steps.max(1) as f64;
             (state.logged_loss_sum, state.logged_steps) = (0.0, 0);
             self.log(&serde_json::json!({
                 "step": report.step,
@@ -178,24 +225,23 @@ impl Session<'_> {
         if !self.events.has_reader() {
             return Err(Error::Orphaned);
         }
-        Ok(StepEnd { epoch_done: self.state.cursor.offset == 0, stop })
+        Ok(StepEnd { report, epoch_done: self.state.cursor.offset == 0, stop })
     }
 
-    /// Rows of the present epoch in their order.
-    fn epoch_order(&self) -> Vec<u32> {
-        permutation(self.config.seed, self.state.cursor.epoch, self.data.train.len())
-    }
-
-    fn is_due(&self, interval: Interval, epoch_done: bool, last: bool) -> bool {
-        match interval {
-            Interval::Never => false,
-            Interval::Steps(every) => last || self.state.step.is_multiple_of(every),
-            Interval::Epoch => last || epoch_done,
-        }
+    fn evaluates(&self, epoch_done: bool, last: bool) -> bool {
+        let passed = match self.config.evaluate {
+            Interval::Epoch => Horizon::epochs(self.state.cursor, self.epoch.len()),
+            Interval::Never | Interval::Steps(_) => self.state.step as f64,
+        };
+        passed >= self.config.eval_delay
+            && is_due(self.config.evaluate, self.state.step, epoch_done, last)
     }
 }
 
-/// Offsets within an epoch are row counts, which are `u32`.
-fn to_index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
+fn is_due(interval: Interval, step: u64, epoch_done: bool, last: bool) -> bool {
+    match interval {
+        Interval::Never => false,
+        Interval::Steps(every) => last || step.is_multiple_of(every),
+        Interval::Epoch => last || epoch_done,
+    }
 }

@@ -11,6 +11,17 @@ pub fn rate(schedule: &ScheduleConfig, done: u64, total: u64) -> f64 {
     schedule.peak * factor(schedule, done, total)
 }
 
+/// Steps of warm-up of `total`.
+pub fn warmup(schedule: &ScheduleConfig, total: u64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "steps are whole and far below 2^63"
+    )]
+    let steps = warmup_steps(schedule.warmup, total as f64) as u64;
+    steps
+}
+
 fn factor(schedule: &ScheduleConfig, done: u64, total: u64) -> f64 {
     if schedule.shape == LrSchedulerType::Constant {
         return 1.0;

@@ -1,5 +1,7 @@
 //! Everything that a rank reads before its first step.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,10 +10,12 @@ use std::time::{Duration, Instant};
 use hearth_crds::training_job::Accelerator;
 use tch::Device;
 
+use super::epoch::{Epoch, Sampling};
 use super::gang::Gang;
 use super::horizon::Horizon;
 use super::inputs::{self, Encoder};
 use super::journal::Journal;
+use super::memory::{self, FittingBatch};
 use super::milestones::parts;
 use super::optimizer::Optimizer;
 use super::rank::Rank;
@@ -20,8 +24,8 @@ use super::step::Trainer;
 use crate::checkpoint::reports::Reports;
 use crate::checkpoint::store::Checkpoint;
 use crate::checkpoint::{CheckpointStore, Saver};
-use crate::config::{Config, Interval};
-use crate::data::TrainingSet;
+use crate::config::{Config, ConfigError, Interval};
+use crate::data::{Samples, TrainingSet};
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
 use crate::model::{ModelConfig, load_for_training};
@@ -39,6 +43,13 @@ pub(super) struct Session<'a> {
     pub(super) encoder: Encoder,
     pub(super) trainer: Trainer,
     pub(super) horizon: Horizon,
+    pub(super) sampling: Sampling,
+    /// The present pass over the data.
+    pub(super) epoch: Epoch,
+    /// Items in one forward pass.
+    pub(super) micro_batch: usize,
+    /// Bytes that this rank may take, where that is known.
+    pub(super) memory_limit: Option<u64>,
     pub(super) state: TrainState,
     pub(super) checkpoints: CheckpointStore,
     /// Rank 0's.
@@ -61,6 +72,9 @@ impl<'a> Session<'a> {
         events.send(&RankEvent::Phase { phase: Phase::Loading, step: 0 });
         let stop = stop_on_sigterm()?;
         let device = device(&config, &rank)?;
+        // Drivers of GPUs reserve far more addresses than memory.
+        let memory_limit =
+            if device.is_cuda() { None } else { memory::bound(rank.local_world_size) };
 
         let mut gang = Gang::meet(&rank, device)?;
         let model_config = ModelConfig::read(&config.model)?;
@@ -78,14 +92,14 @@ impl<'a> Session<'a> {
             model: model.fingerprint.clone(),
         };
 
-        let checkpoints = CheckpointStore::at(&config.output.to_string_lossy(), rank.generation)?;
+        let checkpoints = CheckpointStore::at(&config.checkpoints, rank.generation)?;
         let resumed = find_checkpoint(&checkpoints, &identity, &gang, events)?;
         let state = resumed.as_ref().map_or_else(
             || TrainState { identity, ..TrainState::default() },
             |from| from.state.clone(),
         );
         let parameters = model.trainable();
-        let optimizer = Optimizer::new(&parameters, config.adam, state.step)?;
+        let optimizer = Optimizer::new(&parameters, &config.optim, state.step)?;
         if let Some(checkpoint) = &resumed {
             let weights = parameters
                 .iter()
@@ -95,32 +109,50 @@ impl<'a> Session<'a> {
         }
         gang.connect(&rank)?;
         let objective = inputs::objective(&config.lesson, &data.train);
-        let place = Place { pad: encoder.pad(), device };
+        let micro_batch = micro_batch(&config, &gang)?;
+        let place = Place {
+            packed: config.packing,
+            bf16: config.bf16,
+            ..Place::new(encoder.pad(), device)
+        };
         let trainer = Trainer::new((model, objective), optimizer, &mut gang, (place, config.seed))?;
         let saver = start_saver(&config, &rank, &checkpoints, &trainer)?;
-        let horizon = Horizon::new(
-            data.train.len().into(),
-            config.global_batch(rank.world_size),
-            config.length,
-            state.step,
-            state.cursor,
-        );
+        let sampling = Sampling {
+            strategy: config.sampling,
+            seed: config.data_seed,
+            drop_last: config.drop_last,
+            packing: config.packing.then(|| encoder.max_length()),
+            group: config.train_batch.get() * config.accumulation.get(),
+        };
+        let horizon = horizon(&config, &sampling, &data.train, rank.world_size, &state)?;
+        let epoch = draw(&sampling, &data.train, state.cursor.epoch);
         let journal = gang
             .leads()
             .then(|| Journal::open(&config.output, state.step, Probe::new(device.is_cuda())))
             .transpose()?;
+        if gang.leads() && micro_batch < config.train_batch.get() {
+            let message = format!(
+                "{micro_batch} samples in a forward pass fit into memory, not training.perDeviceTrainBatchSize: {}; the batch of a step stays the same",
+                config.train_batch
+            );
+            note(events, "BatchHalved", message);
+        }
         if gang.leads() {
             tell_what_was_read(&data, &fresh, resumed.as_ref(), events);
             tell_what_was_left_out(&trainer.model.left_over, events);
         }
         Ok(Self {
             saver,
-            config,
             gang,
             data,
             encoder,
             trainer,
             horizon,
+            sampling,
+            epoch,
+            micro_batch,
+            memory_limit,
+            config,
             state,
             checkpoints,
             journal,
@@ -128,6 +160,62 @@ impl<'a> Session<'a> {
             events,
         })
     }
+
+    /// A pass over the data.
+    pub(super) fn draw(&self, number: u64) -> Epoch {
+        draw(&self.sampling, &self.data.train, number)
+    }
+}
+
+/// What fits into memory, as rank 0 knows of earlier attempts.
+fn micro_batch(config: &Config, gang: &Gang) -> Result<usize, Error> {
+    let asked = config.train_batch.get();
+    if !config.auto_find_batch_size {
+        return Ok(asked);
+    }
+    let known = gang.follow_leader("microBatch", || {
+        let known = FittingBatch::read(&config.output, &config.fingerprint);
+        Ok(known.unwrap_or(asked).to_string().into_bytes())
+    })?;
+    let known = String::from_utf8_lossy(&known).parse().unwrap_or(asked);
+    Ok(known.clamp(1, asked))
+}
+
+fn draw(sampling: &Sampling, samples: &Samples, number: u64) -> Epoch {
+    Epoch::new(number, sampling, samples.len(), |row| samples.length(row))
+}
+
+fn horizon(
+    config: &Config,
+    sampling: &Sampling,
+    samples: &Samples,
+    world_size: usize,
+    state: &TrainState,
+) -> Result<Horizon, Error> {
+    // Packs are another number in each epoch, and making them takes a while.
+    let known = RefCell::new(HashMap::new());
+    let items = |number: u64| match sampling.packing {
+        None => samples.len().into(),
+        Some(_) => *known
+            .borrow_mut()
+            .entry(number)
+            .or_insert_with(|| draw(sampling, samples, number).len()),
+    };
+    let global_batch = config.global_batch(world_size);
+    let horizon = Horizon::new(
+        (global_batch, sampling.drop_last),
+        config.length,
+        (state.step, state.cursor),
+        items,
+    );
+    if horizon.steps_of(items(0)) == 0 {
+        let detail = format!(
+            "leaves nothing of {} samples, which do not fill a step's batch of {global_batch}; set it to false, or lower training.perDeviceTrainBatchSize or training.gradientAccumulationSteps",
+            items(0)
+        );
+        return Err(ConfigError::Setting { field: "training.dataloaderDropLast", detail }.into());
+    }
+    Ok(horizon)
 }
 
 fn start_saver(
@@ -159,6 +247,14 @@ fn device(config: &Config, rank: &Rank) -> Result<Device, Error> {
         Accelerator::CPU => Ok(Device::Cpu),
         Accelerator::CUDA => {
             nccl_rs::cuda::load_backend()?;
+            if config.full_determinism {
+                if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
+                    return Err(Error::Environment(
+                        "training.fullDeterminism needs CUBLAS_WORKSPACE_CONFIG=:4096:8, which the agent sets".into(),
+                    ));
+                }
+                nccl_rs::ops::use_deterministic_algorithms()?;
+            }
             let devices = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
             if rank.local_rank >= devices {
                 return Err(Error::NoDevice { wanted: rank.local_rank, devices });

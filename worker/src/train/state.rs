@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::patience::Patience;
 use crate::data::order::Cursor;
 use crate::event::EvalMetrics;
 
@@ -29,6 +30,18 @@ pub struct TrainState {
     /// Whether this step's evaluation is still to be made: a run that is asked
     /// to stop saves first.
     pub evaluation_due: bool,
+    /// How long no evaluation was better.
+    #[serde(default)]
+    pub patience: Patience,
+    /// Whether patience came to its end.
+    #[serde(default)]
+    pub stopped_early: bool,
+    /// Steps whose numbers were not finite, and which changed nothing.
+    #[serde(default)]
+    pub skipped: u64,
+    /// As `skipped`, of the newest steps.
+    #[serde(default)]
+    pub skipped_in_a_row: u32,
     /// Which run this is.
     pub identity: Identity,
 }

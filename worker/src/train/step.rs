@@ -40,8 +40,8 @@ pub struct Share {
     pub step: u64,
     /// Samples by forward pass. The last may be empty.
     pub passes: Vec<Vec<u32>>,
-    /// What the samples of the global batch weigh.
-    pub global_weight: f64,
+    /// Losses are multiplied by this, and gradients then averaged over ranks.
+    pub scale: f64,
 }
 
 impl Trainer {
@@ -98,8 +98,6 @@ impl Trainer {
         after_pass: &mut dyn FnMut(),
     ) -> Result<f64, Error> {
         self.zero_gradients()?;
-        // The reducer averages over ranks; a mean over all that counts is wanted.
-        let scale = gang.world_size() as f64 / share.global_weight;
         let last = share.passes.len().saturating_sub(1);
         let mut loss_sum = Tensor::f_zeros([], (Kind::Float, self.place.device))?;
         for (pass, rows) in share.passes.iter().enumerate() {
@@ -108,7 +106,7 @@ impl Trainer {
             // gradient of 0.
             let (rows, scale) = match rows.as_slice() {
                 [] => (&[0][..], 0.0),
-                rows => (rows, scale),
+                rows => (rows, share.scale),
             };
             let losses = self.losses(samples, rows)?;
             if scale > 0.0 {
@@ -161,7 +159,9 @@ impl Trainer {
         let began = Instant::now();
         samples.fetch(rows, &mut self.fetched)?;
         self.waited += began.elapsed();
-        Ok(self.objective.loss_sum(&self.model, &self.fetched, self.place, Dropout::On)?)
+        let place = self.place;
+        Ok(place
+            .compute(|| self.objective.loss_sum(&self.model, &self.fetched, place, Dropout::On))?)
     }
 
     /// Dropout depends on the position in the run alone, so that a resumed

@@ -10,8 +10,11 @@ use std::time::Duration;
 use hearth_worker::checkpoint::manifest::{FileEntry, Manifest};
 use hearth_worker::checkpoint::storage::{Draft, Upload, from_uri};
 use hearth_worker::checkpoint::{CheckpointStore, Storage};
+use hearth_worker::event::RankEvent;
 
 use crate::checkpoint_state::{blank, restart, save};
+use crate::fixture::Fixture;
+use crate::gang::Gang;
 use crate::s3_server::{Fault, S3Server, flip_a_bit, quick};
 
 /// 31 kB: one request a file.
@@ -235,6 +238,32 @@ fn in_environment(variables: &[(&str, String)]) -> (bool, String) {
 }
 
 #[test]
+fn a_killed_job_goes_on_from_its_bucket_bit_for_bit() {
+    let server = S3Server::start();
+    let variables = server.environment();
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let fixture = Fixture::new(0.1);
+    let whole = Gang::run(&fixture.config("whole", |_| ()), 2).succeeded().losses();
+    let config = fixture.config("job", |config| {
+        config["checkpoints"] = "s3://models/spam/checkpoints".into();
+    });
+    let mut run = Gang::start_with(&config, 2, &variables);
+    run.until(|_, event| matches!(event, RankEvent::Step(step) if step.step >= 12));
+    run.kill();
+    assert!(!fixture.path("job/checkpoints").exists());
+    let rest = Gang::start_with(&config, 2, &variables).wait().succeeded();
+    assert!(rest.resumed_from().is_some_and(|step| step >= 5), "{:?}", rest.notes());
+    let saved = rest.of_rank_0(|event| match event {
+        RankEvent::Checkpoint { path, .. } => Some(path.display().to_string()),
+        _ => None,
+    });
+    assert!(saved.last().unwrap().starts_with("s3://models/spam/checkpoints/step-"), "{saved:?}");
+    let rest = rest.losses();
+    assert_eq!(rest, whole[whole.len() - rest.len()..], "bit for bit");
+}
+
+#[test]
 fn server_and_keys_come_from_the_environment() {
     let server = S3Server::start();
     let variables = server.environment();
@@ -255,7 +284,7 @@ fn server_and_keys_come_from_the_environment() {
 #[test]
 #[ignore = "run by server_and_keys_come_from_the_environment"]
 fn uses_the_environment() {
-    let storage =
-        from_uri("s3://models/spam").unwrap_or_else(|error| panic!("{}", error.sentence()));
+    let storage = from_uri("s3://models/spam/checkpoints")
+        .unwrap_or_else(|error| panic!("{}", error.sentence()));
     save(&storage, (1, SMALL, 1)).unwrap();
 }

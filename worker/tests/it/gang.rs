@@ -33,6 +33,11 @@ pub(crate) struct Ended {
 impl Gang {
     /// Starts `ranks` processes.
     pub(crate) fn start(config: &Path, ranks: usize) -> Self {
+        Self::start_with(config, ranks, &[])
+    }
+
+    /// Starts `ranks` processes with more variables in their environment.
+    pub(crate) fn start_with(config: &Path, ranks: usize, variables: &[(&str, &str)]) -> Self {
         // The port is free again once the listener is gone; only a gang of
         // more than one rank uses it.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -51,6 +56,7 @@ impl Gang {
                         ("HEARTH_THREADS", "1".to_owned()),
                         ("HEARTH_COMM_TIMEOUT_SECONDS", "40".to_owned()),
                     ])
+                    .envs(variables.iter().copied())
                     .stdout(Stdio::piped())
                     .stderr(Stdio::piped())
                     .spawn()

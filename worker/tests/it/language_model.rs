@@ -120,3 +120,62 @@ fn plain_texts_are_learned_whole_and_evaluated_by_token() {
     assert!(last.accuracy > 0.6 && last.loss < 1.5, "{last:?}");
     assert_eq!((last.f1, last.f1_macro), (None, None));
 }
+
+#[test]
+fn packed_texts_are_learned_alike_by_one_rank_and_by_two_and_after_a_kill() {
+    let fixture = fixture();
+    let packed = |config: &mut Value| {
+        answers(config);
+        config["objective"] = json!({"type": "SFT", "packing": true});
+        // Six tokens a row: packs of two or three.
+        config["training"]["maxLength"] = 20.into();
+        config["training"]["perDeviceTrainBatchSize"] = 2.into();
+        config["training"]["saveSteps"] = 5.into();
+    };
+    let one = Gang::run(
+        &fixture.config("one", |config| {
+            packed(config);
+            config["training"]["gradientAccumulationSteps"] = 4.into();
+        }),
+        1,
+    )
+    .succeeded();
+    let config = fixture.config("two", packed);
+    let two = Gang::run(&config, 2).succeeded();
+    let values = |losses: Vec<(i64, f64)>| -> Vec<f64> {
+        losses.into_iter().map(|(_, loss)| loss).collect()
+    };
+    let gap = farthest(&values(one.losses()), &values(two.losses()));
+    assert!(gap <= 1e-4, "losses differ by {gap:e}");
+    let samples: Vec<u64> = two.of_rank_0(|event| match event {
+        hearth_worker::event::RankEvent::Step(step) => Some(step.samples),
+        _ => None,
+    });
+    assert!(samples[0] > 16, "8 packs hold more than two rows each: {samples:?}");
+
+    let config = fixture.config("killed", packed);
+    let mut run = Gang::start(&config, 2);
+    run.until(|_, event| matches!(event, hearth_worker::event::RankEvent::Step(s) if s.step >= 8));
+    run.kill();
+    let rest = Gang::run(&config, 2).succeeded();
+    assert!(rest.resumed_from().is_some_and(|step| step >= 5));
+    let (rest, whole) = (rest.losses(), two.losses());
+    assert_eq!(rest, whole[whole.len() - rest.len()..], "bit for bit");
+}
+
+#[test]
+fn a_pack_weighs_what_its_rows_weigh() {
+    let fixture = fixture();
+    // One step over all rows, so that both see the same batch.
+    let once = |output: &str, packing: bool| {
+        losses(&fixture, output, 1, |config| {
+            config["objective"] = json!({"type": "SFT", "packing": packing});
+            config["training"]["perDeviceTrainBatchSize"] = 64.into();
+            config["training"]["gradientAccumulationSteps"] = 1.into();
+            config["training"]["maxSteps"] = 3.into();
+            config["training"]["maxLength"] = 24.into();
+        })
+    };
+    let gap = farthest(&once("packed", true), &once("padded", false));
+    assert!(gap <= 1e-5, "losses differ by {gap:e}");
+}

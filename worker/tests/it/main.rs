@@ -26,6 +26,7 @@ mod exposition;
 mod faulty_disk;
 mod fixture;
 mod gang;
+mod knobs;
 mod language_model;
 mod parity_families;
 mod parity_smollm2;

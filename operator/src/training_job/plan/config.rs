@@ -55,6 +55,7 @@ pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
         processes_per_worker: spec.workers.processes_per_worker.unsigned_abs(),
         output: path_of(&job.output, backend),
         output_uri: job.output.to_string(),
+        checkpoints: spec.output.checkpoints.as_ref().map(|storage| storage.destination.clone()),
         keep_checkpoints: spec.output.keep_checkpoints.unsigned_abs(),
         max_restarts: spec.restart_policy.max_restarts.unsigned_abs(),
         coordinator_host,

@@ -95,6 +95,8 @@ fn template(valid: &ValidJob, parent: &Parent, images: &Images) -> PodTemplateSp
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     }]);
+    let secret = valid.spec.output.checkpoints.as_ref().and_then(|c| c.secret_name.as_deref());
+    container.env_from = secret.map(|name| vec![pods::from_secret(name)]);
     // Only for an agent that hangs itself; hung ranks are the agents' business.
     container.liveness_probe = Some(pods::http_probe("/healthz", AGENT_PORT, 10, 12));
 

@@ -61,6 +61,16 @@ pub fn cpu_capability() -> Result<String> {
     Ok(take_text(name).unwrap_or_default())
 }
 
+/// From now on only deterministic kernels, for this whole process: an operation that has none
+/// fails (`torch.use_deterministic_algorithms`). cuBLAS wants `CUBLAS_WORKSPACE_CONFIG=:4096:8`
+/// in the environment besides, before its first use.
+pub fn use_deterministic_algorithms() -> Result<()> {
+    checked("use_deterministic_algorithms", |message| {
+        // SAFETY: it takes nothing and sets flags of libtorch's context.
+        unsafe { sys::hearth_use_deterministic_algorithms(message) }
+    })
+}
+
 /// Sets all elements of all tensors to 0, in place and without autograd. They are of
 /// one device; undefined ones, of parameters without a gradient, are passed over.
 pub fn zero_(tensors: &[Tensor]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Norms over the last dimension.
 
-use tch::Tensor;
+use nccl_rs::fused;
+use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
 use crate::model::module::{Weight, module};
@@ -39,6 +40,11 @@ impl RmsNorm {
     /// `[.., D]` → `[.., D]`.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor, ModelError> {
         let weight = &self.weight.tensor;
+        // As in transformers, what autocast made narrower is normed in the weight's kind.
+        let input = input.f_to_kind(weight.kind())?;
+        if input.device() == Device::Cpu && weight.kind() == Kind::Float {
+            return Ok(fused::rms_norm(&input.f_contiguous()?, weight, self.eps)?);
+        }
         Ok(input.f_rms_norm(weight.size(), Some(weight), self.eps)?)
     }
 }

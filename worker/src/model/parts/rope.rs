@@ -3,6 +3,7 @@
 
 use std::f64::consts::PI;
 
+use nccl_rs::fused;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -132,6 +133,10 @@ impl RopeTable {
     /// Turns `heads [B, H, T, d]`.
     pub fn apply(&self, heads: &Tensor) -> Result<Tensor, ModelError> {
         let half = heads.size()[3] / 2;
+        if self.is_fusible(heads) {
+            let table = |of: &Tensor| of.f_view([-1, half]);
+            return Ok(fused::rotary(heads, &table(&self.cos)?, &table(&self.sin)?)?);
+        }
         let (first, second) = match self.layout {
             Layout::Halves => (heads.f_narrow(3, 0, half)?, heads.f_narrow(3, half, half)?),
             Layout::Pairs => (heads.f_slice(3, 0, None, 2)?, heads.f_slice(3, 1, None, 2)?),
@@ -140,6 +145,15 @@ impl RopeTable {
         let turned = first.f_mul(&cos)?.f_sub(&second.f_mul(&sin)?)?;
         let other = second.f_mul(&cos)?.f_add(&first.f_mul(&sin)?)?;
         Ok(Tensor::f_cat(&[turned, other], 3)?)
+    }
+
+    /// Whether one pass over memory does it.
+    fn is_fusible(&self, heads: &Tensor) -> bool {
+        self.layout == Layout::Halves
+            && heads.device() == Device::Cpu
+            && [Kind::Float, Kind::BFloat16].contains(&heads.kind())
+            && heads.stride()[3] == 1
+            && self.cos.size()[0] == 1
     }
 }
 

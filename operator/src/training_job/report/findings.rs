@@ -1,0 +1,249 @@
+//! The state and the conditions at each stage. Pure.
+
+use hearth_crds::condition::{Finding, Truth, training_job as types};
+use hearth_crds::training_job::TrainingJobStatus;
+use hearth_crds::worker_config::{WorkerNote, WorkerState, WorkerStatus};
+
+use super::figures::full_stop;
+use crate::training_job::policy::{Outcome, Stage};
+use crate::training_job::validate::ValidJob;
+
+/// State and conditions at this stage. Messages hold nothing that changes from
+/// step to step: figures have their own fields.
+pub(super) fn findings_of(
+    job: &ValidJob,
+    stage: &Stage,
+    after: &TrainingJobStatus,
+) -> (Option<&'static str>, Vec<Finding>) {
+    let admitted = || {
+        let message = "The job may run.".to_owned();
+        finding(types::ADMITTED, Truth::True, "Admitted", message)
+    };
+    let held = |reason, message: String| finding(types::ADMITTED, Truth::False, reason, message);
+    let running = |truth, reason, message| finding(types::RUNNING, truth, reason, message);
+    match stage {
+        Stage::SpecChanged => (None, vec![accepted(
+            Truth::False,
+            "SpecChanged",
+            "workers and restartPolicy cannot change once the job has started, and it goes on as it was: change them back, or create another TrainingJob".into(),
+        )]),
+        Stage::MissingClaims(claims) => (Some("Pending"), vec![valid(), held(
+            "MissingClaim",
+            format!(
+                "namespace {} has no PersistentVolumeClaim {}: create it, and the job starts by itself",
+                job.namespace,
+                claims.join(", ")
+            ),
+        )]),
+        Stage::Suspended => (Some("Suspended"), vec![
+            valid(),
+            held("Suspended", "spec.suspend is true: set it to false to go on".into()),
+            running(Truth::False, "Suspended", "The job is suspended.".into()),
+        ]),
+        Stage::Queued(queue) => (Some("Pending"), vec![
+            valid(),
+            held("Queued", format!("waits for Kueue's queue {queue}")),
+            running(Truth::False, "Queued", "The job has not been let in.".into()),
+        ]),
+        Stage::Starting { reason, message } => {
+            let word = if *reason == "Unschedulable" { "Pending" } else { "Starting" };
+            (Some(word), vec![
+                valid(),
+                admitted(),
+                running(Truth::False, reason, message.clone()),
+            ])
+        }
+        Stage::Silent(why) => (None, vec![
+            valid(),
+            admitted(),
+            running(
+                Truth::Unknown,
+                "WorkerSilent",
+                format!("all workers run, but worker 0 does not say how it is: {why}"),
+            ),
+        ]),
+        Stage::Running(status) => {
+            let (state, mut findings) = running_findings(status, after);
+            findings.extend(diagnosis(&status.notes));
+            (state, findings)
+        }
+        Stage::Between | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {
+            (None, vec![valid()])
+        }
+        Stage::Ended(Outcome::Succeeded(result)) => {
+            let uri = after.model.as_ref().map_or("", |model| model.uri.as_str());
+            let message = match result {
+                Some(result) => full_stop(&result.message),
+                None => format!("The model is at {uri}; its digest was lost with worker 0's pod."),
+            };
+            (Some("Succeeded"), vec![
+                valid(),
+                admitted(),
+                running(Truth::False, "Completed", "The job has ended.".into()),
+                finding(types::SUCCEEDED, Truth::True, "Completed", message),
+            ])
+        }
+        Stage::Ended(Outcome::Failed { reason, message, .. }) => (Some("Failed"), vec![
+            valid(),
+            admitted(),
+            running(Truth::False, "Failed", "The job has ended.".into()),
+            Finding { reason: reason_of(reason), ..finding(
+                types::FAILED,
+                Truth::True,
+                "Failed",
+                message.clone(),
+            ) },
+        ]),
+    }
+}
+
+fn running_findings(
+    status: &WorkerStatus,
+    after: &TrainingJobStatus,
+) -> (Option<&'static str>, Vec<Finding>) {
+    let of = |truth, reason, message| {
+        let admitted = finding(types::ADMITTED, Truth::True, "Admitted", "The job may run.".into());
+        vec![valid(), admitted, finding(types::RUNNING, truth, reason, message)]
+    };
+    let again = |fallback: &str| match &status.last_failure {
+        Some(failure) => format!("{} ({})", failure.message, failure.reason),
+        None => fallback.to_owned(),
+    };
+    match status.state {
+        WorkerState::Training | WorkerState::Evaluating | WorkerState::Exporting => {
+            let message = match (after.restarts, &status.last_failure) {
+                (0, _) | (_, None) => format!("All {} ranks train.", status.ranks.len().max(1)),
+                (_, Some(failure)) => format!(
+                    "All {} ranks train again, in generation {}, after: {} ({})",
+                    status.ranks.len().max(1),
+                    status.generation,
+                    failure.message,
+                    failure.reason
+                ),
+            };
+            (Some("Running"), of(Truth::True, "Training", message))
+        }
+        WorkerState::Restarting => {
+            (Some("Starting"), of(Truth::False, "Restarting", again("ranks start again")))
+        }
+        WorkerState::Starting => (
+            Some("Starting"),
+            of(Truth::False, "Starting", "workers are joining, or ranks are loading".into()),
+        ),
+        // The Job's own end is what counts, and it follows at once.
+        WorkerState::Succeeded | WorkerState::Failed => (None, vec![valid()]),
+    }
+}
+
+/// What workers told that asks for a look at the job's settings or inputs.
+const DIAGNOSES: [&str; 12] = [
+    "BadRows",
+    "BatchHalved",
+    "BestCheckpointLost",
+    "CheckpointCorrupt",
+    "ClassImbalance",
+    "ExplodingGradients",
+    "LearningRateRange",
+    "LearningRateTooHigh",
+    "LossFlat",
+    "StepSkipped",
+    "VanishingGradients",
+    "WaitingForData",
+];
+
+/// The notes that are diagnoses, with their reasons from the closed set.
+pub(super) fn diagnoses(
+    notes: &[WorkerNote],
+) -> impl DoubleEndedIterator<Item = (&'static str, &WorkerNote)> {
+    notes
+        .iter()
+        .filter_map(|note| Some((DIAGNOSES.into_iter().find(|known| *known == note.reason)?, note)))
+}
+
+/// The newest gives the reason; the message holds all, newest first.
+fn diagnosis(notes: &[WorkerNote]) -> Option<Finding> {
+    let (reason, _) = diagnoses(notes).next_back()?;
+    let told: Vec<String> = diagnoses(notes)
+        .rev()
+        .map(|(reason, note)| format!("{reason}: {}", full_stop(&note.message)))
+        .collect();
+    Some(finding(types::DIAGNOSIS, Truth::True, reason, told.join(" ")))
+}
+
+pub(super) fn valid() -> Finding {
+    accepted(Truth::True, "Valid", "The spec is valid.".into())
+}
+
+pub(super) fn accepted(status: Truth, reason: &'static str, message: String) -> Finding {
+    finding(types::ACCEPTED, status, reason, message)
+}
+
+pub(super) fn finding(
+    type_: &'static str,
+    status: Truth,
+    reason: &'static str,
+    message: String,
+) -> Finding {
+    Finding { type_, status, reason, message }
+}
+
+/// A worker's reason as one of a closed set: what programs may match on.
+fn reason_of(told: &str) -> &'static str {
+    const KNOWN: [&str; 29] = [
+        "AcceleratorUnavailable",
+        "AgentLost",
+        "BackoffLimitExceeded",
+        "BadConfig",
+        "BadData",
+        "BadModel",
+        "CannotCreate",
+        "CannotWrite",
+        "CheckpointFailed",
+        "CommunicationFailed",
+        "DeadlineExceeded",
+        "InternalError",
+        "MissingInput",
+        "NotFinite",
+        "OtherRun",
+        "OutOfMemory",
+        "OutputFailed",
+        "PeerLost",
+        "PodFailurePolicy",
+        "RankExited",
+        "RankHung",
+        "RankKilled",
+        "RankNotStarted",
+        "ReadFailed",
+        "RestartsExhausted",
+        "Terminated",
+        "TorchFailed",
+        "Unavailable",
+        "UnsupportedModel",
+    ];
+    KNOWN.into_iter().find(|known| *known == told).unwrap_or("JobFailed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(reason: &str, message: &str) -> WorkerNote {
+        WorkerNote { reason: reason.into(), message: message.into(), step: 3 }
+    }
+
+    #[test]
+    fn a_diagnosis_holds_all_that_ask_for_a_look_newest_first() {
+        assert_eq!(diagnosis(&[note("NewWeights", "fresh weights are trained")]), None);
+        let found = diagnosis(&[
+            note("ClassImbalance", "set classWeights"),
+            note("MaxLengthCut", "samples are cut"),
+            note("LossFlat", "raise learningRate"),
+        ]);
+        let found = found.unwrap();
+        assert_eq!((found.type_, found.reason), ("Diagnosis", "LossFlat"));
+        assert_eq!(
+            found.message,
+            "LossFlat: raise learningRate. ClassImbalance: set classWeights."
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! Where numbers stopped being numbers.
+
+use super::gang::Gang;
+use crate::error::Error;
+use crate::model::Parameter;
+
+/// Where a step's numbers went wrong, as a part of a sentence. All ranks call it together.
+///
+/// Weights that are not finite come first. Else backward began at the end of the chain, so of
+/// the gradients that are not finite the last in the order of the forward pass is where it began.
+pub(super) fn locate(parameters: &[Parameter], gang: &mut Gang) -> Result<String, Error> {
+    let bad = |tensor: &tch::Tensor| -> Result<f64, tch::TchError> {
+        let finite = !tensor.defined() || i64::try_from(tensor.f_isfinite()?.f_all()?)? != 0;
+        Ok(f64::from(u8::from(!finite)))
+    };
+    let weights: Vec<f64> = parameters
+        .iter()
+        .map(|parameter| bad(&parameter.tensor.detach()))
+        .collect::<Result<_, _>>()?;
+    let gradients: Vec<f64> = parameters
+        .iter()
+        .map(|parameter| bad(&parameter.tensor.grad()))
+        .collect::<Result<_, _>>()?;
+    let found = gang.sum(&[weights, gradients].concat())?;
+    Ok(describe(parameters, &found))
+}
+
+fn describe(parameters: &[Parameter], found: &[f64]) -> String {
+    let (weights, gradients) = found.split_at(parameters.len());
+    let name = |index: usize| parameters[index].name.as_str();
+    let count = gradients.iter().filter(|bad| **bad > 0.0).count();
+    if let Some(weight) = weights.iter().position(|bad| *bad > 0.0) {
+        return format!("the weight {} is not finite any more", name(weight));
+    }
+    match gradients.iter().rposition(|bad| *bad > 0.0) {
+        Some(last) if last + 1 == parameters.len() && count == parameters.len() => {
+            "every gradient is NaN: the forward pass overflowed".to_owned()
+        }
+        Some(last) => format!(
+            "{count} of {} gradients are not finite, beginning at {}",
+            parameters.len(),
+            name(last)
+        ),
+        None => "each gradient is finite, their norm is not".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Role;
+    use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn the_place_is_the_bad_weight_or_where_backward_met_it_first() {
+        let parameters: Vec<Parameter> = ["embed", "layer.0", "layer.1", "head"]
+            .into_iter()
+            .map(|name| Parameter {
+                name: name.into(),
+                tensor: Tensor::zeros([1], (Kind::Float, Device::Cpu)),
+                role: Role::Decayed,
+                stage: 0,
+            })
+            .collect();
+        for (found, want) in [
+            ([0., 0., 1., 0., 1., 1., 1., 1.], "the weight layer.1 is not finite any more"),
+            (
+                [0., 0., 0., 0., 2., 2., 0., 0.],
+                "2 of 4 gradients are not finite, beginning at layer.0",
+            ),
+            (
+                [0., 0., 0., 0., 1., 1., 1., 1.],
+                "every gradient is NaN: the forward pass overflowed",
+            ),
+            ([0.; 8], "each gradient is finite, their norm is not"),
+        ] {
+            assert_eq!(describe(&parameters, &found), want);
+        }
+    }
+}
