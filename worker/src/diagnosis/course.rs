@@ -207,8 +207,10 @@ mod tests {
 
     #[test]
     fn each_trouble_is_told_once_and_by_its_name() {
-        let rises = |step: u64| 0.5 + (step.saturating_sub(100)) as f64 / 50.0;
-        assert!(matches!(told(rises, |_| 1.0)[..], [("LearningRateTooHigh", 110..160)]));
+        let rises = |step: u64| {
+            2.0 * (-(step as f64) / 60.0).exp() + step.saturating_sub(100) as f64 / 30.0
+        };
+        assert!(matches!(told(rises, |_| 1.0)[..], [("LearningRateTooHigh", 110..180)]));
         assert_eq!(told(|_| 0.7, |_| 0.4), [("LossFlat", 90)]);
         assert_eq!(told(|_| 0.7, |_| 1e-9)[0], ("VanishingGradients", 50));
         let falls = |step: u64| 2.0 * (-(step as f64) / 60.0).exp();
