@@ -12,7 +12,7 @@ use hearth_crds::peft::{BaseQuantization, Peft};
 use hearth_crds::training_arguments::{
     IntervalStrategy, LrSchedulerType, Metric, OnNonFinite, Optimizer, TrainSamplingStrategy,
 };
-use hearth_crds::training_job::{Accelerator, Sharding, Task};
+use hearth_crds::training_job::{Accelerator, Parallelism, Sharding, Task};
 use hearth_crds::worker_config::{CONFIG_VERSION, DataFile, TrainConfig, TrainData};
 use serde::de::DeserializeOwned;
 
@@ -86,6 +86,10 @@ pub struct Config {
     pub output: PathBuf,
     /// What to compute on.
     pub accelerator: Accelerator,
+    /// How the model is split over ranks.
+    pub parallelism: Parallelism,
+    /// Make activations anew in backward instead of keeping them.
+    pub gradient_checkpointing: bool,
     /// Ranks of one machine.
     pub ranks_per_machine: NonZeroUsize,
     /// Where checkpoints go: a path, or `s3://BUCKET/PREFIX`.
@@ -362,6 +366,8 @@ impl Config {
             lesson: Lesson::of(&config),
             task: config.task,
             accelerator: config.accelerator,
+            parallelism: config.parallelism,
+            gradient_checkpointing: training.gradient_checkpointing,
             model: config.model,
             data: config.data,
             peft: config.peft,
@@ -370,9 +376,9 @@ impl Config {
         })
     }
 
-    /// Samples of an optimizer step, over all ranks.
-    pub fn global_batch(&self, world_size: usize) -> u64 {
-        (world_size * self.train_batch.get() * self.accumulation.get()) as u64
+    /// Samples of an optimizer step, over all ranks that learn from different ones.
+    pub fn global_batch(&self, shares: usize) -> u64 {
+        (shares * self.train_batch.get() * self.accumulation.get()) as u64
     }
 }
 
@@ -397,6 +403,7 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
     let training = &config.training;
     let (objective, peft) = (config.objective.as_ref(), config.peft.as_ref());
     let ways = &config.parallelism;
+    let splits = ways.tensor != 1 || ways.pipeline != 1 || ways.expert != 1;
     for (asked, field, detail) in [
         (
             !matches!(config.task, Task::SequenceClassification | Task::CausalLM),
@@ -415,11 +422,26 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
             "use None",
         ),
         (peft.is_some_and(|peft| !peft.merge_on_export), "peft.mergeOnExport", "use true"),
-        (ways.sharding != Sharding::None, "parallelism.sharding", "use None"),
-        (ways.tensor != 1, "parallelism.tensor", "use 1"),
-        (ways.pipeline != 1, "parallelism.pipeline", "use 1"),
-        (ways.expert != 1, "parallelism.expert", "use 1"),
-        (training.gradient_checkpointing, "training.gradientCheckpointing", "use false"),
+        (
+            splits && peft.is_some(),
+            "peft",
+            "remove it, or use parallelism.tensor, pipeline and expert 1: adapters are not split",
+        ),
+        (
+            ways.pipeline != 1 && objective.is_some_and(|asked| asked.type_ == ObjectiveType::DPO),
+            "parallelism.pipeline",
+            "use 1 with DPO, whose loss takes several forward passes",
+        ),
+        (
+            ways.pipeline != 1 && config.distillation.is_some(),
+            "parallelism.pipeline",
+            "use 1 with distillation, whose loss takes several forward passes",
+        ),
+        (
+            (splits || ways.sharding != Sharding::None) && training.optim == Optimizer::Adafactor,
+            "training.optim",
+            "use AdamW with sharding, tensor, pipeline or expert: Adafactor needs whole parameters",
+        ),
         (
             training.label_smoothing_factor > 0.0 && config.task == Task::CausalLM,
             "training.labelSmoothingFactor",
@@ -584,6 +606,8 @@ fn fingerprint(config: &TrainConfig) -> String {
     training.logging_steps = 1;
     training.logging_first_step = false;
     training.per_device_eval_batch_size = 1;
+    // It changes no bit.
+    training.gradient_checkpointing = false;
     let decisive = serde_json::json!({
         "task": config.task,
         "objective": config.objective,
@@ -638,10 +662,6 @@ mod tests {
     fn what_is_not_acted_on_is_refused_by_its_field() {
         for (pointer, value, field) in [
             ("/task", "ImageClassification".into(), "task"),
-            ("/parallelism/sharding", "Full".into(), "parallelism.sharding"),
-            ("/parallelism/tensor", 2.into(), "parallelism.tensor"),
-            ("/parallelism/pipeline", 2.into(), "parallelism.pipeline"),
-            ("/parallelism/expert", 2.into(), "parallelism.expert"),
             ("/objective", json!({"type": "DPO"}), "objective.type"),
             (
                 "/distillation",
@@ -655,7 +675,6 @@ mod tests {
             ("/data/train/completion", "a".into(), "data.completion"),
             ("/data/train/chosen", "a".into(), "data.chosen"),
             ("/data/train/rejected", "a".into(), "data.rejected"),
-            ("/training/gradientCheckpointing", true.into(), "training.gradientCheckpointing"),
             ("/training/perDeviceTrainBatchSize", 0.into(), "training.perDeviceTrainBatchSize"),
             ("/training/momentum", 0.9.into(), "training.momentum"),
             ("/training/earlyStoppingPatience", 2.into(), "training.earlyStoppingPatience"),
@@ -671,6 +690,19 @@ mod tests {
             let error = resolve(pointer, value).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{field}: ")), "{pointer}: {error}");
         }
+    }
+
+    #[test]
+    fn what_does_not_go_with_a_split_model_is_refused() {
+        let refused = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut document = example();
+            document["parallelism"]["pipeline"] = 2.into();
+            change(&mut document);
+            Config::resolve(serde_json::from_value(document).unwrap()).map_err(|e| e.to_string())
+        };
+        assert!(refused(&|_| ()).is_ok());
+        let adapters = refused(&|document| document["peft"] = json!({"r": 4}));
+        assert!(adapters.unwrap_err().starts_with("peft: "));
     }
 
     #[test]

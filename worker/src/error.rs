@@ -161,9 +161,8 @@ impl Error {
             {
                 "OutOfMemory"
             }
-            Self::Model(ModelError::Torch(_) | ModelError::Pass(_)) | Self::Torch(_) => {
-                "TorchFailed"
-            }
+            Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
+            | Self::Torch(_) => "TorchFailed",
             Self::Output { .. } => "OutputFailed",
             Self::Checkpoint { .. } => "CheckpointFailed",
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_reason(error),
@@ -201,7 +200,7 @@ impl Error {
             {
                 ExitCode::OutOfMemory
             }
-            Self::Model(ModelError::Torch(_) | ModelError::Pass(_))
+            Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
             | Self::Torch(_)
             | Self::Checkpoint { .. }
             | Self::Unreachable { .. }

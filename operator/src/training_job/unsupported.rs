@@ -5,7 +5,7 @@
 
 use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;
-use hearth_crds::training_arguments::Metric;
+use hearth_crds::training_arguments::{Metric, Optimizer};
 use hearth_crds::training_job::{DataSource, Sharding, Task, TrainingJobSpec};
 use hearth_crds::worker_config::DataFile;
 
@@ -55,8 +55,11 @@ pub fn unread_rows(field: &str, rows: &DataSource, task: Task) -> Vec<Fault> {
 }
 
 fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
-    let parallelism = &spec.parallelism;
-    let mut gaps = vec![
+    let ways = &spec.parallelism;
+    let splits = ways.tensor > 1 || ways.pipeline > 1 || ways.expert > 1;
+    let shares = splits || ways.sharding != Sharding::None;
+    let dpo = spec.objective.as_ref().is_some_and(|asked| asked.type_ == ObjectiveType::DPO);
+    vec![
         (
             !matches!(spec.task, Task::SequenceClassification | Task::CausalLM),
             "spec.task",
@@ -64,21 +67,25 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "use SequenceClassification or CausalLM",
         ),
         (
-            parallelism.sharding != Sharding::None,
-            "spec.parallelism.sharding",
-            format!("this version does not shard ({:?})", parallelism.sharding),
-            "use None: each rank holds the whole model",
+            splits && spec.peft.is_some(),
+            "spec.peft",
+            "this version does not split adapters over ranks".into(),
+            "remove it, or use parallelism.tensor, pipeline and expert 1 (sharding goes with it)",
         ),
-    ];
-    for (field, ways) in [
-        ("spec.parallelism.tensor", parallelism.tensor),
-        ("spec.parallelism.pipeline", parallelism.pipeline),
-        ("spec.parallelism.expert", parallelism.expert),
-    ] {
-        let problem = format!("this version does not split a model ({ways} ways)");
-        gaps.push((ways > 1, field, problem, "use 1: data parallelism fills all ranks"));
-    }
-    gaps
+        (
+            ways.pipeline > 1 && (dpo || spec.distillation.is_some()),
+            "spec.parallelism.pipeline",
+            "this version has no pipeline for losses of several forward passes (DPO, distillation)"
+                .into(),
+            "use 1, and sharding or tensor instead",
+        ),
+        (
+            shares && spec.training.optim == Optimizer::Adafactor,
+            "spec.parallelism",
+            "Adafactor needs whole parameters on each rank".into(),
+            "use AdamW, or sharding None and tensor, pipeline and expert 1",
+        ),
+    ]
 }
 
 fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
@@ -124,12 +131,6 @@ fn step_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "use loss or accuracy with CausalLM",
         ),
         (
-            training.gradient_checkpointing,
-            "spec.training.gradientCheckpointing",
-            "this version keeps all activations".into(),
-            "leave it false, and lower perDeviceTrainBatchSize if memory runs out",
-        ),
-        (
             training.label_smoothing_factor > 0.0 && spec.task == Task::CausalLM,
             "spec.training.labelSmoothingFactor",
             "this version does not smooth the targets of CausalLM".into(),
@@ -162,11 +163,6 @@ mod tests {
             ("data.train.completion", "answer".into()),
             ("data.train.chosen", "good".into()),
             ("data.train.rejected", "bad".into()),
-            ("parallelism.sharding", "Full".into()),
-            ("parallelism.tensor", 2.into()),
-            ("parallelism.pipeline", 2.into()),
-            ("parallelism.expert", 2.into()),
-            ("training.gradientCheckpointing", true.into()),
         ];
         for (field, value) in cases {
             let job = sample(|job| {
@@ -180,5 +176,18 @@ mod tests {
             assert_eq!(faults[0].field, format!("spec.{field}"));
             assert!(!faults[0].fix.is_empty(), "{field}");
         }
+    }
+
+    #[test]
+    fn what_does_not_go_with_a_split_model_is_refused() {
+        let faults = |tensor: i32, sharding: &str| {
+            let job = sample(|job| {
+                job["spec"]["parallelism"] = json!({"tensor": tensor, "sharding": sharding});
+                job["spec"]["peft"] = json!({"r": 4});
+            });
+            unsupported(&job.spec).into_iter().map(|fault| fault.field).collect::<Vec<_>>()
+        };
+        assert_eq!(faults(2, "None"), ["spec.peft"]);
+        assert_eq!(faults(1, "Full"), [""; 0]);
     }
 }

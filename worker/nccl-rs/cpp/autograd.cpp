@@ -1,10 +1,13 @@
 // Backward from given gradients, hooks, and automatic mixed precision.
+#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/core/Generator.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <memory>
+#include <mutex>
 
 #include "status.hpp"
 
@@ -48,6 +51,12 @@ class AfterAccumulation : public torch::autograd::PostAccumulateGradHook {
  private:
   OnGradient callback_;
 };
+
+at::Generator default_generator(int32_t device_type, int32_t index) {
+  const at::Device device(static_cast<at::DeviceType>(device_type),
+                          static_cast<at::DeviceIndex>(index));
+  return at::globalContext().defaultGenerator(device);
+}
 
 } // namespace
 
@@ -112,6 +121,34 @@ int32_t hearth_hook_accumulated(const at::Tensor* tensor, hearth_on_gradient cal
 int32_t hearth_hook_accumulated_remove(const at::Tensor* tensor, char** message) {
   return guarded(message,
                  [&] { torch::autograd::impl::set_post_acc_grad_hooks(*tensor, nullptr); });
+}
+
+bool hearth_grad_enabled(void) {
+  return at::GradMode::is_enabled();
+}
+
+int32_t hearth_set_grad(const at::Tensor* tensor, const at::Tensor* gradient, char** message) {
+  return guarded(message, [&] {
+    tensor->mutable_grad() = gradient == nullptr ? at::Tensor() : *gradient;
+  });
+}
+
+int32_t hearth_generator_state(int32_t device_type, int32_t index, at::Tensor** out,
+                               char** message) {
+  return guarded(message, [&] {
+    at::Generator generator = default_generator(device_type, index);
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    *out = new at::Tensor(generator.get_state());
+  });
+}
+
+int32_t hearth_generator_restore(int32_t device_type, int32_t index, const at::Tensor* state,
+                                 char** message) {
+  return guarded(message, [&] {
+    at::Generator generator = default_generator(device_type, index);
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(*state);
+  });
 }
 
 int32_t hearth_autocast_enter(hearth_autocast* state, char** message) {

@@ -182,6 +182,15 @@ struct hearth_autocast {
 int32_t hearth_autocast_enter(hearth_autocast* state, char** message);
 int32_t hearth_autocast_exit(const hearth_autocast* before, char** message);
 
+bool hearth_grad_enabled(void);
+// Null takes the gradient away.
+int32_t hearth_set_grad(const at::Tensor* tensor, const at::Tensor* gradient, char** message);
+// The state of a device's default random generator, a u8 tensor.
+int32_t hearth_generator_state(int32_t device_type, int32_t index, at::Tensor** out,
+                               char** message);
+int32_t hearth_generator_restore(int32_t device_type, int32_t index, const at::Tensor* state,
+                                 char** message);
+
 // --- checkpoint.cpp --------------------------------------------------------
 // From here to hearth_checkpoint_end, in this thread, the graph keeps nothing of
 // what it would save; backward has `callback` make it anew from `inputs`.
@@ -198,6 +207,8 @@ int32_t hearth_storage_release(const at::Tensor* tensor, char** message);
 int32_t hearth_storage_restore(const at::Tensor* tensor, char** message);
 // Bytes in memory: 0 of a released storage.
 int32_t hearth_storage_bytes(const at::Tensor* tensor, size_t* bytes, char** message);
+// Everything that refers to `tensor` then refers to the values of `with`.
+int32_t hearth_storage_replace(const at::Tensor* tensor, const at::Tensor* with, char** message);
 // to[i].copy_(from[i]), which autograd does not notice.
 int32_t hearth_refill(const at::Tensor* const* to, const at::Tensor* const* from, size_t count,
                       char** message);

@@ -70,6 +70,10 @@ int32_t hearth_storage_bytes(const at::Tensor* tensor, size_t* bytes, char** mes
   });
 }
 
+int32_t hearth_storage_replace(const at::Tensor* tensor, const at::Tensor* with, char** message) {
+  return guarded(message, [&] { tensor->set_data(*with); });
+}
+
 int32_t hearth_refill(const at::Tensor* const* to, const at::Tensor* const* from, size_t count,
                       char** message) {
   return guarded(message, [&] {

@@ -73,6 +73,30 @@ pub fn refill(to: &[Tensor], from: &[Tensor]) -> Result<()> {
     })
 }
 
+/// Has `tensor`, and everything that refers to it, hold the values of `with`, of any
+/// shape, in the memory of `with`; the old memory goes when nothing else uses it. A
+/// rank's part of a weight takes the place of the whole so. `tensor` stays the leaf
+/// that it is, without its gradient.
+pub fn replace(tensor: &Tensor, with: &Tensor) -> Result<()> {
+    const OPERATION: &str = "replace a tensor";
+    ensure_strided(OPERATION, tensor, device_of(OPERATION, tensor)?)?;
+    ensure_dense(OPERATION, with, tensor.device())?;
+    if !tensor.is_leaf() || with.kind() != tensor.kind() {
+        let detail = format!(
+            "a leaf of {:?} is wanted, not {:?} for {}",
+            tensor.kind(),
+            with.kind(),
+            if tensor.is_leaf() { "a leaf" } else { "part of a graph" }
+        );
+        return Err(Error::InvalidTensor { operation: OPERATION, detail });
+    }
+    crate::autograd::set_grad(tensor, None)?;
+    checked(OPERATION, |message| {
+        // SAFETY: both are defined tensors.
+        unsafe { sys::hearth_storage_replace(tensor.as_ptr(), with.as_ptr(), message) }
+    })
+}
+
 fn ensure_stored(operation: &'static str, tensor: &Tensor) -> Result<()> {
     ensure_strided(operation, tensor, device_of(operation, tensor)?)
 }

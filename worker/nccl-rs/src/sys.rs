@@ -345,6 +345,24 @@ unsafe extern "C" {
         message: Message,
     ) -> i32;
     pub(crate) fn hearth_hook_accumulated_remove(tensor: *const C_tensor, message: Message) -> i32;
+    pub(crate) fn hearth_grad_enabled() -> bool;
+    pub(crate) fn hearth_set_grad(
+        tensor: *const C_tensor,
+        gradient: *const C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_generator_state(
+        device_type: i32,
+        index: i32,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_generator_restore(
+        device_type: i32,
+        index: i32,
+        state: *const C_tensor,
+        message: Message,
+    ) -> i32;
     pub(crate) fn hearth_autocast_enter(state: *mut Autocast, message: Message) -> i32;
     pub(crate) fn hearth_autocast_exit(before: *const Autocast, message: Message) -> i32;
 
@@ -364,6 +382,11 @@ unsafe extern "C" {
     pub(crate) fn hearth_storage_bytes(
         tensor: *const C_tensor,
         bytes: *mut usize,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_storage_replace(
+        tensor: *const C_tensor,
+        with: *const C_tensor,
         message: Message,
     ) -> i32;
     pub(crate) fn hearth_refill(to: Tensors, from: Tensors, count: usize, message: Message) -> i32;

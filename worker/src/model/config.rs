@@ -155,7 +155,8 @@ impl ModelConfig {
         ModelError::Malformed { path: self.path.clone(), detail }
     }
 
-    pub(super) fn unsupported(&self, detail: String) -> ModelError {
+    /// A model that cannot be had in the way that is asked for.
+    pub fn unsupported(&self, detail: String) -> ModelError {
         ModelError::Unsupported { path: self.path.clone(), detail }
     }
 }

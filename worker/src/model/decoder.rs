@@ -8,7 +8,7 @@ use super::module::{Leaf, Module, module};
 use super::network::{Network, Pass};
 use super::parts::attention::Attention;
 use super::parts::embedding::Embedding;
-use super::parts::experts::FeedForward;
+use super::parts::experts::{FeedForward, Mixture};
 use super::parts::linear::Linear;
 use super::parts::mla::LatentAttention;
 use super::parts::norm::RmsNorm;
@@ -142,6 +142,20 @@ impl Network for Decoder {
 
     fn rope(&self) -> Option<&Rope> {
         Some(&self.rope)
+    }
+
+    fn is_tied(&self) -> bool {
+        matches!(self.top.head, Head::Tied(_))
+    }
+
+    fn mixtures(&mut self) -> Vec<(usize, &mut Mixture)> {
+        let layers = self.layers.iter_mut().enumerate();
+        layers
+            .filter_map(|(index, layer)| match &mut layer.mlp {
+                FeedForward::Mixture(mixture) => Some((index + 1, mixture)),
+                FeedForward::Dense(_) => None,
+            })
+            .collect()
     }
 }
 

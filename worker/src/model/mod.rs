@@ -15,13 +15,14 @@ pub mod parts;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 pub use config::{Family, ModelConfig};
 pub use module::Role;
-pub use network::{Memory, Network, Pass};
+pub use network::{Memory, Network, Pass, Runner};
 pub use parts::dropout::Dropout;
 pub use parts::linear::{Linear, LinearKind, LinearOp};
 pub use weights::Weights;
@@ -43,6 +44,7 @@ pub struct Model {
     /// Tensors of the files that are no part of this model, by name.
     pub left_over: Vec<String>,
     network: Box<dyn Network>,
+    runner: Option<Arc<dyn Runner>>,
 }
 
 /// What a model gives for each input.
@@ -157,13 +159,18 @@ fn build(head: Head, loader: &Loader<'_>) -> Result<Model, ModelError> {
         (Family::DeepseekV3, _) => Box::new(family::deepseek_v3::load(loader, decoder)?),
     };
     let (fingerprint, left_over) = (loader.weights.fingerprint(), loader.left_over());
-    Ok(Model { config: config.clone(), head, fingerprint, left_over, network })
+    Ok(Model { config: config.clone(), head, fingerprint, left_over, network, runner: None })
 }
 
 impl Model {
     /// As [`Self::network`], to put other layers in.
     pub fn network_mut(&mut self) -> &mut dyn Network {
         self.network.as_mut()
+    }
+
+    /// Has stages run by `runner` from now on; one after another, here, without.
+    pub fn run_by(&mut self, runner: Option<Arc<dyn Runner>>) {
+        self.runner = runner;
     }
 
     /// What transformers calls this model, such as `BertForSequenceClassification`.
@@ -200,6 +207,9 @@ impl Model {
 
     /// All stages one after another: ids i64 `[B, T]` → what the last stage gives.
     pub fn forward(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        if let Some(runner) = &self.runner {
+            return runner.forward(self.network(), input, pass);
+        }
         let first = self.network.forward(0, input, pass)?;
         (1..self.network.stages())
             .try_fold(first, |hidden, stage| self.network.forward(stage, &hidden, pass))
@@ -318,6 +328,9 @@ pub enum ModelError {
     /// A pass that does not fit the network.
     #[error("{0}")]
     Pass(&'static str),
+    /// Not a failure: this rank has done its part of the pass, and another ends it.
+    #[error("another rank ends this pass")]
+    Elsewhere,
     /// libtorch refused an operation.
     #[error("libtorch failed in the model")]
     Torch(#[from] tch::TchError),

@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::ModelError;
 use super::module::Module;
 use super::parts::dropout::Dropout;
+use super::parts::experts::Mixture;
 use super::parts::rope::{Rope, RopeTable};
 
 /// Single-device maths of a model.
@@ -31,6 +32,28 @@ pub trait Network: fmt::Debug + Send {
     fn rope(&self) -> Option<&Rope> {
         None
     }
+
+    /// Whether the last stage works with a tensor of the first: tied embeddings.
+    fn is_tied(&self) -> bool {
+        false
+    }
+
+    /// Mixtures of experts with their stages, in the order of the forward pass.
+    fn mixtures(&mut self) -> Vec<(usize, &mut Mixture)> {
+        Vec::new()
+    }
+}
+
+/// Runs the stages of a network in its own way: parts of them on other ranks, with weights that
+/// are there only while they are used, or without keeping activations.
+pub trait Runner: fmt::Debug + Send + Sync {
+    /// What the last stage gives for `input`, or [`ModelError::Elsewhere`].
+    fn forward(
+        &self,
+        network: &dyn Network,
+        input: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor, ModelError>;
 }
 
 /// Who sees whom.
@@ -135,6 +158,23 @@ impl Pass {
             select: None,
             memory: Some(RefCell::new(memory)),
         })
+    }
+
+    /// The same pass once more, to make its activations anew. Shares tensors; remembers nothing.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            mask: match &self.mask {
+                Mask::None => Mask::None,
+                Mask::Keys(keys) => Mask::Keys(keys.shallow_clone()),
+                Mask::Causal => Mask::Causal,
+                Mask::Packed(lengths) => Mask::Packed(lengths.clone()),
+            },
+            rope: self.rope.as_ref().map(RopeTable::shallow_clone),
+            dropout: self.dropout,
+            select: self.select.as_ref().map(Tensor::shallow_clone),
+            memory: None,
+        }
     }
 
     /// Joins two tensors `[B, G, T, ..]` of a layer to what is remembered of it, where anything is.

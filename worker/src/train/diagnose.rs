@@ -1,5 +1,7 @@
 //! Tells what a run's figures say about its settings.
 
+use hearth_crds::training_job::Sharding;
+
 use super::memory::{self, FittingBatch};
 use super::optimizer::Optimizer;
 use super::session::{Session, note};
@@ -111,9 +113,9 @@ impl Session<'_> {
             batch: self.micro_batch,
             accumulation: passes.div_ceil(self.micro_batch),
             max_length: self.encoder.max_length(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: config.gradient_checkpointing,
             adapters: config.peft.is_some(),
-            sharded: false,
+            sharded: self.gang.layout().sharding() != Sharding::None,
             several_ranks: self.gang.world_size() > 1,
             auto_find_batch_size: config.auto_find_batch_size,
             cuda: self.trainer.place.device.is_cuda(),
@@ -128,7 +130,7 @@ impl Session<'_> {
             .trainer
             .tensors()
             .into_iter()
-            .map(|(_, tensor)| Ok((tensor.f_detach_copy()?, tensor)))
+            .map(|tensor| Ok((tensor.f_detach_copy()?, tensor)))
             .collect::<Result<_, tch::TchError>>()?;
         let mut test = RangeTest::default();
         let mut cursor = Cursor::default();
@@ -137,8 +139,8 @@ impl Session<'_> {
             cursor = Cursor { epoch: 0, ..self.horizon.after(cursor, self.epoch.len()) };
             let batch = self.epoch.samples(&items);
             let shape = Shape {
-                rank: self.gang.rank(),
-                world_size: self.gang.world_size(),
+                rank: self.gang.layout().share(),
+                world_size: self.gang.layout().shares(),
                 per_device: self.micro_batch,
             };
             let samples = &self.data.train;
@@ -149,13 +151,13 @@ impl Session<'_> {
                 .trainer
                 .forward_backward(samples, &part, &self.gang, &mut || {})
                 .map_err(|error| self.explain(error))?;
-            let loss = self.gang.sum(&[loss * scale])?[0] / self.gang.world_size() as f64;
-            let norm = self.trainer.clip(self.config.max_grad_norm)?;
+            let loss = self.gang.sum(&[loss * scale])?[0] / self.gang.layout().shares() as f64;
+            let norm = self.trainer.clip(self.config.max_grad_norm, &mut self.gang)?;
             let rate = range::rate(step);
             if !test.observe(rate, loss) || !norm.is_finite() {
                 break;
             }
-            self.trainer.optimizer.step(rate)?;
+            self.trainer.update(rate)?;
             self.enter(Phase::Training);
         }
         tch::no_grad(|| {
@@ -164,6 +166,7 @@ impl Session<'_> {
                 Ok::<_, tch::TchError>(())
             })
         })?;
+        self.trainer.share_update()?;
         self.trainer.optimizer = Optimizer::new(&self.trainer.parameters, &self.config.optim, 0)?;
         self.trainer.take_waited();
         let peak = self.config.schedule.peak;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
 use crate::event::EvalMetrics;
-use crate::model::Model;
+use crate::model::{Model, ModelError};
 use crate::objective::{Objective, Place, Tally};
 
 /// How to evaluate.
@@ -19,6 +19,9 @@ pub struct EvalOptions {
     pub share: usize,
     /// Processes that evaluate together.
     pub shares: usize,
+    /// Whether each forward pass takes all of them: then one without a batch of its own makes
+    /// one that does not count.
+    pub in_lockstep: bool,
 }
 
 /// Evaluates one process's share of `samples`. Batches are of like length;
@@ -34,11 +37,21 @@ pub fn tally(
     order.sort_by_key(|index| (std::cmp::Reverse(samples.length(*index)), *index));
     let mut fetched = Fetched::default();
     let mut tally = objective.empty_tally(model.labels());
-    let own = order.chunks(options.batch_size).skip(options.share).step_by(options.shares);
-    for indices in own {
-        samples.fetch(indices, &mut fetched)?;
+    let batches: Vec<&[u32]> = order.chunks(options.batch_size).collect();
+    for round in batches.chunks(options.shares) {
+        let own = round.get(options.share);
+        if own.is_none() && !options.in_lockstep {
+            break;
+        }
+        let mut uncounted = objective.empty_tally(model.labels());
+        let tally = if own.is_some() { &mut tally } else { &mut uncounted };
+        samples.fetch(own.unwrap_or(&round[0]), &mut fetched)?;
         let place = options.place;
-        tch::no_grad(|| place.compute(|| objective.count(model, &fetched, place, &mut tally)))?;
+        match tch::no_grad(|| place.compute(|| objective.count(model, &fetched, place, tally))) {
+            // A rank that has the last stage counts.
+            Ok(()) | Err(ModelError::Elsewhere) => {}
+            Err(error) => return Err(error.into()),
+        }
         after_batch();
     }
     Ok(tally)
@@ -52,7 +65,7 @@ pub fn evaluate(
     place: Place,
 ) -> Result<EvalMetrics, Error> {
     let started = Instant::now();
-    let options = EvalOptions { batch_size, place, share: 0, shares: 1 };
+    let options = EvalOptions { batch_size, place, share: 0, shares: 1, in_lockstep: false };
     let tally = tally(model, &Objective::of(&model.head), samples, &options, &mut || ())?;
     Ok(tally.metrics(model.labels(), started.elapsed().as_secs_f64()))
 }

@@ -1,28 +1,35 @@
 //! Where numbers stopped being numbers.
 
+use std::collections::HashMap;
+
 use super::gang::Gang;
 use crate::error::Error;
 use crate::model::Parameter;
 
-/// Where a step's numbers went wrong, as a part of a sentence. All ranks call it together.
+/// Where a step's numbers went wrong, as a part of a sentence. All ranks call it together, with
+/// `all` parameters of the model, and with those, or parts of them, that are this rank's `own`.
 ///
 /// Weights that are not finite come first. Else backward began at the end of the chain, so of
 /// the gradients that are not finite the last in the order of the forward pass is where it began.
-pub(super) fn locate(parameters: &[Parameter], gang: &mut Gang) -> Result<String, Error> {
+pub(super) fn locate(
+    all: &[Parameter],
+    own: &[Parameter],
+    gang: &mut Gang,
+) -> Result<String, Error> {
     let bad = |tensor: &tch::Tensor| -> Result<f64, tch::TchError> {
         let finite = !tensor.defined() || i64::try_from(tensor.f_isfinite()?.f_all()?)? != 0;
         Ok(f64::from(u8::from(!finite)))
     };
-    let weights: Vec<f64> = parameters
-        .iter()
-        .map(|parameter| bad(&parameter.tensor.detach()))
-        .collect::<Result<_, _>>()?;
-    let gradients: Vec<f64> = parameters
-        .iter()
-        .map(|parameter| bad(&parameter.tensor.grad()))
-        .collect::<Result<_, _>>()?;
-    let found = gang.sum(&[weights, gradients].concat())?;
-    Ok(describe(parameters, &found))
+    let places: HashMap<&str, usize> =
+        all.iter().enumerate().map(|(index, one)| (one.name.as_str(), index)).collect();
+    let mut found = vec![0.0; 2 * all.len()];
+    for one in own {
+        if let Some(place) = places.get(one.name.as_str()) {
+            found[*place] = bad(&one.tensor.detach())?;
+            found[all.len() + place] = bad(&one.tensor.grad())?;
+        }
+    }
+    Ok(describe(all, &gang.sum(&found)?))
 }
 
 fn describe(parameters: &[Parameter], found: &[f64]) -> String {

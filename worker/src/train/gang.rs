@@ -4,11 +4,15 @@
 
 use std::time::Duration;
 
-use nccl_rs::{GroupOptions, ProcessGroup, ReduceOp, StoreOptions, TcpStore, Work};
+use hearth_crds::training_job::Parallelism;
+use nccl_rs::{
+    GroupOptions, Mesh, ProcessGroup, ReduceOp, StoreOptions, TcpStore, Transport, Work,
+};
 use tch::{Device, Tensor};
 
 use super::rank::Rank;
 use crate::error::Error;
+use crate::parallel::Layout;
 
 /// Longest wait for a message.
 const LONGEST_READ: Duration = Duration::from_hours(1);
@@ -17,6 +21,7 @@ const LONGEST_READ: Duration = Duration::from_hours(1);
 pub struct Gang {
     rank: usize,
     world_size: usize,
+    layout: Layout,
     device: Device,
     store: Option<TcpStore>,
     group: Option<ProcessGroup>,
@@ -43,9 +48,16 @@ impl PendingSum {
 
 impl Gang {
     /// Meets the other ranks at the master's store.
-    pub fn meet(rank: &Rank, device: Device) -> Result<Self, Error> {
-        let mut gang =
-            Self { rank: rank.rank, world_size: rank.world_size, device, store: None, group: None };
+    pub fn meet(rank: &Rank, device: Device, ways: &Parallelism) -> Result<Self, Error> {
+        let layout = Layout::new(ways, rank.rank, rank.world_size)?;
+        let mut gang = Self {
+            rank: rank.rank,
+            world_size: rank.world_size,
+            layout,
+            device,
+            store: None,
+            group: None,
+        };
         if rank.world_size > 1 {
             let options = StoreOptions { timeout: rank.timeout, world_size: Some(rank.world_size) };
             gang.store = Some(if rank.rank == 0 {
@@ -60,11 +72,7 @@ impl Gang {
     /// Makes the process group, before the first collective.
     pub fn connect(&mut self, rank: &Rank) -> Result<(), Error> {
         let Some(store) = &self.store else { return Ok(()) };
-        let options = GroupOptions {
-            name: format!("train-{}", rank.generation),
-            timeout: rank.timeout,
-            ..GroupOptions::default()
-        };
+        let options = group_options(rank, "train");
         self.group = Some(if let Device::Cuda(device) = self.device {
             ProcessGroup::nccl(store, rank.rank, rank.world_size, device, &options)?
         } else {
@@ -72,6 +80,34 @@ impl Gang {
             ProcessGroup::gloo(store, rank.rank, rank.world_size, &interface, &options)?
         });
         Ok(())
+    }
+
+    /// Joins this rank's group `name` over axes of a grid. All ranks join the same ones in the
+    /// same order.
+    pub fn join(
+        &self,
+        rank: &Rank,
+        (mesh, name, over): (&Mesh, &str, &[&str]),
+    ) -> Result<ProcessGroup, Error> {
+        let Some(store) = &self.store else {
+            return Err(Error::Internal(format!("one rank alone has no group {name}")));
+        };
+        let transport = match self.device {
+            Device::Cuda(device) => Transport::Nccl(device),
+            _ => Transport::Gloo(rank.interface()?),
+        };
+        Ok(mesh.join(store, (self.rank, over), &transport, &group_options(rank, name))?)
+    }
+
+    /// Waits until all ranks are here, however long they take to read what they need.
+    pub fn assemble(&self, what: &str) -> Result<(), Error> {
+        self.tell(&format!("{what}-{}", self.rank), b"here")?;
+        (0..self.world_size).try_for_each(|rank| self.read(&format!("{what}-{rank}")).map(drop))
+    }
+
+    /// Which rank does what.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// This rank.
@@ -136,5 +172,13 @@ impl Gang {
         } else {
             self.read(key)
         }
+    }
+}
+
+fn group_options(rank: &Rank, name: &str) -> GroupOptions {
+    GroupOptions {
+        name: format!("{name}-{}", rank.generation),
+        timeout: rank.timeout,
+        ..GroupOptions::default()
     }
 }

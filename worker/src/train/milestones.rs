@@ -10,7 +10,6 @@ use super::horizon::Horizon;
 use super::journal::Journal;
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
-use crate::checkpoint::part::Part;
 use crate::checkpoint::saver::{Finished, Request};
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
@@ -26,8 +25,9 @@ impl Session<'_> {
         let options = EvalOptions {
             batch_size: self.config.eval_batch.get(),
             place: self.trainer.place,
-            share: self.gang.rank(),
-            shares: self.gang.world_size(),
+            share: self.gang.layout().share(),
+            shares: self.gang.layout().shares(),
+            in_lockstep: self.gang.layout().in_lockstep(),
         };
         let mut pulse = Pulse::new(Phase::Evaluating, self.state.step);
         let own = evaluate::tally(
@@ -39,7 +39,10 @@ impl Session<'_> {
                 pulse.beat(self.events);
             },
         )?;
-        let sums = self.gang.sum(&own.to_sums())?;
+        // Several ranks may have seen the same samples.
+        let counts = f64::from(u8::from(self.gang.layout().reports()));
+        let counted: Vec<f64> = own.to_sums().iter().map(|sum| sum * counts).collect();
+        let sums = self.gang.sum(&counted)?;
         let labels = self.trainer.model.labels();
         let tally = own
             .with_sums(&sums)
@@ -106,7 +109,7 @@ impl Session<'_> {
         self.settle()?;
         let request = Request {
             state: self.state.clone(),
-            parts: parts(self.trainer.tensors()),
+            parts: self.trainer.parts()?,
             keep: self.config.keep_checkpoints,
         };
         self.saver.save(&request, requested)
@@ -147,6 +150,9 @@ impl Session<'_> {
     pub(super) fn finish(mut self) -> Result<(), Error> {
         self.enter(Phase::Saving);
         self.settle()?;
+        let (held, besides) = self.trainer.bytes()?;
+        tracing::info!(held, besides, "bytes of parameters, gradients and moments");
+        self.trainer.collect()?;
         let (step, total) = (signed(self.state.step), signed(self.horizon.total));
         if !self.gang.leads() {
             self.events.send(&RankEvent::Finished {
@@ -198,7 +204,7 @@ impl Session<'_> {
         };
         match self.checkpoints.open(best.step) {
             Ok(checkpoint) => {
-                let parameters = &self.trainer.parameters;
+                let parameters = self.trainer.model.trainable();
                 let weights: Vec<(String, Tensor)> = parameters
                     .iter()
                     .map(|parameter| {
@@ -228,11 +234,6 @@ impl Session<'_> {
     pub(super) fn log(&mut self, line: &serde_json::Value) -> Result<(), Error> {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.append(line))
     }
-}
-
-/// Whole tensors, as parts of a checkpoint.
-pub(super) fn parts(tensors: Vec<(String, Tensor)>) -> Vec<Part> {
-    tensors.into_iter().map(|(name, tensor)| Part::whole(name, tensor)).collect()
 }
 
 /// Whether `new` is better than `old`; an equal one is not.

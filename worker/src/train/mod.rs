@@ -18,5 +18,6 @@ pub mod schedule;
 pub mod session;
 pub mod state;
 pub mod step;
+pub mod team;
 
 pub use run::run;

@@ -105,8 +105,8 @@ impl Session<'_> {
         let range = self.horizon.next(self.state.cursor, self.epoch.len());
         let batch = self.epoch.samples(&range);
         let shape = Shape {
-            rank: self.gang.rank(),
-            world_size: self.gang.world_size(),
+            rank: self.gang.layout().share(),
+            world_size: self.gang.layout().shares(),
             per_device: self.micro_batch,
         };
         let passes = self.epoch.passes(&range, |row| samples.length(row), shape);
@@ -122,12 +122,12 @@ impl Session<'_> {
         let asked_to_stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
         let sums = self.gang.start_sum(&[loss_sum * scale, asked_to_stop])?;
         let rate = schedule::rate(&self.config.schedule, self.state.step, self.horizon.total);
-        let grad_norm = self.trainer.clip(self.config.max_grad_norm)?;
+        let grad_norm = self.trainer.clip(self.config.max_grad_norm, &mut self.gang)?;
         let sums = sums.wait()?;
-        let loss = sums[0] / self.gang.world_size() as f64;
+        let loss = sums[0] / self.gang.layout().shares() as f64;
         // Both are the same on all ranks: all update, or none.
         if grad_norm.is_finite() && loss.is_finite() {
-            self.trainer.optimizer.step(rate)?;
+            self.trainer.update(rate)?;
             self.state.skipped_in_a_row = 0;
         } else {
             self.skip_or_stop(loss)?;
@@ -158,7 +158,7 @@ impl Session<'_> {
             rows.map(|row| objective.weight(&self.data.train, *row)).sum()
         };
         let (shares, weight) = if self.config.average_tokens {
-            (self.gang.world_size() as f64, weight(&mut batch.iter()))
+            (self.gang.layout().shares() as f64, weight(&mut batch.iter()))
         } else {
             (1.0, weight(&mut passes.iter().flatten()))
         };
@@ -168,7 +168,8 @@ impl Session<'_> {
     /// The step's numbers are not finite: no rank updates.
     fn skip_or_stop(&mut self, loss: f64) -> Result<(), Error> {
         let step = self.state.step + 1;
-        let place = finite::locate(&self.trainer.parameters, &mut self.gang)?;
+        let names = self.trainer.model.trainable();
+        let place = finite::locate(&names, &self.trainer.parameters, &mut self.gang)?;
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
         let in_a_row = self.state.skipped_in_a_row;

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use hearth_crds::training_job::Accelerator;
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::epoch::{Epoch, Sampling};
 use super::gang::Gang;
@@ -16,11 +16,11 @@ use super::horizon::Horizon;
 use super::inputs::{self, Encoder};
 use super::journal::Journal;
 use super::memory::{self, FittingBatch};
-use super::milestones::parts;
 use super::optimizer::Optimizer;
 use super::rank::Rank;
 use super::state::{Identity, TrainState};
 use super::step::Trainer;
+use super::team::Team;
 use crate::checkpoint::reports::Reports;
 use crate::checkpoint::store::Checkpoint;
 use crate::checkpoint::{CheckpointStore, Saver};
@@ -31,6 +31,7 @@ use crate::event::{EventSink, Phase, RankEvent};
 use crate::model::{ModelConfig, load_for_training};
 use crate::monitor::Probe;
 use crate::objective::Place;
+use crate::parallel::chain::Recipe;
 use crate::peft;
 
 /// A rank that is ready to make steps.
@@ -76,7 +77,7 @@ impl<'a> Session<'a> {
         let memory_limit =
             if device.is_cuda() { None } else { memory::bound(rank.local_world_size) };
 
-        let mut gang = Gang::meet(&rank, device)?;
+        let mut gang = Gang::meet(&rank, device, &config.parallelism)?;
         let model_config = ModelConfig::read(&config.model)?;
         let encoder = Encoder::load(&config, &model_config, gang.leads(), events)?;
         let data = encoder.read(&config, &model_config, &gang)?;
@@ -98,16 +99,19 @@ impl<'a> Session<'a> {
             || TrainState { identity, ..TrainState::default() },
             |from| from.state.clone(),
         );
-        let parameters = model.trainable();
+        gang.connect(&rank)?;
+        let recipe = Recipe {
+            recompute: config.gradient_checkpointing,
+            precision: config.bf16.then_some(Kind::BFloat16),
+        };
+        let bucket = config.bucket_cap_mb.map(|megabytes| megabytes.get() << 20);
+        let team = Team::form(&mut model, &gang, &rank, recipe, bucket)?;
+        let parameters = team.parameters(&model);
         let optimizer = Optimizer::new(&parameters, &config.optim, state.step)?;
         if let Some(checkpoint) = &resumed {
-            let weights = parameters
-                .iter()
-                .map(|parameter| (format!("model.{}", parameter.name), parameter.tensor.detach()));
-            let tensors: Vec<_> = weights.chain(optimizer.moments()).collect();
-            checkpoint.restore(&tensors)?;
+            checkpoint.restore_parts(&team.targets(&parameters, &optimizer)?)?;
         }
-        gang.connect(&rank)?;
+        gang.assemble("restored")?;
         let objective = inputs::objective(&config.lesson, &data.train);
         let micro_batch = micro_batch(&config, &gang)?;
         let place = Place {
@@ -115,7 +119,8 @@ impl<'a> Session<'a> {
             bf16: config.bf16,
             ..Place::new(encoder.pad(), device)
         };
-        let trainer = Trainer::new((model, objective), optimizer, &mut gang, (place, config.seed))?;
+        let own = (team, parameters, optimizer);
+        let trainer = Trainer::new((model, objective), own, &mut gang, (place, config.seed))?;
         let saver = start_saver(&config, &rank, &checkpoints, &trainer)?;
         let sampling = Sampling {
             strategy: config.sampling,
@@ -124,7 +129,7 @@ impl<'a> Session<'a> {
             packing: config.packing.then(|| encoder.max_length()),
             group: config.train_batch.get() * config.accumulation.get(),
         };
-        let horizon = horizon(&config, &sampling, &data.train, rank.world_size, &state)?;
+        let horizon = horizon(&config, &sampling, &data.train, gang.layout().shares(), &state)?;
         let epoch = draw(&sampling, &data.train, state.cursor.epoch);
         let journal = gang
             .leads()
@@ -189,7 +194,7 @@ fn horizon(
     config: &Config,
     sampling: &Sampling,
     samples: &Samples,
-    world_size: usize,
+    shares: usize,
     state: &TrainState,
 ) -> Result<Horizon, Error> {
     // Packs are another number in each epoch, and making them takes a while.
@@ -201,7 +206,7 @@ fn horizon(
             .entry(number)
             .or_insert_with(|| draw(sampling, samples, number).len()),
     };
-    let global_batch = config.global_batch(world_size);
+    let global_batch = config.global_batch(shares);
     let horizon = Horizon::new(
         (global_batch, sampling.drop_last),
         config.length,
@@ -229,7 +234,7 @@ fn start_saver(
     let mut saver =
         Saver::start(checkpoints.clone(), Reports::connect(place, master, rank.timeout)?)?;
     if config.save != Interval::Never {
-        saver.reserve(&parts(trainer.tensors()))?;
+        saver.reserve(&trainer.parts()?)?;
     }
     Ok(saver)
 }

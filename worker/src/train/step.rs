@@ -1,18 +1,25 @@
 //! One optimizer step: forward and backward over a rank's share of the global
 //! batch, clip, update.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nccl_rs::{Reducer, ReducerOptions, ops};
+use nccl_rs::ops;
 use tch::{Kind, Tensor};
 
 use super::gang::Gang;
 use super::optimizer::Optimizer;
+use super::team::Team;
+use crate::checkpoint::part::Part;
 use crate::data::order::generator;
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
-use crate::model::{Dropout, Model, Parameter};
+use crate::model::{Dropout, Model, ModelError, Parameter};
 use crate::objective::{Objective, Place};
+use crate::parallel::Chain;
+use crate::parallel::layout::PIPELINE;
+use crate::parallel::pipeline::{Action, one_forward_one_backward};
 
 /// What makes steps.
 pub struct Trainer {
@@ -22,11 +29,12 @@ pub struct Trainer {
     pub objective: Objective,
     /// Where batches go.
     pub place: Place,
-    /// The parameters that are trained, in the order of the forward pass.
+    /// What the optimizer changes, in the order of the forward pass: parameters, or this rank's
+    /// parts of them.
     pub parameters: Vec<Parameter>,
     /// The optimizer over them.
     pub optimizer: Optimizer,
-    reducer: Option<Reducer>,
+    team: Team,
     fetched: Fetched,
     /// Spent on reading samples since it was last asked for.
     waited: Duration,
@@ -45,42 +53,22 @@ pub struct Share {
 }
 
 impl Trainer {
-    /// Makes all ranks start from rank 0's weights and prepares gradient
+    /// Makes all ranks start from the same weights and prepares gradient
     /// reduction.
     pub fn new(
         (model, objective): (Model, Objective),
-        optimizer: Optimizer,
+        (mut team, parameters, optimizer): (Team, Vec<Parameter>, Optimizer),
         gang: &mut Gang,
         (place, seed): (Place, i64),
     ) -> Result<Self, Error> {
-        let parameters = model.trainable();
-        let reducer = match gang.group() {
-            None => None,
-            Some(group) => {
-                let mut values: Vec<Tensor> =
-                    parameters.iter().map(|parameter| parameter.tensor.detach()).collect();
-                group.broadcast_all(&mut values, 0)?;
-                let named: Vec<(String, Tensor)> = parameters
-                    .iter()
-                    .map(|parameter| (parameter.name.clone(), parameter.tensor.shallow_clone()))
-                    .collect();
-                let options = ReducerOptions {
-                    // Experts to which no token goes take no part in a step.
-                    find_unused_parameters: named
-                        .iter()
-                        .any(|(name, _)| name.contains(".experts.")),
-                    ..ReducerOptions::default()
-                };
-                Some(Reducer::new(&named, group, &options)?)
-            }
-        };
+        team.begin(&parameters, gang)?;
         Ok(Self {
             model,
             objective,
             place,
             parameters,
             optimizer,
-            reducer,
+            team,
             fetched: Fetched::default(),
             waited: Duration::ZERO,
             seed,
@@ -88,7 +76,8 @@ impl Trainer {
     }
 
     /// Gradients of the mean loss over the global batch, in every parameter's
-    /// `.grad` and equal on all ranks. Returns the sum of this rank's losses.
+    /// `.grad` and equal on all ranks that hold it. Returns the sum of this
+    /// rank's losses; 0 where another rank counts them.
     /// `after_pass` is called after each forward and backward pass.
     pub fn forward_backward(
         &mut self,
@@ -97,23 +86,21 @@ impl Trainer {
         gang: &Gang,
         after_pass: &mut dyn FnMut(),
     ) -> Result<f64, Error> {
+        if let Some(chain) = self.team.chain.clone() {
+            return self.by_stages(&chain, (samples, share), after_pass);
+        }
         self.zero_gradients()?;
         let last = share.passes.len().saturating_sub(1);
         let mut loss_sum = Tensor::f_zeros([], (Kind::Float, self.place.device))?;
         for (pass, rows) in share.passes.iter().enumerate() {
             self.seed_dropout(share.step, pass, gang.rank());
-            // A rank without rows still takes part in the reduction, with a
-            // gradient of 0.
-            let (rows, scale) = match rows.as_slice() {
-                [] => (&[0][..], 0.0),
-                rows => (rows, share.scale),
-            };
+            let (rows, scale) = rows_or_one(rows, share.scale);
             let losses = self.losses(samples, rows)?;
             if scale > 0.0 {
                 let _ = loss_sum.f_add_(&losses.detach())?;
             }
             let loss = losses.f_mul_scalar(scale)?;
-            match &mut self.reducer {
+            match &mut self.team.reducer {
                 None => loss.f_backward()?,
                 Some(reducer) if pass == last => reducer.backward(&loss)?,
                 Some(reducer) => reducer.backward_no_sync(&loss)?,
@@ -123,10 +110,53 @@ impl Trainer {
         Ok(f64::try_from(&loss_sum)?)
     }
 
+    /// [`Self::forward_backward`] of a chain, which sums gradients itself.
+    fn by_stages(
+        &mut self,
+        chain: &Arc<Chain>,
+        (samples, share): (&Samples, &Share),
+        after_pass: &mut dyn FnMut(),
+    ) -> Result<f64, Error> {
+        chain.zero()?;
+        let layout = chain.layout();
+        let (place, ranks) = layout.along(PIPELINE);
+        // The chain sums gradients over ranks.
+        let sum_scale = share.scale / layout.shares() as f64;
+        let passes = share.passes.len();
+        let mut loss_sum = Tensor::f_zeros([], (Kind::Float, self.place.device))?;
+        let mut open: VecDeque<Option<Tensor>> = VecDeque::new();
+        for action in one_forward_one_backward(place, ranks, passes) {
+            match action {
+                Action::Forward(pass) => {
+                    self.seed_dropout(share.step, pass, layout.share());
+                    let (rows, scale) = rows_or_one(&share.passes[pass], sum_scale);
+                    chain.begin_pass();
+                    let loss = match self.losses(samples, rows) {
+                        Ok(losses) => {
+                            if scale > 0.0 {
+                                let _ = loss_sum.f_add_(&losses.detach())?;
+                            }
+                            Some(losses.f_mul_scalar(scale)?)
+                        }
+                        Err(Error::Model(ModelError::Elsewhere)) => None,
+                        Err(error) => return Err(error),
+                    };
+                    open.push_back(loss);
+                }
+                Action::Backward(pass) => {
+                    let loss = open.pop_front().flatten();
+                    chain.backward(self.model.network(), loss.as_ref(), pass + 1 == passes)?;
+                    after_pass();
+                }
+            }
+        }
+        if layout.reports() { Ok(f64::try_from(&loss_sum)?) } else { Ok(0.0) }
+    }
+
     /// Clips to `max_norm` and returns the norm before. The norm is that of
     /// the reduced gradient and so the same on all ranks: where it is not
     /// finite, all ranks see it and none updates.
-    pub fn clip(&self, max_norm: Option<f64>) -> Result<f64, Error> {
+    pub fn clip(&self, max_norm: Option<f64>, gang: &mut Gang) -> Result<f64, Error> {
         // An expert that no token went to has none.
         let gradients: Vec<Tensor> = self
             .parameters
@@ -134,19 +164,61 @@ impl Trainer {
             .map(|parameter| parameter.tensor.grad())
             .filter(Tensor::defined)
             .collect();
+        if let Some(squares) = self.team.squares()? {
+            let norm = gang.sum(&[squares])?[0].sqrt();
+            if let Some(max_norm) = max_norm {
+                ops::clip_by_norm_(&gradients, norm, max_norm)?;
+            }
+            return Ok(norm);
+        }
         Ok(match max_norm {
             Some(max_norm) => ops::clip_grad_norm_(&gradients, max_norm)?,
             None => ops::total_norm(&gradients)?,
         })
     }
 
-    /// Tensors of a checkpoint: weights and moments.
-    pub fn tensors(&self) -> Vec<(String, Tensor)> {
-        let weights = self
-            .parameters
-            .iter()
-            .map(|parameter| (format!("model.{}", parameter.name), parameter.tensor.detach()));
-        weights.chain(self.optimizer.moments()).collect()
+    /// One step of the optimizer at learning rate `rate`.
+    pub fn update(&mut self, rate: f64) -> Result<(), Error> {
+        self.optimizer.step(rate)?;
+        self.share_update()
+    }
+
+    /// What this rank's optimizer changes and remembers.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        let own = self.parameters.iter().map(|parameter| parameter.tensor.detach());
+        own.chain(self.optimizer.moments().into_iter().map(|(_, tensor)| tensor)).collect()
+    }
+
+    /// Has all ranks see what each has changed of its part.
+    pub fn share_update(&self) -> Result<(), Error> {
+        self.team.chain.as_ref().map_or(Ok(()), |chain| Ok(chain.share_update()?))
+    }
+
+    /// What a checkpoint holds of this rank: weights and moments.
+    pub fn parts(&self) -> Result<Vec<Part>, Error> {
+        self.team.parts(&self.parameters, &self.optimizer)
+    }
+
+    /// Has the whole model on rank 0, for export. All ranks take part, and train no more.
+    pub fn collect(&mut self) -> Result<(), Error> {
+        let Some(chain) = self.team.chain.take() else { return Ok(()) };
+        chain.collect(&mut self.model)
+    }
+
+    /// Bytes of parameters, gradients and moments that this rank holds between steps, and the
+    /// most that gathered weights and sums took besides in a step.
+    pub fn bytes(&self) -> Result<(usize, usize), Error> {
+        let moments: usize =
+            self.optimizer.moments().iter().map(|(_, tensor)| 4 * tensor.numel()).sum();
+        if let Some(chain) = &self.team.chain {
+            let (held, besides) = chain.bytes(&self.model)?;
+            return Ok((held + moments, besides));
+        }
+        let tensors = self.model.tensors();
+        let weights: usize = tensors.iter().map(|tensor| 4 * tensor.tensor.numel()).sum();
+        let gradients: usize =
+            self.parameters.iter().map(|parameter| 4 * parameter.tensor.numel()).sum();
+        Ok((weights + gradients + moments, 0))
     }
 
     /// Time spent waiting for samples since the last call.
@@ -182,4 +254,9 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+/// A rank without rows still takes part in collectives, with a gradient of 0.
+fn rows_or_one(rows: &[u32], scale: f64) -> (&[u32], f64) {
+    if rows.is_empty() { (&[0], 0.0) } else { (rows, scale) }
 }

@@ -28,6 +28,7 @@ mod fixture;
 mod gang;
 mod knobs;
 mod language_model;
+mod parallel;
 mod parity_families;
 mod parity_smollm2;
 mod parity_transformers;

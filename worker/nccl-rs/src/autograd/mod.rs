@@ -7,6 +7,7 @@ mod callback;
 mod checkpoint;
 pub(crate) mod gate;
 mod hooks;
+mod random;
 
 use std::ptr;
 
@@ -20,6 +21,34 @@ use crate::tensor::pointers;
 pub use autocast::autocast;
 pub use checkpoint::{Checkpoints, checkpoints};
 pub use hooks::{Hook, on_accumulated, on_gradient};
+pub use random::RandomState;
+
+/// Whether this thread records graphs: not within `tch::no_grad`.
+pub fn is_enabled() -> bool {
+    // SAFETY: it reads a flag of this thread.
+    unsafe { sys::hearth_grad_enabled() }
+}
+
+/// Makes `gradient`, of the tensor's shape and kind, the `.grad` of `tensor`, or takes
+/// it away. No copy: both then share memory.
+pub fn set_grad(tensor: &Tensor, gradient: Option<&Tensor>) -> Result<()> {
+    const OPERATION: &str = "set a gradient";
+    let refuse = |detail: String| Err(Error::InvalidTensor { operation: OPERATION, detail });
+    if !tensor.defined() {
+        return refuse("the tensor is undefined".to_owned());
+    }
+    if let Some(gradient) = gradient {
+        let like = |tensor: &Tensor| (tensor.size(), tensor.kind(), tensor.device());
+        if !gradient.defined() || like(gradient) != like(tensor) {
+            return refuse("a gradient is of its tensor's shape, kind and device".to_owned());
+        }
+    }
+    let raw = gradient.map_or(ptr::null(), Tensor::as_ptr);
+    checked(OPERATION, |message| {
+        // SAFETY: the tensor is defined; the gradient is null or fits it.
+        unsafe { sys::hearth_set_grad(tensor.as_ptr(), raw, message) }
+    })
+}
 
 /// Runs backward from `outputs`, adding to the `.grad` of the leaves.
 ///

@@ -22,7 +22,7 @@ impl ProcessGroup {
             let own = self.words(&call.encode());
             self.send_unchecked(&own, peer, wire_tag(tag, Leg::Header))?;
             let mut theirs = self.words(&[0; WORDS]);
-            self.recv_unchecked(&mut theirs, peer, wire_tag(tag, Leg::Answer))?;
+            self.recv_raw(&mut theirs, peer, wire_tag(tag, Leg::Answer))?;
             call.agrees_with(&pair(self.rank, &call, to, &theirs)?, self.rank)?;
         }
         self.send_unchecked(tensor, peer, wire_tag(tag, Leg::Data))
@@ -36,12 +36,36 @@ impl ProcessGroup {
         if self.options.check_agreement {
             let call = Call::on(Operation::Message { tag }, tensor)?;
             let mut theirs = self.words(&[0; WORDS]);
-            self.recv_unchecked(&mut theirs, peer, wire_tag(tag, Leg::Header))?;
+            self.recv_raw(&mut theirs, peer, wire_tag(tag, Leg::Header))?;
             let own = self.words(&call.encode());
             self.send_unchecked(&own, peer, wire_tag(tag, Leg::Answer))?;
             call.agrees_with(&pair(self.rank, &call, from, &theirs)?, self.rank)?;
         }
-        self.recv_unchecked(tensor, peer, wire_tag(tag, Leg::Data))
+        self.recv_raw(tensor, peer, wire_tag(tag, Leg::Data))
+    }
+
+    /// [`Self::send`] that goes on while the program does, without a comparison of what
+    /// is sent and what is expected: those who use it agree on shapes by other means.
+    /// For [`Self::recv_unchecked`].
+    pub fn send_async(&mut self, tensor: Tensor, to: usize, tag: u16) -> Result<Work<Tensor>> {
+        ensure_sendable("send", &tensor, self.device)?;
+        let peer = self.other_peer(to)?;
+        let raw = created("send", |out, message| {
+            let tag = wire_tag(tag, Leg::Data);
+            // SAFETY: `raw` lives until Drop; the tensor was checked, and the work
+            // holds it.
+            unsafe {
+                sys::hearth_group_send(self.raw.as_ptr(), tensor.as_ptr(), peer, tag, out, message)
+            }
+        })?;
+        Ok(Work::new(raw, format!("send to rank {peer}"), tensor))
+    }
+
+    /// [`Self::recv`] of what comes by [`Self::send_async`].
+    pub fn recv_unchecked(&mut self, tensor: &mut Tensor, from: usize, tag: u16) -> Result<()> {
+        ensure_sendable("recv", tensor, self.device)?;
+        let peer = self.other_peer(from)?;
+        self.recv_raw(tensor, peer, wire_tag(tag, Leg::Data))
     }
 
     fn send_unchecked(&mut self, tensor: &Tensor, peer: i32, tag: i32) -> Result<()> {
@@ -54,7 +78,7 @@ impl ProcessGroup {
         Work::new(raw, format!("send to rank {peer}"), ()).wait()
     }
 
-    fn recv_unchecked(&mut self, tensor: &mut Tensor, peer: i32, tag: i32) -> Result<()> {
+    fn recv_raw(&mut self, tensor: &mut Tensor, peer: i32, tag: i32) -> Result<()> {
         let raw = created("recv", |out, message| {
             // SAFETY: `raw` lives until Drop; the tensor was checked.
             unsafe {

@@ -39,15 +39,25 @@ pub fn total_norm(tensors: &[Tensor]) -> Result<f64> {
 /// skip the step.
 pub fn clip_grad_norm_(gradients: &[Tensor], max_norm: f64) -> Result<f64> {
     let norm = total_norm(gradients)?;
-    let factor = max_norm / (norm + 1e-6);
-    if norm.is_finite() && factor < 1.0 {
-        let list = pointers(gradients);
-        checked("clip_grad_norm_", |message| {
-            // SAFETY: `list` points to `gradients`, which total_norm checked.
-            unsafe { sys::hearth_scale(list.as_ptr(), list.len(), factor, message) }
-        })?;
-    }
+    clip_by_norm_(gradients, norm, max_norm)?;
     Ok(norm)
+}
+
+/// [`clip_grad_norm_`] of gradients that are parts of those whose norm is `norm`.
+pub fn clip_by_norm_(gradients: &[Tensor], norm: f64, max_norm: f64) -> Result<()> {
+    let factor = max_norm / (norm + 1e-6);
+    let Some(first) = gradients.first().filter(|_| norm.is_finite() && factor < 1.0) else {
+        return Ok(());
+    };
+    let device = device_of("clip_by_norm_", first)?;
+    for tensor in gradients {
+        ensure_dense("clip_by_norm_", tensor, device)?;
+    }
+    let list = pointers(gradients);
+    checked("clip_by_norm_", |message| {
+        // SAFETY: `list` points to `gradients`, which were checked.
+        unsafe { sys::hearth_scale(list.as_ptr(), list.len(), factor, message) }
+    })
 }
 
 /// The CPU's vector instructions that libtorch's own kernels use: `AVX512`,

@@ -5,7 +5,8 @@ use std::sync::mpsc;
 
 use anyhow::{Result, ensure};
 use nccl_rs::autograd::{
-    GradOptions, autocast, backward, checkpoints, grad, on_accumulated, on_gradient,
+    GradOptions, RandomState, autocast, backward, checkpoints, grad, is_enabled, on_accumulated,
+    on_gradient, set_grad,
 };
 use nccl_rs::{Error, storage};
 use tch::{Device, Kind, Tensor};
@@ -228,5 +229,53 @@ fn hooks_and_checkpoints_go_together() -> Result<()> {
         Ok(backward(&[&y.sum(Kind::Float)], &[None], false)?)
     })?;
     ensure!(calls.try_iter().count() == 1);
+    Ok(())
+}
+
+#[test]
+fn a_gradient_can_be_given_and_taken_away() -> Result<()> {
+    let x = leaf(&[1.0, 2.0]);
+    let gradient = Tensor::from_slice(&[3.0f32, 4.0]);
+    set_grad(&x, Some(&gradient))?;
+    ensure!(x.grad().data_ptr() == gradient.data_ptr(), "a gradient is not copied");
+    backward(&[&x.sum(Kind::Float)], &[None], false)?;
+    ensure!(close(&x.grad(), &[4.0, 5.0]), "backward adds to it");
+    set_grad(&x, None)?;
+    ensure!(!x.grad().defined());
+    for wrong in [Tensor::zeros([3], CPU), gradient.to_kind(Kind::Double), Tensor::new()] {
+        let outcome = set_grad(&x, Some(&wrong));
+        ensure!(matches!(outcome, Err(Error::InvalidTensor { .. })), "{outcome:?}");
+    }
+    ensure!(is_enabled() && !tch::no_grad(is_enabled));
+    Ok(())
+}
+
+#[test]
+fn random_numbers_can_be_drawn_again() -> Result<()> {
+    tch::manual_seed(4);
+    let before = RandomState::save(Device::Cpu)?;
+    let first = Tensor::rand([8], CPU);
+    let other = Tensor::rand([8], CPU);
+    before.restore()?;
+    ensure!(Tensor::rand([8], CPU) == first && first != other);
+    ensure!(RandomState::save(Device::Mps).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_part_takes_the_place_of_the_whole() -> Result<()> {
+    let weight = Tensor::arange(6, CPU).reshape([3, 2]).set_requires_grad(true);
+    let tied = weight.shallow_clone();
+    backward(&[&weight.sum(Kind::Float)], &[None], false)?;
+    let part = weight.detach().narrow(0, 1, 2).copy();
+    storage::replace(&weight, &part)?;
+    ensure!(tied.size() == [2, 2] && tied.requires_grad() && !tied.grad().defined());
+    ensure!(storage::bytes(&tied)? == 16, "the whole is gone");
+    backward(&[&(tied.square()).sum(Kind::Float)], &[None], false)?;
+    ensure!(weight.grad() == &part * 2.0);
+    let outcome = storage::replace(&(&weight * 2.0), &part);
+    ensure!(matches!(outcome, Err(Error::InvalidTensor { .. })), "{outcome:?}");
+    let outcome = storage::replace(&weight, &part.to_kind(Kind::Double));
+    ensure!(matches!(outcome, Err(Error::InvalidTensor { .. })), "{outcome:?}");
     Ok(())
 }

@@ -107,6 +107,29 @@ fn messages_go_between_two_ranks() -> Result<()> {
 }
 
 #[test]
+fn two_ranks_send_to_each_other_at_once() -> Result<()> {
+    ranks::run("collectives::two_ranks_send_to_each_other_at_once", 2, |rank| {
+        let mut group = rank.group()?;
+        let other = 1 - rank.rank;
+        let mut sent = Vec::new();
+        for number in 0..3_u8 {
+            let message = Tensor::from_slice(&[10.0 * rank.rank as f32 + f32::from(number)]);
+            sent.push(group.send_async(message, other, 3)?);
+        }
+        for number in 0..3_u8 {
+            let mut message = Tensor::zeros([1], (Kind::Float, Device::Cpu));
+            group.recv_unchecked(&mut message, other, 3)?;
+            let want = 10.0 * other as f64 + f64::from(number);
+            ensure!(numbers(&message) == [want], "in the order in which they were sent");
+        }
+        for work in sent {
+            let _ = work.wait()?;
+        }
+        Ok(group.shutdown()?)
+    })
+}
+
+#[test]
 fn several_works_are_under_way_at_once() -> Result<()> {
     ranks::run("collectives::several_works_are_under_way_at_once", 2, |rank| {
         let mut group = rank.group()?;

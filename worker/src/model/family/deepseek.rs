@@ -111,6 +111,7 @@ impl ExpertConfig {
                 .map(|expert| mlp(&format!("{name}.experts.{expert}"), self.moe_intermediate_size))
                 .collect::<Result<_, _>>()?,
             shared: shared.transpose()?,
+            spread: None,
         }))
     }
 }

@@ -1,6 +1,8 @@
 //! A mixture of experts (DeepSeekMoE, Dai et al. 2024): some experts for each token, and shared
 //! ones for all.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use super::dropout::Dropout;
@@ -19,7 +21,25 @@ pub struct Mixture {
     pub experts: Vec<GatedMlp>,
     /// The expert of all tokens.
     pub shared: Option<GatedMlp>,
+    /// Where experts are on several ranks.
+    pub spread: Option<Box<dyn Spread>>,
 }
+
+/// What one expert gives for its rows `[n, D]`: `[n, D]`.
+pub type Compute<'a> = dyn Fn(usize, &Tensor) -> Result<Tensor, ModelError> + 'a;
+
+/// Experts that are spread over ranks.
+pub trait Spread: fmt::Debug + Send {
+    /// Rows `[M, D]`, sorted by expert, of which `counts[e]` go to expert `e` → what these give
+    /// for them, in the same order. `compute` is asked for this rank's own experts only.
+    fn apply(
+        &self,
+        rows: &Tensor,
+        counts: &[i64],
+        compute: &Compute<'_>,
+    ) -> Result<Tensor, ModelError>;
+}
+
 module!(Mixture: router, experts, shared);
 
 impl Mixture {
@@ -50,19 +70,31 @@ impl Mixture {
         let counts = sorted.f_bincount(None::<&Tensor>, signed(self.experts.len()))?;
         let counts: Vec<i64> = Vec::try_from(&counts.f_to_device(tch::Device::Cpu)?)?;
         let gathered = tokens.f_index_select(0, &source)?;
-        let mut parts = Vec::with_capacity(self.experts.len());
-        let mut start = 0;
-        for (expert, count) in self.experts.iter().zip(counts) {
-            if count > 0 {
-                parts.push(expert.forward(&gathered.f_narrow(0, start, count)?, dropout)?);
-                start += count;
-            }
-        }
+        let compute = |expert: usize, rows: &Tensor| self.experts[expert].forward(rows, dropout);
+        let outputs = match &self.spread {
+            Some(spread) => spread.apply(&gathered, &counts, &compute)?,
+            None => by_expert(&gathered, &counts, &compute)?,
+        };
         let weights = weights.f_view([-1])?.f_index_select(0, &order)?;
-        let weighted =
-            Tensor::f_cat(&parts, 0)?.f_mul(&weights.f_unsqueeze(1)?.f_to_kind(tokens.kind())?)?;
+        let weighted = outputs.f_mul(&weights.f_unsqueeze(1)?.f_to_kind(tokens.kind())?)?;
         Ok(tokens.f_zeros_like()?.f_index_add(0, &source, &weighted)?)
     }
+}
+
+/// Rows `[M, D]`, sorted by expert, through the experts `0..counts.len()`. Experts without rows
+/// are not asked; without any row, the rows themselves are the answer.
+pub fn by_expert(
+    rows: &Tensor,
+    counts: &[i64],
+    compute: &Compute<'_>,
+) -> Result<Tensor, ModelError> {
+    let mut parts = Vec::with_capacity(counts.len());
+    let mut start = 0;
+    for (expert, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        parts.push(compute(expert, &rows.f_narrow(0, start, *count)?)?);
+        start += count;
+    }
+    if parts.is_empty() { Ok(rows.shallow_clone()) } else { Ok(Tensor::f_cat(&parts, 0)?) }
 }
 
 /// Numbers of experts are small.

@@ -130,6 +130,12 @@ impl Rope {
 }
 
 impl RopeTable {
+    /// Shares the tensors.
+    #[must_use]
+    pub fn shallow_clone(&self) -> Self {
+        Self { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone(), layout: self.layout }
+    }
+
     /// Turns `heads [B, H, T, d]`.
     pub fn apply(&self, heads: &Tensor) -> Result<Tensor, ModelError> {
         let half = heads.size()[3] / 2;

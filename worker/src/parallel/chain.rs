@@ -1,0 +1,577 @@
+//! Forward and backward over the stages of a model, one graph a stage.
+//!
+//! Between two stages the graph is cut: backward of a stage starts from the gradient that the
+//! stage after it left at its input. So it is known when a stage's weights are needed and when all
+//! of its gradients are made, without a hook, and whatever part of it took part: that is when
+//! weights are gathered and released, sums over ranks begin, and activations are made anew
+//! (gradient checkpointing, Chen et al. 2016: of a stage only its input is kept).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hearth_crds::training_job::Sharding;
+use nccl_rs::autograd::{self, RandomState};
+use nccl_rs::{ops, storage};
+use tch::{Kind, Tensor};
+
+use super::groups::{Groups, Join};
+use super::layout::{DATA, EXPERT, Layout, TENSOR};
+use super::pipeline::Pipes;
+use super::tensor::Splits;
+use super::unit::{Unit, is_buffer};
+use super::{OverTensor, Piece, expert, tensor};
+use crate::checkpoint::part::{Holders, Part};
+use crate::error::Error;
+use crate::model::{Model, ModelError, Network, Parameter, Pass, Runner};
+
+/// Runs a model's stages.
+#[derive(Debug)]
+pub struct Chain {
+    pub(super) layout: Layout,
+    pub(super) groups: Groups,
+    /// This rank's.
+    pub(super) stages: Range<usize>,
+    /// Names of tensors that other ranks hold, and this one does not.
+    pub(super) absent: BTreeSet<String>,
+    pub(super) splits: Splits,
+    recipe: Recipe,
+    /// Stage 0 is needed by the last one, too.
+    tied: bool,
+    state: Mutex<State>,
+}
+
+/// How stages are run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recipe {
+    /// Make activations anew in backward instead of keeping them.
+    pub recompute: bool,
+    /// Kind of matrix products and attention, where it is not that of the weights.
+    pub precision: Option<Kind>,
+}
+
+/// What changes from pass to pass.
+#[derive(Debug)]
+pub(super) struct State {
+    /// By stage.
+    pub(super) units: Vec<Vec<Unit>>,
+    pipes: Option<Pipes>,
+    /// Forward passes whose backward is to come, oldest first, by the call of the trainer that
+    /// made them.
+    open: VecDeque<Vec<Run>>,
+    gathered_bytes: usize,
+    peak_bytes: usize,
+}
+
+/// One forward pass: a record for each stage of this rank.
+type Run = Vec<Record>;
+
+/// One stage of one forward pass.
+#[derive(Debug)]
+struct Record {
+    /// A leaf that takes the gradient up, where it is no list of ids.
+    input: Tensor,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    /// The graph.
+    Output(Tensor),
+    /// What makes the graph anew.
+    Pass(Box<Pass>, RandomState),
+}
+
+/// A tensor that this rank's optimizer changes.
+#[derive(Debug)]
+pub struct Owned {
+    /// As the optimizer sees it.
+    pub parameter: Parameter,
+    /// Shape of the whole tensor.
+    whole: Vec<i64>,
+    /// Where the part lies in it.
+    offsets: Vec<i64>,
+    /// Ranks with an equal copy.
+    holders: Vec<usize>,
+    /// All rows of this that the model holds here, where they are more.
+    held: Option<(Tensor, Vec<i64>)>,
+}
+
+impl Chain {
+    /// Splits `model`, of which every rank has read the whole, as `layout` says, and runs it from
+    /// now on.
+    pub fn new(
+        model: &mut Model,
+        layout: Layout,
+        join: &Join<'_>,
+        recipe: Recipe,
+    ) -> Result<Arc<Self>, Error> {
+        let groups = Groups::join(&layout, join)?;
+        let stages = layout.own_stages(model.network().stages());
+        let tied = model.network().is_tied();
+        let mut splits = Splits::default();
+        if let Some(group) = &groups.tensor {
+            splits = tensor::split(model, group)?;
+        }
+        let mut absent = BTreeSet::new();
+        if groups.forward.is_some() {
+            absent = leave_to_others(model, &stages)?;
+        }
+        if let Some(group) = &groups.expert {
+            absent.append(&mut expert::spread(model, group)?);
+        }
+        let units = units(model, &splits, &absent, (&layout, &groups))?;
+        let pipes = groups.forward.as_ref().zip(groups.backward.as_ref());
+        let pipes = pipes.map(|(forward, backward)| Pipes::new(forward, backward));
+        let state = State { units, pipes, open: VecDeque::new(), gathered_bytes: 0, peak_bytes: 0 };
+        let chain = Arc::new(Self {
+            layout,
+            groups,
+            stages,
+            absent,
+            splits,
+            recipe,
+            tied,
+            state: Mutex::new(state),
+        });
+        let runner: Arc<dyn Runner> = Arc::<Self>::clone(&chain);
+        model.run_by(Some(runner));
+        chain.release_all()?;
+        Ok(chain)
+    }
+
+    /// The grid of ranks.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What this rank's optimizer changes, in the order of the forward pass.
+    pub fn owned(&self) -> Vec<Owned> {
+        let state = self.state();
+        let mut found = Vec::new();
+        for unit in state.units.iter().flatten() {
+            for member in unit.members() {
+                let Some(own) = &member.own else { continue };
+                let piece = &member.piece;
+                let mut offsets = piece.offsets.clone();
+                let held = unit
+                    .is_cut()
+                    .then(|| (piece.parameter.tensor.shallow_clone(), offsets.clone()));
+                if let Some(first) = offsets.first_mut() {
+                    *first += member.first;
+                }
+                found.push(Owned {
+                    parameter: Parameter {
+                        name: own.name.clone(),
+                        tensor: own.tensor.shallow_clone(),
+                        role: own.role,
+                        stage: own.stage,
+                    },
+                    whole: piece.whole.clone(),
+                    offsets,
+                    holders: self.layout.ranks(&copies(piece, unit.is_cut())),
+                    // Full sharding fills the model from these; else all rows are here, too.
+                    held: held.filter(|_| self.layout.sharding() != Sharding::Full),
+                });
+            }
+        }
+        found
+    }
+
+    /// Begins a step: no gradient is left of the one before.
+    pub fn zero(&self) -> Result<(), ModelError> {
+        let mut state = self.state();
+        state.open.clear();
+        state.units.iter_mut().flatten().try_for_each(Unit::zero)
+    }
+
+    /// Begins a pass: forward calls from here on are one backward.
+    pub fn begin_pass(&self) {
+        self.state().open.push_back(Vec::new());
+    }
+
+    /// Backward of the oldest pass that is open: from `loss`, where this rank has the last stage.
+    /// After the `last` of a step, every parameter has its gradient, summed over ranks.
+    pub fn backward(
+        &self,
+        network: &dyn Network,
+        loss: Option<&Tensor>,
+        last: bool,
+    ) -> Result<(), ModelError> {
+        let mut state = self.state();
+        let Some(mut runs) = state.open.pop_front() else {
+            return Err(ModelError::Pass("backward without a forward pass"));
+        };
+        if let Some(loss) = loss {
+            autograd::backward(&[loss], &[None], false)?;
+        }
+        for stage in self.stages.clone().rev() {
+            state.gather(stage)?;
+            if stage > self.stages.start {
+                state.start_gather(stage - 1)?;
+            }
+            for run in &mut runs {
+                // The stage behind it was taken off before.
+                let Some(record) = run.get(stage - self.stages.start) else { continue };
+                let behind = run.get(stage + 1 - self.stages.start).map(|next| next.input.grad());
+                self.backward_of(network, (stage, record), behind, &mut state)?;
+                run.truncate(stage + 1 - self.stages.start);
+            }
+            state.reduce(stage, last, self.stages.end)?;
+            if !(self.tied && stage == 0) {
+                state.release(stage)?;
+            }
+        }
+        if self.tied && self.stages.start == 0 {
+            state.release(0)?;
+        }
+        if let (Some(pipes), Some(first)) = (&mut state.pipes, runs.first().and_then(|r| r.first()))
+            && !pipes.is_first()
+        {
+            let gradient = first.input.grad();
+            let zeros = || first.input.f_zeros_like();
+            pipes.send_backward(&if gradient.defined() { gradient } else { zeros()? })?;
+        }
+        if last {
+            state.units.iter_mut().flatten().try_for_each(Unit::deliver)?;
+            state.pipes.as_mut().map_or(Ok(()), Pipes::settle)?;
+        }
+        Ok(())
+    }
+
+    /// Backward of one stage, given the gradient at the input of the one behind it.
+    fn backward_of(
+        &self,
+        network: &dyn Network,
+        (stage, record): (usize, &Record),
+        behind: Option<Tensor>,
+        state: &mut State,
+    ) -> Result<(), ModelError> {
+        if stage + 1 == network.stages() {
+            // The loss's backward went through it.
+            return Ok(());
+        }
+        let output = match &record.kept {
+            Kept::Output(output) => output.shallow_clone(),
+            Kept::Pass(pass, random) => {
+                random.restore()?;
+                self.stage(network, stage, &record.input, pass)?
+            }
+        };
+        let gradient = match (behind, &mut state.pipes) {
+            (Some(gradient), _) => gradient,
+            (None, Some(pipes)) => pipes.receive_backward(&output)?,
+            (None, None) => return Err(ModelError::Pass("a stage's output went nowhere")),
+        };
+        if output.requires_grad() && gradient.defined() {
+            autograd::backward(&[&output], &[Some(&gradient)], false)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a step, after the optimizer's.
+    pub fn share_update(&self) -> Result<(), ModelError> {
+        self.state().units.iter_mut().flatten().try_for_each(Unit::share_update)
+    }
+
+    /// Sum of the squares of this rank's share of the gradient: over all ranks, each element is
+    /// counted once.
+    pub fn squares(owned: &[Owned]) -> Result<f64, Error> {
+        let mut by_copies: Vec<(usize, Vec<Tensor>)> = Vec::new();
+        for one in owned {
+            let gradient = one.parameter.tensor.grad();
+            if gradient.defined() {
+                let copies = one.holders.len().max(1);
+                match by_copies.iter_mut().find(|(count, _)| *count == copies) {
+                    Some((_, gradients)) => gradients.push(gradient),
+                    None => by_copies.push((copies, vec![gradient])),
+                }
+            }
+        }
+        let mut sum = 0.0;
+        for (copies, gradients) in by_copies {
+            sum += ops::total_norm(&gradients)?.powi(2) / copies as f64;
+        }
+        Ok(sum)
+    }
+
+    /// Bytes of weights and gradients that this rank holds between steps, and the most that it
+    /// held besides in a step for gathered weights and sums.
+    pub fn bytes(&self, model: &Model) -> Result<(usize, usize), Error> {
+        let state = self.state();
+        let held: usize = state.units.iter().flatten().map(Unit::held_bytes).sum();
+        let sums = state.units.iter().flatten().map(Unit::peak_bytes).max().unwrap_or(0);
+        let mut in_model = 0;
+        for tensor in model.tensors() {
+            in_model += storage::bytes(&tensor.tensor)?;
+            let gradient = tensor.tensor.grad();
+            if gradient.defined() {
+                in_model += 4 * gradient.numel();
+            }
+        }
+        Ok((held + in_model, state.peak_bytes + sums))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release_all(&self) -> Result<(), ModelError> {
+        self.state().units.iter_mut().flatten().try_for_each(|unit| unit.release().map(drop))
+    }
+
+    fn stage(
+        &self,
+        network: &dyn Network,
+        stage: usize,
+        input: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor, ModelError> {
+        let forward = || match &self.splits.vocabulary {
+            Some(vocabulary) => vocabulary.forward(network, stage, input, pass),
+            None => network.forward(stage, input, pass),
+        };
+        match self.recipe.precision {
+            // The casts of a stage's weights go with the stage.
+            Some(kind) => autograd::autocast(input.device(), kind, forward)?,
+            None => forward(),
+        }
+    }
+
+    /// A stage with its record.
+    fn recorded(
+        &self,
+        network: &dyn Network,
+        stage: usize,
+        hidden: &Tensor,
+        pass: &Pass,
+    ) -> Result<(Tensor, Record), ModelError> {
+        let input = if hidden.kind() == Kind::Int64 {
+            hidden.shallow_clone()
+        } else {
+            hidden.detach().f_set_requires_grad(true)?
+        };
+        // The last stage's backward comes at once.
+        if !self.recipe.recompute || stage + 1 == network.stages() {
+            let output = self.stage(network, stage, &input, pass)?;
+            let kept = Kept::Output(output.shallow_clone());
+            return Ok((output, Record { input, kept }));
+        }
+        let random = RandomState::save(input.device())?;
+        let output = tch::no_grad(|| self.stage(network, stage, &input, pass))?;
+        Ok((output, Record { input, kept: Kept::Pass(Box::new(pass.again()), random) }))
+    }
+}
+
+impl Runner for Chain {
+    fn forward(
+        &self,
+        network: &dyn Network,
+        input: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor, ModelError> {
+        let mut state = self.state();
+        let recording = autograd::is_enabled() && !state.open.is_empty();
+        let mut run = Vec::with_capacity(self.stages.len());
+        let mut hidden = match &mut state.pipes {
+            Some(pipes) if !pipes.is_first() => pipes.receive_forward()?,
+            _ => input.shallow_clone(),
+        };
+        for stage in self.stages.clone() {
+            state.gather(stage)?;
+            if self.tied && stage + 1 == network.stages() {
+                state.gather(0)?;
+            }
+            if stage + 1 < self.stages.end {
+                state.start_gather(stage + 1)?;
+            }
+            hidden = if recording {
+                let (output, record) = self.recorded(network, stage, &hidden, pass)?;
+                run.push(record);
+                output
+            } else {
+                tch::no_grad(|| self.stage(network, stage, &hidden, pass))?
+            };
+            // Backward begins with the last.
+            let needed = recording && stage + 1 == self.stages.end || self.tied && stage == 0;
+            if !needed {
+                state.release(stage)?;
+            }
+        }
+        if !recording && self.tied && self.stages.start == 0 {
+            state.release(0)?;
+        }
+        if recording && let Some(open) = state.open.back_mut() {
+            open.push(run);
+        }
+        match &mut state.pipes {
+            Some(pipes) if !pipes.is_last() => {
+                pipes.send_forward(&hidden)?;
+                if !recording {
+                    pipes.settle()?;
+                }
+                Err(ModelError::Elsewhere)
+            }
+            _ => Ok(hidden),
+        }
+    }
+}
+
+impl State {
+    fn start_gather(&mut self, stage: usize) -> Result<(), ModelError> {
+        self.units[stage].iter_mut().try_for_each(Unit::start_gather)
+    }
+
+    pub(super) fn gather(&mut self, stage: usize) -> Result<(), ModelError> {
+        for unit in &mut self.units[stage] {
+            if unit.gather()? {
+                self.gathered_bytes += unit.whole_bytes();
+            }
+        }
+        self.peak_bytes = self.peak_bytes.max(self.gathered_bytes);
+        Ok(())
+    }
+
+    fn release(&mut self, stage: usize) -> Result<(), ModelError> {
+        for unit in &mut self.units[stage] {
+            if unit.release()? {
+                self.gathered_bytes -= unit.whole_bytes();
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to sum a stage's gradients, and ends that of the stage behind it, so that few are
+    /// under way.
+    fn reduce(&mut self, stage: usize, last: bool, end: usize) -> Result<(), ModelError> {
+        self.units[stage].iter_mut().try_for_each(|unit| unit.start_reduce(last))?;
+        if stage + 1 < end {
+            self.units[stage + 1].iter_mut().try_for_each(Unit::finish_reduce)?;
+        }
+        Ok(())
+    }
+}
+
+impl Owned {
+    /// The part of a checkpoint that this is, under the name that weights have there.
+    pub fn part(&self) -> Part {
+        let name = format!("model.{}", self.parameter.name);
+        self.slice(name, self.parameter.tensor.detach())
+    }
+
+    /// Where a checkpoint's weights go: all rows that the model holds here.
+    pub fn target(&self) -> Part {
+        let Some((tensor, offsets)) = &self.held else { return self.part() };
+        let name = format!("model.{}", self.parameter.name);
+        let (whole, offsets) = (self.whole.clone(), offsets.clone());
+        Part::slice(name, whole, offsets, tensor.detach(), Holders::These(self.holders.clone()))
+    }
+
+    /// What an optimizer remembers of this: it lies as the parameter does, or is one number, or is
+    /// of any shape where this is the whole parameter.
+    pub fn moment(&self, name: String, tensor: Tensor) -> Result<Part, Error> {
+        let (own, shape) = (self.parameter.tensor.size(), tensor.size());
+        if shape == own {
+            return Ok(self.slice(name, tensor));
+        }
+        if shape.is_empty() || self.whole == own {
+            let offsets = vec![0; shape.len()];
+            let holders = Holders::These(self.holders.clone());
+            return Ok(Part::slice(name, shape, offsets, tensor, holders));
+        }
+        Err(Error::Internal(format!(
+            "{name} is {shape:?}, not {own:?} as its parameter; this optimizer needs whole parameters"
+        )))
+    }
+
+    fn slice(&self, name: String, tensor: Tensor) -> Part {
+        let (whole, offsets) = (self.whole.clone(), self.offsets.clone());
+        Part::slice(name, whole, offsets, tensor, Holders::These(self.holders.clone()))
+    }
+}
+
+/// Axes along which ranks hold equal copies of a piece.
+fn copies(piece: &Piece, is_cut: bool) -> Vec<&'static str> {
+    let mut axes = Vec::new();
+    if !is_cut {
+        axes.push(DATA);
+        if !piece.is_expert {
+            axes.push(EXPERT);
+        }
+    }
+    if piece.over_tensor != OverTensor::Split {
+        axes.push(TENSOR);
+    }
+    axes
+}
+
+/// Lets go of the stages that are not this rank's; names of their tensors.
+fn leave_to_others(model: &Model, stages: &Range<usize>) -> Result<BTreeSet<String>, Error> {
+    let all = model.network().stages();
+    if model.network().is_tied() {
+        return Err(model
+            .config
+            .unsupported(
+                "parallelism.pipeline: the first stage and the last share the embeddings \
+                 (tie_word_embeddings); use tensor or sharding"
+                    .into(),
+            )
+            .into());
+    }
+    if stages.is_empty() {
+        return Err(model
+            .config
+            .unsupported(format!(
+                "parallelism.pipeline is more than the model's {all} stages; use less"
+            ))
+            .into());
+    }
+    let mut absent = BTreeSet::new();
+    for tensor in model.tensors() {
+        if !stages.contains(&tensor.stage) {
+            storage::release(&tensor.tensor)?;
+            absent.insert(tensor.name);
+        }
+    }
+    Ok(absent)
+}
+
+/// The units of every stage; none where a stage is not this rank's.
+fn units(
+    model: &Model,
+    splits: &Splits,
+    absent: &BTreeSet<String>,
+    (layout, groups): (&Layout, &Groups),
+) -> Result<Vec<Vec<Unit>>, ModelError> {
+    let stages = model.network().stages();
+    let mut pieces: Vec<[Vec<Piece>; 2]> = (0..stages).map(|_| [Vec::new(), Vec::new()]).collect();
+    for parameter in model.tensors() {
+        if absent.contains(&parameter.name) {
+            continue;
+        }
+        let (whole, offsets) = splits.place(&parameter.name, &parameter.tensor);
+        let over_tensor = splits.over_tensor(&parameter.name);
+        let is_expert = groups.expert.is_some() && parameter.name.contains(".experts.");
+        let stage = parameter.stage;
+        let piece = Piece { parameter, whole, offsets, over_tensor, is_expert };
+        if !is_buffer(&piece) {
+            pieces[stage][usize::from(is_expert)].push(piece);
+        }
+    }
+    let unit = |pieces: Vec<Piece>, group| {
+        Unit::new(pieces, layout.sharding(), group, groups.tensor.clone())
+    };
+    pieces
+        .into_iter()
+        .map(|[dense, experts]| {
+            let mut units = Vec::new();
+            if !dense.is_empty() {
+                units.push(unit(dense, groups.replicas.clone())?);
+            }
+            if !experts.is_empty() {
+                units.push(unit(experts, groups.data.clone())?);
+            }
+            Ok(units)
+        })
+        .collect()
+}
