@@ -7,7 +7,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 
 pub use tally::Tally;
 
-use crate::data::{Fetched, Labels, Samples, collate, collate_causal};
+use crate::data::{Fetched, Labels, Samples, collate, collate_causal, collate_pixels};
 use crate::model::{Dropout, Head, Model, ModelError, Pass};
 
 /// What training brings down.
@@ -142,8 +142,12 @@ fn classes(
 ) -> Result<(Tensor, Tensor), ModelError> {
     let truths: Vec<i64> = batch.sequences().map(|sequence| sequence.class).collect();
     let targets = Tensor::f_from_slice(&truths)?.f_to_device(place.device)?;
-    let padded = collate(&batch.ids(), place.pad, place.device)?;
-    Ok((model.logits(&padded, dropout)?.f_to_kind(Kind::Float)?, targets))
+    let logits = if let Some(pixels) = collate_pixels(batch, place.device)? {
+        model.classify_pixels(&pixels, dropout)?
+    } else {
+        model.logits(&collate(&batch.ids(), place.pad, place.device)?, dropout)?
+    };
+    Ok((logits.f_to_kind(Kind::Float)?, targets))
 }
 
 /// Logits f32 `[N, V]` where a token is to be predicted, and these tokens `[N]`.

@@ -9,6 +9,7 @@ use super::evaluate::{self, EvalOptions};
 use super::journal::Journal;
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
+use super::step::Trainer;
 use crate::checkpoint::part::Part;
 use crate::checkpoint::saver::{Finished, Request};
 use crate::error::Error;
@@ -169,9 +170,10 @@ impl Session<'_> {
         };
         match self.checkpoints.open(best.step) {
             Ok(checkpoint) => {
-                let parameters = &self.trainer.parameters;
+                let Trainer { parameters, statistics, .. } = &self.trainer;
                 let weights: Vec<(String, Tensor)> = parameters
                     .iter()
+                    .chain(statistics)
                     .map(|parameter| {
                         (format!("model.{}", parameter.name), parameter.tensor.detach())
                     })

@@ -64,6 +64,9 @@ impl Session<'_> {
             let last = self.state.step == self.horizon.total;
             let evaluate = self.is_due(self.config.evaluate, end.epoch_done, last);
             let save = self.is_due(self.config.save, end.epoch_done, last);
+            if end.stop || evaluate || save {
+                self.trainer.share_statistics(&mut self.gang)?;
+            }
             if end.stop {
                 self.state.evaluation_due = evaluate;
                 self.save()?;

@@ -87,8 +87,10 @@ impl<'a> Session<'a> {
         let parameters = model.trainable();
         let optimizer = Optimizer::new(&parameters, config.adam, state.step)?;
         if let Some(checkpoint) = &resumed {
+            let statistics = model.statistics();
             let weights = parameters
                 .iter()
+                .chain(&statistics)
                 .map(|parameter| (format!("model.{}", parameter.name), parameter.tensor.detach()));
             let tensors: Vec<_> = weights.chain(optimizer.moments()).collect();
             checkpoint.restore(&tensors)?;

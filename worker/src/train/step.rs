@@ -24,6 +24,8 @@ pub struct Trainer {
     pub place: Place,
     /// The parameters that are trained, in the order of the forward pass.
     pub parameters: Vec<Parameter>,
+    /// What passes change besides: running means. Rank 0's are the run's.
+    pub statistics: Vec<Parameter>,
     /// The optimizer over them.
     pub optimizer: Optimizer,
     reducer: Option<Reducer>,
@@ -74,11 +76,13 @@ impl Trainer {
                 Some(Reducer::new(&named, group, &options)?)
             }
         };
+        let statistics = model.statistics();
         Ok(Self {
             model,
             objective,
             place,
             parameters,
+            statistics,
             optimizer,
             reducer,
             fetched: Fetched::default(),
@@ -142,11 +146,26 @@ impl Trainer {
         })
     }
 
-    /// Tensors of a checkpoint: weights and moments.
+    /// Gives all ranks rank 0's running statistics, before they are used or saved. Each rank's
+    /// follow from the samples that it saw; as with PyTorch's `DistributedDataParallel`, rank 0's
+    /// are the model's.
+    pub fn share_statistics(&self, gang: &mut Gang) -> Result<(), Error> {
+        if let Some(group) = gang.group()
+            && !self.statistics.is_empty()
+        {
+            let mut values: Vec<Tensor> =
+                self.statistics.iter().map(|statistic| statistic.tensor.detach()).collect();
+            group.broadcast_all(&mut values, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Tensors of a checkpoint: weights, running statistics and moments.
     pub fn tensors(&self) -> Vec<(String, Tensor)> {
         let weights = self
             .parameters
             .iter()
+            .chain(&self.statistics)
             .map(|parameter| (format!("model.{}", parameter.name), parameter.tensor.detach()));
         weights.chain(self.optimizer.moments()).collect()
     }
