@@ -166,6 +166,12 @@ pub struct DataSource {
     #[serde(default = "default_text")]
     #[schemars(length(min = 1, max = 256))]
     pub text: String,
+    /// ImageClassification: field that holds the picture, a PNG or JPEG: a path
+    /// relative to the file of rows, or, in Parquet, `{bytes, path}` as Hugging Face
+    /// `datasets` writes it.
+    #[serde(default = "default_image")]
+    #[schemars(length(min = 1, max = 256))]
+    pub image: String,
     /// Field that holds the label: a string, or a whole number.
     #[serde(default = "default_label")]
     #[schemars(length(min = 1, max = 256))]
@@ -218,6 +224,10 @@ pub enum DataFormat {
 
 pub(crate) fn default_text() -> String {
     "text".into()
+}
+
+pub(crate) fn default_image() -> String {
+    "image".into()
 }
 
 pub(crate) fn default_label() -> String {

@@ -144,6 +144,9 @@ pub struct DataFile {
     pub format: DataFormat,
     /// Field of the text.
     pub text: String,
+    /// Field of the picture.
+    #[serde(default = "training_job::default_image")]
+    pub image: String,
     /// Field of the label.
     pub label: String,
     /// Field of a conversation.
@@ -170,6 +173,7 @@ impl Default for DataFile {
             uri: String::new(),
             format: DataFormat::JSONL,
             text: training_job::default_text(),
+            image: training_job::default_image(),
             label: training_job::default_label(),
             messages: training_job::default_messages(),
             prompt: training_job::default_prompt(),

@@ -1,22 +1,28 @@
-"""Fine-tuning MiniLM: Hearth's worker and transformers' Trainer, in turn.
+"""Fine-tuning in Hearth's worker and in the peers that its users come from, in turn.
 
-    python3 train.py --data DATA --worker BINARY --out FILE [--reference PYTHON] [--runs N]
+    python3 train.py --data DATA --smollm2 GGUF --chats CHATS --worker BINARY --out FILE
+                     [--reference PYTHON] [--runs N]
     python3 train.py --smoke --worker BINARY --out FILE
 
-Both sides see the same mails, cut after the same tokens, in batches of 16 over
-all processes, with the same optimizer, dropout and clipping; neither evaluates
-or saves. A run makes STEPS optimizer steps and gives three figures:
+- MiniLM learns to tell spam from mail: transformers' Trainer.
+- SmolLM2-135M learns from conversations with LoRA (r = 8 on all linear layers): TRL's SFTTrainer.
 
-- samples/s over the steps after the first WARM_UP;
+Both sides start from the same directory and see the same rows in the same order, cut after the
+same tokens, with the same optimizer, dropout, clipping and threads, all in float32; neither
+evaluates or saves. Each shape is run once on one side, once on the other, and so on. A run gives
+
+- samples or tokens a second, over the steps after the first;
 - seconds from the start of the process to the end of its first step;
 - the sum of its processes' peak resident memory.
 
-`--smoke` runs Hearth alone, once, on the tiny model of the parity fixtures: it
-shows that the benchmark works, and its figures mean nothing. Standard library
-only; `--reference` is the interpreter that has transformers.
+In runs of their own, MiniLM is saved every other step: how long training stands still for that.
+
+`--smoke` runs Hearth alone, once, on tiny models: it shows that the benchmark works, and its figures
+mean nothing. Standard library only; `--reference` is the interpreter that has the peers.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -30,56 +36,70 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "parity"))
 import hearth  # noqa: E402
+import tiny  # noqa: E402
 
-GLOBAL_BATCH = 16
-MAX_LENGTH = 64
-STEPS = 20
-WARM_UP = 4
-# (name, processes, threads of each)
-SHAPES = [("1 process, 2 threads", 1, 2), ("2 ranks, 1 thread each", 2, 1)]
-FIGURES = [
-    ("samples per second", "1/s", "higher"),
-    ("start to first step", "s", "lower"),
-    ("peak memory", "MiB", "lower"),
-]
+# The issue's goals: ratios of Hearth to its peer.
+SPEED, START, MEMORY = 1.2, 0.2, 0.7
+# Processes, and threads of each.
+ALONE, PAIR = (1, 2), (2, 1)
 
 
-def training(processes, steps):
-    return {
-        "perDeviceTrainBatchSize": GLOBAL_BATCH // processes,
-        "learningRate": 1e-4,
-        "weightDecay": 0.01,
-        "warmupSteps": 0.1,
-        "maxSteps": steps,
-        "maxLength": MAX_LENGTH,
-        "loggingSteps": steps,
-        "evalStrategy": "No",
-        "saveStrategy": "No",
-        "seed": 7,
-    }
+@dataclasses.dataclass
+class Work:
+    """Something to learn. `model` and `rows` are paths."""
+
+    name: str
+    peer: str
+    unit: str
+    task: str
+    batch: int
+    steps: int
+    warm_up: int
+    training: dict
+    more: dict
+    model: pathlib.Path = None
+    rows: pathlib.Path = None
+
+    def job(self, processes, steps, save_steps=None):
+        """The part of a TrainingJob's spec that both sides read."""
+        training = self.training | {
+            "perDeviceTrainBatchSize": self.batch // processes, "maxSteps": steps, "loggingSteps": steps,
+            "seed": 7, "evalStrategy": "No", "saveStrategy": "Steps" if save_steps else "No",
+        }
+        if save_steps:
+            training["saveSteps"] = save_steps
+        return {"task": self.task, "training": training, "data": {}} | self.more
 
 
-class Marks:
-    """When the optimizer steps of a run ended, in seconds from its start."""
-
-    def __init__(self):
-        self.started = time.monotonic()
-        self.ends = []
-
-    def step(self):
-        self.ends.append(time.monotonic() - self.started)
-
-    def figures(self, steps, peak):
-        if len(self.ends) != steps:
-            raise SystemExit(f"bench-train: {len(self.ends)} steps were reported, not {steps}")
-        measured = self.ends[WARM_UP:]
-        per_second = GLOBAL_BATCH * len(measured) / (self.ends[-1] - self.ends[WARM_UP - 1])
-        return [per_second, self.ends[0], peak / 2**20]
+MINILM = Work(
+    name="MiniLM, spam", peer="transformers Trainer", unit="samples", task="SequenceClassification",
+    batch=16, steps=20, warm_up=4, more={},
+    training={"learningRate": 1e-4, "weightDecay": 0.01, "warmupSteps": 0.1, "maxLength": 64},
+)
+SMOLLM2 = Work(
+    name="SmolLM2-135M, LoRA", peer="TRL SFTTrainer", unit="tokens", task="CausalLM",
+    batch=4, steps=6, warm_up=1, training={"learningRate": 1e-3, "maxLength": 128},
+    more={"objective": {"type": "SFT"}, "peft": {"r": 8, "loraAlpha": 16, "loraDropout": 0.0}},
+)
+# Steps of a run that saves, and steps between two saves.
+SAVING = (8, 2)
+SFT_ROWS = 64
 
 
-def run_processes(commands, environments, is_step, log):
-    """Runs one process a rank; marks the steps that the first one prints. Returns marks and memory."""
-    marks = Marks()
+@dataclasses.dataclass
+class Run:
+    """What a run showed."""
+
+    ends: list
+    peak: float
+    stalls: list
+    tokens: list
+
+
+def run_processes(commands, environments, take, log):
+    """Runs one process a rank. `take` makes `step`, `(saved, seconds)` or nothing of a line that the
+    first one prints."""
+    started, run = time.monotonic(), Run([], 0.0, [], [])
     with log.open("wb") as errors:
         ranks = [
             subprocess.Popen(
@@ -90,13 +110,30 @@ def run_processes(commands, environments, is_step, log):
         ]
         watches = [hearth.Memory(process.pid) for process in ranks]
         for line in ranks[0].stdout:
-            if is_step(line):
-                marks.step()
+            take(line, time.monotonic() - started, run)
         codes = [process.wait() for process in ranks]
-    peak = sum(watch.stop() for watch in watches)
+    run.peak = sum(watch.stop() for watch in watches) / 2**20
     if any(codes):
         raise SystemExit(f"bench-train: {commands[0][0]} ended with {codes}:\n{log.read_text(errors='replace')[-3000:]}")
-    return marks, peak
+    return run
+
+
+def take_event(line, now, run):
+    """A line of Hearth's worker."""
+    event = json.loads(line) if line.startswith("{") else {}
+    if event.get("event") == "step":
+        run.ends.append(now)
+        run.tokens.append(event["tokens"])
+    elif event.get("event") == "checkpoint":
+        run.stalls.append(event["stallSeconds"])
+
+
+def take_mark(line, now, run):
+    """A line of peer.py."""
+    if line == "step\n":
+        run.ends.append(now)
+    elif line.startswith("saved "):
+        run.stalls.append(float(line.split()[1]))
 
 
 def rank_environments(processes, base):
@@ -110,66 +147,28 @@ def rank_environments(processes, base):
     ]
 
 
-def run_hearth(worker, model, rows, processes, threads, steps, folder):
-    spec = {"task": "SequenceClassification", "training": training(processes, steps), "data": {}}
-    config = hearth.train_config(spec, model, rows, None, folder / "job", processes)
+def run_hearth(worker, work, job, shape, folder):
+    processes, threads = shape
+    config = hearth.train_config(job, work.model, work.rows, None, folder / "job", processes)
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     command = [str(worker.binary), "train", "--config", str(path)]
-    is_step = lambda line: line.startswith("{") and json.loads(line).get("event") == "step"  # noqa: E731
     environments = rank_environments(processes, worker.environment(threads))
-    marks, peak = run_processes([command] * processes, environments, is_step, folder / "log")
-    return marks.figures(steps, peak)
+    return run_processes([command] * processes, environments, take_event, folder / "log")
 
 
-def run_trainer(python, model, rows, processes, threads, steps, folder):
+def run_peer(python, work, job, shape, folder):
+    processes, threads = shape
     settings = folder / "settings.json"
     settings.write_text(json.dumps({
-        "model": str(model), "rows": str(rows), "output": str(folder / "trainer"),
-        "training": training(processes, steps), "threads": threads, "ranks": processes,
+        "model": str(work.model), "rows": str(work.rows), "output": str(folder / "peer"),
+        "job": job, "threads": threads, "ranks": processes,
     }))
-    command = [python, str(HERE / "trainer.py"), str(settings)]
+    command = [python, str(HERE / "peer.py"), str(settings)]
     base = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
     base["OMP_NUM_THREADS"] = str(threads)
     environments = rank_environments(processes, base) if processes > 1 else [base]
-    marks, peak = run_processes([command] * processes, environments, lambda line: line == "step\n", folder / "log")
-    return marks.figures(steps, peak)
-
-
-def machine():
-    models = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = models[0].split(":", 1)[1].strip() if models else "unknown processor"
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def rows_of(shape, ours, theirs):
-    """The report's rows of one shape, from lists of figures, one a run."""
-    rows = []
-    for index, (figure, unit, better) in enumerate(FIGURES):
-        mine = [run[index] for run in ours]
-        peer = [run[index] for run in theirs]
-        hearth_median = statistics.median(mine)
-        peer_median = statistics.median(peer) if peer else None
-        rows.append({
-            "name": f"{figure}, {shape}", "unit": unit, "better": better, "goal": None,
-            "hearth": hearth_median, "hearth_min": min(mine), "hearth_max": max(mine),
-            "peer": peer_median, "peer_name": "transformers Trainer" if peer else None,
-            "peer_min": min(peer) if peer else None, "peer_max": max(peer) if peer else None,
-            "ratio": hearth_median / peer_median if peer else hearth_median,
-        })
-    return rows
-
-
-def print_table(rows):
-    print(f"{'':52} {'Hearth':>10} {'min - max':>19} {'Trainer':>10} {'min - max':>19} {'ratio':>6}")
-    for row in rows:
-        peer, spread, ratio = "-", "-", "-"
-        if row["peer"] is not None:
-            peer, ratio = f"{row['peer']:.1f}", f"{row['ratio']:.2f}"
-            spread = f"{row['peer_min']:.1f} - {row['peer_max']:.1f}"
-        own = f"{row['hearth_min']:.1f} - {row['hearth_max']:.1f}"
-        name = f"{row['name']} ({row['unit']}, {row['better']} is better)"
-        print(f"{name:52.52} {row['hearth']:10.1f} {own:>19} {peer:>10} {spread:>19} {ratio:>6}")
+    return run_processes([command] * processes, environments, take_mark, folder / "log")
 
 
 def in_folder(run, *arguments):
@@ -181,30 +180,118 @@ def in_folder(run, *arguments):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def both(worker, reference, work, job, shape, runs):
+    """Runs of Hearth and of the peer, taken in turn."""
+    ours, theirs = [], []
+    steps = job["training"]["maxSteps"]
+    for _ in range(runs):
+        ours.append(in_folder(run_hearth, worker, work, job, shape))
+        if reference:
+            theirs.append(in_folder(run_peer, reference, work, job, shape))
+    for run in ours + theirs:
+        if len(run.ends) != steps:
+            raise SystemExit(f"bench-train: {len(run.ends)} steps were reported, not {steps}")
+    return ours, theirs
+
+
+def machine():
+    models = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = models[0].split(":", 1)[1].strip() if models else "unknown processor"
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def row(name, unit, better, goal, ours, theirs, peer):
+    """A row of the report, from lists of figures, one a run."""
+    own = statistics.median(ours)
+    other = statistics.median(theirs) if theirs else None
+    return {
+        "name": name, "unit": unit, "better": better, "goal": goal if theirs else None,
+        "hearth": own, "hearth_min": min(ours), "hearth_max": max(ours),
+        "peer": other, "peer_name": peer if theirs else None,
+        "peer_min": min(theirs) if theirs else None, "peer_max": max(theirs) if theirs else None,
+        "ratio": own / other if theirs else own,
+    }
+
+
+def speed_rows(work, shape, ours, theirs):
+    processes = shape[0]
+    name = f"{work.name}, {processes} rank{'s' if processes > 1 else ''}"
+    # The peer sees the same rows in the same steps.
+    tokens = sum(ours[0].tokens[work.warm_up :])
+    measured = len(ours[0].ends) - work.warm_up
+    units = tokens if work.unit == "tokens" else work.batch * measured
+
+    def figures(pick):
+        return [pick(run) for run in ours], [pick(run) for run in theirs], work.peer
+
+    speed = figures(lambda run: units / (run.ends[-1] - run.ends[work.warm_up - 1]))
+    return [
+        row(f"{work.unit} a second, {name}", "1/s", "higher", SPEED, *speed),
+        row(f"start to first step, {name}", "s", "lower", START, *figures(lambda run: run.ends[0])),
+        row(f"peak memory, {name}", "MiB", "lower", MEMORY, *figures(lambda run: run.peak)),
+    ]
+
+
+def stall_row(work, ours, theirs):
+    def stalls(runs):
+        return [1e3 * statistics.median(run.stalls) for run in runs]
+
+    return row(f"stall of a checkpoint, {work.name}, 1 rank", "ms", "lower", None, stalls(ours), stalls(theirs), work.peer)
+
+
+def print_table(rows):
+    print(f"{'':64} {'Hearth':>10} {'min - max':>19} {'peer':>10} {'min - max':>19} {'ratio':>6} {'goal':>5}")
+    for found in rows:
+        peer, spread, ratio = "-", "-", "-"
+        if found["peer"] is not None:
+            peer, ratio = f"{found['peer']:.1f}", f"{found['ratio']:.2f}"
+            spread = f"{found['peer_min']:.1f} - {found['peer_max']:.1f}"
+        goal = "-" if found["goal"] is None else f"{found['goal']:.1f}"
+        own = f"{found['hearth_min']:.1f} - {found['hearth_max']:.1f}"
+        name = f"{found['name']} ({found['unit']}, {found['better']} is better)"
+        print(f"{name:64.64} {found['hearth']:10.1f} {own:>19} {peer:>10} {spread:>19} {ratio:>6} {goal:>5}")
+
+
+def inputs(given, worker, scratch):
+    """What is learned, with its files."""
+    if given.smoke:
+        bert = HERE.parent / "parity/fixtures/tiny-bert"
+        llama = tiny.language_model(bert, scratch / "llama")
+        return [
+            dataclasses.replace(MINILM, model=bert, rows=bert / "train.jsonl", steps=MINILM.warm_up + 2),
+            dataclasses.replace(SMOLLM2, model=llama, rows=tiny.conversations(scratch / "chats.jsonl"), steps=3),
+        ]
+    smollm2 = worker.import_gguf(given.smollm2 / "model.gguf", scratch / "smollm2")
+    chats = scratch / "chats.jsonl"
+    lines = (given.chats / "chats-train.jsonl").read_text().splitlines(keepends=True)
+    chats.write_text("".join(lines[:SFT_ROWS]))
+    minilm = dataclasses.replace(MINILM, model=given.data / "minilm", rows=given.data / "spam-train.jsonl")
+    return [minilm, dataclasses.replace(SMOLLM2, model=smollm2, rows=chats)]
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--data", type=pathlib.Path)
+    for name in ("data", "smollm2", "chats"):
+        arguments.add_argument(f"--{name}", type=pathlib.Path)
     arguments.add_argument("--worker", type=pathlib.Path, required=True)
-    arguments.add_argument("--reference", help="Python with transformers")
+    arguments.add_argument("--reference", help="Python with the peers")
     arguments.add_argument("--runs", type=int, default=5)
     arguments.add_argument("--out", type=pathlib.Path, required=True)
     arguments.add_argument("--smoke", action="store_true")
     given = arguments.parse_args()
-    worker, runs, steps = hearth.Worker(given.worker), given.runs, STEPS
-    if given.smoke:
-        model = HERE.parent / "parity/fixtures/tiny-bert"
-        rows, runs, steps, reference = model / "train.jsonl", 1, WARM_UP + 2, None
-    else:
-        model, rows, reference = given.data / "minilm", given.data / "spam-train.jsonl", given.reference
+    worker, report = hearth.Worker(given.worker), []
+    runs, reference = (1, None) if given.smoke else (given.runs, given.reference)
 
-    report = []
-    for shape, processes, threads in SHAPES:
-        ours, theirs = [], []
-        for _ in range(runs):
-            ours.append(in_folder(run_hearth, worker, model, rows, processes, threads, steps))
-            if reference:
-                theirs.append(in_folder(run_trainer, reference, model, rows, processes, threads, steps))
-        report += rows_of(shape, ours, theirs)
+    def measure(scratch):
+        for work in inputs(given, worker, scratch):
+            for shape in (ALONE, PAIR):
+                job = work.job(shape[0], work.steps)
+                report.extend(speed_rows(work, shape, *both(worker, reference, work, job, shape, runs)))
+            if work.unit == "samples":
+                job = work.job(1, *SAVING)
+                report.append(stall_row(work, *both(worker, reference, work, job, ALONE, runs)))
+
+    in_folder(measure)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"machine": machine(), "rows": report}, indent=2) + "\n")
     print_table(report)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speed and memory of fine-tuning against transformers' Trainer; the same as
+# Speed and memory of fine-tuning against transformers' Trainer and TRL; the same as
 # JSON in target/bench/train.json. `make bench-train`; takes about 15 minutes on
 # 2 cores that do nothing else.
 #
@@ -24,5 +24,7 @@ if [[ ${1:-} == --smoke ]]; then
 fi
 reference=$(tests/parity/setup.sh)
 data=$(tests/setup/data.sh)
-exec python3 tests/bench/train.py --worker "$HEARTH_WORKER" --data "$data" --reference "$reference" \
-  --out target/bench/train.json "$@"
+smollm2=$(tests/setup/smollm2.sh)
+chats=$(tests/setup/chats.sh)
+exec python3 tests/bench/train.py --worker "$HEARTH_WORKER" --data "$data" --smollm2 "$smollm2" \
+  --chats "$chats" --reference "$reference" --out target/bench/train.json "$@"

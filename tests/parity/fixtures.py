@@ -22,6 +22,7 @@ import torch
 import transformers
 
 import families
+import images
 import optimizers
 import smollm2
 from templates import templates
@@ -220,13 +221,17 @@ def make(data, gguf, out):
     """Writes all fixtures under `out`."""
     out.mkdir(parents=True, exist_ok=True)
     write_tiny(out / "tiny-bert")
+    prepared, jpeg = images.pictures()
+    (out / images.PICTURE_FILE).write_bytes(jpeg)
     made = {
+        "pictures.json": prepared,
         "minilm-tokens.json": tokens(data / "minilm"),
         "minilm-logits.json": logits(data / "minilm"),
         "metrics.json": metrics(),
         "tiny-curve.json": curve(out / "tiny-bert"),
         "families.json": families.families(),
         "optimizers.json": optimizers.fixture(),
+        "images.json": images.images(),
         "smollm2.json": smollm2.smollm2(gguf),
         "templates.json": templates(),
     }

@@ -36,6 +36,7 @@ def train_config(spec, model, train, held_out, output, ranks):
             "clean": spec["data"].get("clean", []),
             "maxBadRows": 0,
         },
+        **{part: spec[part] for part in ("objective", "peft") if part in spec},
         "training": spec["training"],
         "parallelism": {"sharding": "None", "tensor": 1, "pipeline": 1},
         "replicas": 1,
@@ -69,6 +70,12 @@ class Worker:
             tail = log.read_text(errors="replace")[-2000:]
             raise SystemExit(f"hearth-worker {command} ended with {code}:\n{tail}")
         return json.loads(message.read_text()) if message.exists() else None
+
+    def import_gguf(self, file, output):
+        """Makes a Hugging Face directory of llama.cpp's file."""
+        command = [self.binary, "import", "--gguf", file, "--output", output, "--dtype", "f32"]
+        subprocess.run(command, check=True, env=self.environment(2), stdout=subprocess.DEVNULL)
+        return output
 
     def environment(self, threads):
         return os.environ | {

@@ -71,6 +71,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 
 /// A training run that this worker can make.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the spec")]
 pub struct Config {
     /// Hugging Face directory to start from.
     pub model: PathBuf,
@@ -406,9 +407,20 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
     let splits = ways.tensor != 1 || ways.pipeline != 1 || ways.expert != 1;
     for (asked, field, detail) in [
         (
-            !matches!(config.task, Task::SequenceClassification | Task::CausalLM),
+            matches!(config.task, Task::TabularClassification | Task::TabularRegression),
             "task",
-            "use SequenceClassification or CausalLM",
+            "use SequenceClassification, ImageClassification or CausalLM",
+        ),
+        (
+            config.task == Task::ImageClassification && !config.data.clean.is_empty(),
+            "data.clean",
+            "remove it with ImageClassification: it is for texts",
+        ),
+        (
+            config.task == Task::ImageClassification
+                && training.max_length != TrainingArguments::default().max_length,
+            "training.maxLength",
+            "remove it with ImageClassification: pictures have no tokens",
         ),
         (
             objective.is_some_and(|asked| asked.type_ == ObjectiveType::DPO),
@@ -467,7 +479,10 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
 fn refuse_unread_columns(task: Task, rows: &DataFile) -> Result<(), ConfigError> {
     let names = DataFile::default();
     let sequences = task == Task::CausalLM;
+    let pictures = task == Task::ImageClassification;
     for (asked, field) in [
+        (pictures && rows.text != names.text, "data.text"),
+        (!pictures && rows.image != names.image, "data.image"),
         (sequences && rows.label != names.label, "data.label"),
         (!sequences && rows.messages != names.messages, "data.messages"),
         (!sequences && rows.prompt != names.prompt, "data.prompt"),
@@ -661,7 +676,8 @@ mod tests {
     #[test]
     fn what_is_not_acted_on_is_refused_by_its_field() {
         for (pointer, value, field) in [
-            ("/task", "ImageClassification".into(), "task"),
+            ("/task", "TabularClassification".into(), "task"),
+            ("/data/train/image", "file_name".into(), "data.image"),
             ("/objective", json!({"type": "DPO"}), "objective.type"),
             (
                 "/distillation",
@@ -689,6 +705,25 @@ mod tests {
         ] {
             let error = resolve(pointer, value).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{field}: ")), "{pointer}: {error}");
+        }
+    }
+
+    #[test]
+    fn pictures_have_no_text() {
+        for (pointer, value, field) in [
+            ("/data/clean", json!(["StripControl"]), "data.clean"),
+            ("/training/maxLength", 16.into(), "training.maxLength"),
+            ("/data/train/text", "caption".into(), "data.text"),
+        ] {
+            let mut document = example();
+            document["task"] = "ImageClassification".into();
+            let resolve = |document: &serde_json::Value| {
+                Config::resolve(serde_json::from_value(document.clone()).unwrap())
+            };
+            assert!(resolve(&document).is_ok());
+            *document.pointer_mut(pointer).unwrap() = value;
+            let error = resolve(&document).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{field}: ")), "{error}");
         }
     }
 

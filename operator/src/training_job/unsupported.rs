@@ -5,7 +5,7 @@
 
 use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;
-use hearth_crds::training_arguments::{Metric, Optimizer};
+use hearth_crds::training_arguments::{Metric, Optimizer, TrainingArguments};
 use hearth_crds::training_job::{DataSource, Sharding, Task, TrainingJobSpec};
 use hearth_crds::worker_config::DataFile;
 
@@ -34,8 +34,11 @@ pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
 pub fn unread_rows(field: &str, rows: &DataSource, task: Task) -> Vec<Fault> {
     let names = DataFile::default();
     let sequences = task == Task::CausalLM;
+    let pictures = task == Task::ImageClassification;
     let mut faults = Vec::new();
     for (unread, part, name, default) in [
+        (pictures, "text", &rows.text, &names.text),
+        (!pictures, "image", &rows.image, &names.image),
         (sequences, "label", &rows.label, &names.label),
         (!sequences, "messages", &rows.messages, &names.messages),
         (!sequences, "prompt", &rows.prompt, &names.prompt),
@@ -61,10 +64,23 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let dpo = spec.objective.as_ref().is_some_and(|asked| asked.type_ == ObjectiveType::DPO);
     vec![
         (
-            !matches!(spec.task, Task::SequenceClassification | Task::CausalLM),
+            matches!(spec.task, Task::TabularClassification | Task::TabularRegression),
             "spec.task",
             format!("this version does not train {:?}", spec.task),
-            "use SequenceClassification or CausalLM",
+            "use SequenceClassification, ImageClassification or CausalLM",
+        ),
+        (
+            spec.task == Task::ImageClassification && !spec.data.clean.is_empty(),
+            "spec.data.clean",
+            "it is for texts".into(),
+            "remove it with ImageClassification",
+        ),
+        (
+            spec.task == Task::ImageClassification
+                && spec.training.max_length != TrainingArguments::default().max_length,
+            "spec.training.maxLength",
+            "pictures have no tokens".into(),
+            "remove it with ImageClassification",
         ),
         (
             splits && spec.peft.is_some(),
@@ -153,7 +169,8 @@ mod tests {
     #[test]
     fn every_field_that_nothing_acts_on_is_refused_by_name() {
         let cases: Vec<(&str, Value)> = vec![
-            ("task", "ImageClassification".into()),
+            ("task", "TabularClassification".into()),
+            ("data.train.image", "file_name".into()),
             ("objective.type", json!({"type": "DPO"})),
             ("distillation", json!({"teacher": {"source": "pvc://models/large"}})),
             ("peft.baseQuantization", json!({"baseQuantization": "INT8"})),
@@ -175,6 +192,34 @@ mod tests {
             assert_eq!(faults.len(), 1, "{field}: {faults:?}");
             assert_eq!(faults[0].field, format!("spec.{field}"));
             assert!(!faults[0].fix.is_empty(), "{field}");
+        }
+    }
+
+    #[test]
+    fn pictures_have_no_text() {
+        let pictures = |change: &dyn Fn(&mut Value)| {
+            unsupported(
+                &sample(|job| {
+                    job["spec"]["task"] = "ImageClassification".into();
+                    job["spec"]["data"]["clean"] = json!([]);
+                    job["spec"]["training"] = json!({});
+                    change(job);
+                })
+                .spec,
+            )
+        };
+        assert_eq!(pictures(&|_| {}), []);
+        for (field, value) in [
+            ("data.clean", json!(["StripControl"])),
+            ("training.maxLength", 16.into()),
+            ("data.train.text", "caption".into()),
+        ] {
+            let faults = pictures(&|job| {
+                let place = field.split('.').fold(&mut job["spec"], |at, name| &mut at[name]);
+                *place = value.clone();
+            });
+            assert_eq!(faults.len(), 1, "{field}: {faults:?}");
+            assert_eq!(faults[0].field, format!("spec.{field}"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Token ids on disk, keyed by the content of what they were made from, so
+//! Token ids, or pixels of pictures, on disk, keyed by the content of what they were made from, so
 //! that ranks, restarts and reruns tokenize a file once.
 //!
 //! An entry is written while its file is read and is never held in memory whole; sequences are
@@ -7,7 +7,7 @@
 //!
 //! A cache entry is never trusted further than its own hash: anything wrong
 //! with it is a miss. Layout, little-endian: of each sequence `u32` ids and, where the kind has
-//! one, a bit mask of the targets; `u32` lengths; `u32` notes; header (JSON); `u64` sizes of the
+//! one, a bit mask of the targets, or of each picture its bytes; `u32` lengths; `u32` notes; header (JSON); `u64` sizes of the
 //! sequences, of the lengths and of the header; 32 bytes BLAKE3 of all before.
 
 use std::fs::File;
@@ -58,6 +58,8 @@ impl Header {
 pub struct TokenStore {
     /// What it holds.
     pub header: Header,
+    /// Of the whole entry.
+    pub hash: blake3::Hash,
     data: Data,
     index: Index,
 }
@@ -68,7 +70,7 @@ enum Data {
     File(File),
 }
 
-/// Where sequences are, and a number for each: of [`Kind::Classes`] the index of its label, of
+/// Where sequences are, and a number for each: of [`Kind::Classes`] and [`Kind::Pixels`] the index of its label, of
 /// [`Kind::Documents`] the number of its document, of [`Kind::Masked`] its targets.
 #[derive(Debug, Default)]
 struct Index {
@@ -102,7 +104,11 @@ impl Index {
 
 fn bytes_of(length: u32, kind: Kind) -> u64 {
     let length = u64::from(length);
-    4 * length + if kind == Kind::Masked { length.div_ceil(8) } else { 0 }
+    match kind {
+        Kind::Classes | Kind::Documents => 4 * length,
+        Kind::Masked => 4 * length + length.div_ceil(8),
+        Kind::Pixels => length,
+    }
 }
 
 impl TokenStore {
@@ -116,7 +122,7 @@ impl TokenStore {
         self.index.lengths.is_empty()
     }
 
-    /// Tokens of a sequence.
+    /// Tokens of a sequence; bytes of a picture.
     pub fn length(&self, row: u32) -> u32 {
         self.index.lengths[row as usize]
     }
@@ -129,7 +135,7 @@ impl TokenStore {
     /// Tokens of a sequence that are to be predicted.
     pub fn target_tokens(&self, row: u32) -> u32 {
         match self.header.kind {
-            Kind::Classes => 0,
+            Kind::Classes | Kind::Pixels => 0,
             Kind::Documents => self.length(row).saturating_sub(1),
             Kind::Masked => self.note(row),
         }
@@ -194,6 +200,7 @@ impl TokenStore {
         let header: Header = serde_json::from_slice(&part(data + 2 * table, header)?).ok()?;
         memory.shrink_to_fit();
         Some(Self {
+            hash: found,
             index: Index::new(lengths, notes, header.kind),
             data: if keep { Data::Memory(memory) } else { Data::File(file) },
             header,
@@ -271,22 +278,34 @@ impl<W: Write> Writer<W> {
         written
     }
 
-    /// Writes what follows the sequences.
-    pub(super) fn finish(mut self, header: &Header) -> io::Result<()> {
+    /// Adds a picture; see [`TokenStore`] for what is noted of it.
+    pub(super) fn push_pixels(&mut self, pixels: &[u8], note: u32) -> io::Result<()> {
+        let length = u32::try_from(pixels.len()).map_err(io::Error::other)?;
+        self.size += pixels.len() as u64;
+        self.lengths.push(length);
+        self.notes.push(note);
+        self.write(pixels)
+    }
+
+    /// Writes what follows the sequences. Returns the entry's hash.
+    pub(super) fn finish(&mut self, header: &Header) -> io::Result<blake3::Hash> {
         let table = 4 * self.lengths.len() as u64;
-        for numbers in [std::mem::take(&mut self.lengths), std::mem::take(&mut self.notes)] {
+        let (lengths, notes) = (std::mem::take(&mut self.lengths), std::mem::take(&mut self.notes));
+        for numbers in [&lengths, &notes] {
             for part in numbers.chunks(1 << 16) {
                 let bytes: Vec<u8> = part.iter().flat_map(|number| number.to_le_bytes()).collect();
                 self.write(&bytes)?;
             }
         }
+        (self.lengths, self.notes) = (lengths, notes);
         let header = serde_json::to_vec(header)?;
         self.write(&header)?;
         for size in [self.size, table, header.len() as u64] {
             self.write(&size.to_le_bytes())?;
         }
         let hash = self.hasher.finalize();
-        self.out.write_all(hash.as_bytes())
+        self.out.write_all(hash.as_bytes())?;
+        Ok(hash)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -297,9 +316,11 @@ impl<W: Write> Writer<W> {
 
 impl Writer<Vec<u8>> {
     /// The entry, without a file.
-    pub(super) fn keep(self, header: Header) -> TokenStore {
+    pub(super) fn keep(mut self, header: Header) -> io::Result<TokenStore> {
+        let hash = self.finish(&header)?;
+        self.out.truncate(to_usize(self.size)?);
         let index = Index::new(self.lengths, self.notes, header.kind);
-        TokenStore { header, data: Data::Memory(self.out), index }
+        Ok(TokenStore { header, hash, data: Data::Memory(self.out), index })
     }
 }
 
@@ -343,7 +364,7 @@ mod tests {
             for (tokens, note) in rows {
                 writer.push(tokens, *note)?;
             }
-            writer.finish(&header)
+            writer.finish(&header).map(drop)
         })
         .unwrap();
         header

@@ -1,7 +1,8 @@
-//! Makes tensors of token rows.
+//! Makes tensors of token rows and of pictures.
 
 use tch::{Device, TchError, Tensor};
 
+use super::pictures::normalize;
 use super::sequence::{Fetched, Sequence};
 
 /// A padded batch. `B` rows, `T` tokens of the longest.
@@ -36,6 +37,12 @@ pub fn collate(rows: &[&[u32]], pad: u32, device: Device) -> Result<Batch, TchEr
         input_ids: tensor(&ids)?,
         attention_mask: padded.then(|| tensor(&mask)).transpose()?,
     })
+}
+
+/// Pictures as a model's input, f32 `[B, 3, H, W]`; `None` where `batch` holds sequences.
+pub fn collate_pixels(batch: &Fetched, device: Device) -> Result<Option<Tensor>, TchError> {
+    let Some((bytes, format)) = batch.pixels() else { return Ok(None) };
+    normalize(bytes, batch.len(), format, device).map(Some)
 }
 
 /// A batch for a decoder. `B` rows, `T` tokens of the longest; `N` tokens to predict.

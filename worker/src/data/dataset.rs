@@ -11,6 +11,7 @@ use super::encode::SequenceEncoder;
 use super::ingest::{Encode, IngestError, bad_rows, ingest};
 use super::labels::Labels;
 use super::order::{split_documents, stratified_split};
+use super::pictures::{PictureEncoder, PixelFormat, Preprocessor};
 use super::samples::Samples;
 use super::source::{self, BadRow, SourceFile};
 use super::{DataError, TextEncoder};
@@ -42,6 +43,19 @@ pub struct ReadOptions<'a> {
     /// Where token ids are kept between runs.
     pub cache: &'a Path,
     /// Threads to tokenize on.
+    pub threads: NonZeroUsize,
+    /// Seed of the evaluation split.
+    pub seed: i64,
+}
+
+/// How files of pictures are read.
+#[derive(Clone, Copy, Debug)]
+pub struct PictureOptions<'a> {
+    /// Prepares pictures.
+    pub preprocessor: &'a Preprocessor,
+    /// Where prepared pictures are kept between runs.
+    pub cache: &'a Path,
+    /// Threads to decode on.
     pub threads: NonZeroUsize,
     /// Seed of the evaluation split.
     pub seed: i64,
@@ -80,25 +94,71 @@ pub fn load(
     model_labels: Option<&Labels>,
     options: ReadOptions<'_>,
 ) -> Result<TrainingSet, DataError> {
-    let source = SourceFile::labelled(&data.train);
     let reading = Reading::labelled(options, data.max_bad_rows);
-    let (store, train_key) = reading.file(&source)?;
+    let read = |file: &DataFile| {
+        let source = SourceFile::labelled(file);
+        let (store, key) = reading.file(&source)?;
+        Ok(LabelledFile { source, store, fingerprint: key, format: None })
+    };
+    load_labelled(data, model_labels, options.seed, &read)
+}
+
+/// Reads a job's files of labelled pictures. `model_labels` as in [`load`].
+pub fn load_pictures(
+    data: &TrainData,
+    model_labels: Option<&Labels>,
+    options: PictureOptions<'_>,
+) -> Result<TrainingSet, DataError> {
+    let PictureOptions { preprocessor, cache, threads, seed } = options;
+    let read = |file: &DataFile| {
+        let source = SourceFile::pictures(file);
+        let encoder = PictureEncoder::new(preprocessor, &file.path);
+        let max_bad_rows = data.max_bad_rows;
+        let reading = Reading { encoder: &encoder, cache, threads, max_bad_rows };
+        let (store, _) = reading.file(&source)?;
+        // The key tells files apart by their age, too. What they held when they were read tells
+        // whether a run that goes on learns from the same.
+        let fingerprint = store.hash;
+        Ok(LabelledFile { source, store, fingerprint, format: Some(preprocessor.format) })
+    };
+    load_labelled(data, model_labels, seed, &read)
+}
+
+/// A file of labelled rows that was read.
+struct LabelledFile {
+    source: SourceFile,
+    store: TokenStore,
+    fingerprint: blake3::Hash,
+    /// Of pictures.
+    format: Option<PixelFormat>,
+}
+
+fn load_labelled(
+    data: &TrainData,
+    model_labels: Option<&Labels>,
+    seed: i64,
+    read: &dyn Fn(&DataFile) -> Result<LabelledFile, DataError>,
+) -> Result<TrainingSet, DataError> {
+    let LabelledFile { source, store, fingerprint, format } = read(&data.train)?;
     let mut skipped = named(&source, &store);
     let labels = labels_of(&data.train, &store)?;
     let labels =
         model_labels.map_or_else(|| labels.clone(), |known| labels.clone().in_order_of(known));
-    let (all, _) = Samples::labelled(store, &labels);
-    let mut fingerprint = format!("{}", train_key.to_hex());
+    let all = Samples::labelled(store, &labels).0.with_format(format);
+    let mut fingerprint = format!("{}", fingerprint.to_hex());
+    if let Some(format) = format {
+        fingerprint = format!("{fingerprint} {format:?}");
+    }
 
     let (train, eval) = if let Some(held_out) = &data.eval {
-        let source = SourceFile::labelled(held_out);
-        let (store, eval_key) = reading.file(&source)?;
+        let LabelledFile { source, store, fingerprint: of_eval, format } = read(held_out)?;
         skipped.extend(named(&source, &store));
-        fingerprint = format!("{fingerprint}+{}", eval_key.to_hex());
-        (all, Some(evaluation_samples(&source, store, &labels, data.max_bad_rows)?))
+        fingerprint = format!("{fingerprint}+{}", of_eval.to_hex());
+        let samples = evaluation_samples(&source, store, &labels, data.max_bad_rows)?;
+        (all, Some(samples.with_format(format)))
     } else if let Some(share) = data.eval_split {
         let classes: Vec<i64> = (0..all.len()).map(|index| all.class(index)).collect();
-        let (train, eval) = stratified_split(&classes, share, options.seed);
+        let (train, eval) = stratified_split(&classes, share, seed);
         (all.subset(&train), Some(all.subset(&eval)))
     } else {
         (all, None)
@@ -167,7 +227,7 @@ fn evaluation_samples(
                 samples.label(*row),
                 labels.names().join(", ")
             );
-            let line = line_of_row(source, *row)?;
+            let line = line_of_row(source, *row, samples.bad())?;
             Err(bad_rows(source, BadRow { line, reason }, bad, max_bad_rows))
         }
         _ if samples.is_empty() => Err(DataError::Empty { path: source.path.clone() }),
@@ -176,12 +236,11 @@ fn evaluation_samples(
 }
 
 /// The line of a good row; looked up only for a message.
-fn line_of_row(source: &SourceFile, row: u32) -> Result<u64, DataError> {
+fn line_of_row(source: &SourceFile, row: u32, bad: &[(u64, String)]) -> Result<u64, DataError> {
     let mut good = 0;
     for record in source.records()? {
-        let record = record?;
-        let line = record.line;
-        if record.parts(&source.columns).is_ok() {
+        let line = record?.line;
+        if bad.iter().all(|(bad, _)| *bad != line) {
             if good == row {
                 return Ok(line);
             }
@@ -244,7 +303,9 @@ impl<E: Encode> Reading<'_, &E> {
     fn file(&self, file: &SourceFile) -> Result<(TokenStore, blake3::Hash), DataError> {
         let before = metadata(file)?;
         let content = source::digest(&file.path)?;
-        let recipe = format!("{:?} {}", file.format, self.encoder.recipe(&file.columns));
+        let outside = self.encoder.outside(file)?;
+        let recipe =
+            format!("{:?} {} {outside:?}", file.format, self.encoder.recipe(&file.columns));
         let key = cache::key(&content, &recipe);
         let path = cache::path(self.cache, &key);
         if let Some(known) = TokenStore::open(&path)
@@ -268,7 +329,7 @@ impl<E: Encode> Reading<'_, &E> {
         let written = write_atomically(path, |out| {
             let mut writer = Writer::new(out, self.encoder.kind());
             match self.ingest(file, &mut writer) {
-                Ok(header) => writer.finish(&header),
+                Ok(header) => writer.finish(&header).map(drop),
                 Err(IngestError::Write(error)) => Err(error),
                 Err(IngestError::Data(error)) => {
                     refused = Some(error);
@@ -290,7 +351,9 @@ impl<E: Encode> Reading<'_, &E> {
         }
         let mut writer = Writer::new(Vec::new(), self.encoder.kind());
         match self.ingest(file, &mut writer) {
-            Ok(header) => Ok(writer.keep(header)),
+            Ok(header) => writer
+                .keep(header)
+                .map_err(|source| DataError::Read { path: file.path.clone(), source }),
             Err(IngestError::Data(error)) => Err(error),
             Err(IngestError::Write(source)) => {
                 Err(DataError::Read { path: file.path.clone(), source })

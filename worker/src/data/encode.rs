@@ -120,7 +120,7 @@ impl SequenceEncoder {
         let refuse = |detail: String| Err(DataError::Setting { path: file.path.clone(), detail });
         let objective = self.options.objective;
         let fits = match &file.columns {
-            Columns::Labelled { .. } => false,
+            Columns::Labelled { .. } | Columns::Picture { .. } => false,
             Columns::Text { .. } => {
                 matches!(objective, Objective::Pretraining | Objective::FineTuning(LossOn::All))
             }
@@ -373,6 +373,6 @@ impl Encode for SequenceEncoder {
                 return Err(Refusal::Malformed(format!("the row does not serve {objective:?}")));
             }
         };
-        Ok(Encoded { label: None, sequences })
+        Ok(Encoded { label: None, sequences, pixels: None })
     }
 }

@@ -16,7 +16,7 @@ use super::cache::{Header, Writer};
 use super::sequence::{Kind, Tokens};
 use super::source::{BadRow, Columns, Parts, Record, SourceFile};
 
-/// Rows of a chunk.
+/// Most rows of a chunk.
 const CHUNK_ROWS: usize = 256;
 /// Bytes after which a chunk is full.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -36,16 +36,29 @@ pub(super) trait Encode: Sync {
     /// All that decides on the sequences besides the file, as text.
     fn recipe(&self, columns: &Columns) -> String;
 
-    /// Sequences of a row.
+    /// Hash over what the rows of `file` name and the file does not hold.
+    fn outside(&self, file: &SourceFile) -> Result<Option<blake3::Hash>, DataError> {
+        let _ = file;
+        Ok(None)
+    }
+
+    /// Most rows of a chunk.
+    fn rows_per_chunk(&self) -> usize {
+        CHUNK_ROWS
+    }
+
+    /// Sequences of a row, or its picture.
     fn encode(&self, parts: Parts) -> Result<Encoded, Refusal>;
 }
 
-/// Sequences of a row.
+/// Sequences of a row, or its picture.
 pub(super) struct Encoded {
     /// Label, where rows are labelled.
     pub(super) label: Option<String>,
     /// Sequences.
     pub(super) sequences: Vec<Tokens>,
+    /// Prepared pixels of a picture.
+    pub(super) pixels: Option<Vec<u8>>,
 }
 
 /// Why a row has no sequences.
@@ -101,7 +114,7 @@ pub(super) fn ingest<W: Write>(
             inputs.push(input);
             outputs.push(output);
         }
-        scope.spawn(move || read_chunks(file, &inputs));
+        scope.spawn(move || read_chunks(file, encoder.rows_per_chunk(), &inputs));
         for output in outputs.iter().cycle() {
             // The reader has ended, and this would have been the next chunk.
             let Ok(rows) = output.recv() else { break };
@@ -116,7 +129,11 @@ pub(super) fn ingest<W: Write>(
 }
 
 /// Deals the rows of a file to threads in chunks.
-fn read_chunks(file: &SourceFile, inputs: &[SyncSender<Result<Vec<Record>, DataError>>]) {
+fn read_chunks(
+    file: &SourceFile,
+    most: usize,
+    inputs: &[SyncSender<Result<Vec<Record>, DataError>>],
+) {
     let mut next = inputs.iter().cycle();
     let mut send = |chunk| next.next().is_some_and(|input| input.send(chunk).is_ok());
     let records = match file.records() {
@@ -138,7 +155,7 @@ fn read_chunks(file: &SourceFile, inputs: &[SyncSender<Result<Vec<Record>, DataE
                 return;
             }
         }
-        if chunk.len() == CHUNK_ROWS || bytes >= CHUNK_BYTES {
+        if chunk.len() == most || bytes >= CHUNK_BYTES {
             bytes = 0;
             if !send(Ok(std::mem::take(&mut chunk))) {
                 return;
@@ -218,9 +235,12 @@ impl<W: Write> Taken<'_, W> {
                 next
             })
         });
+        if let Some(pixels) = &encoded.pixels {
+            self.out.push_pixels(pixels, class.unwrap_or(0)).map_err(IngestError::Write)?;
+        }
         for tokens in &encoded.sequences {
             let note = match self.kind {
-                Kind::Classes => class.unwrap_or(0),
+                Kind::Classes | Kind::Pixels => class.unwrap_or(0),
                 Kind::Documents => self.documents,
                 Kind::Masked => tokens.targets.as_ref().map_or_else(
                     || count(tokens.ids.len().saturating_sub(1)),

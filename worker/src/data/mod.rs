@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source: file -> rows     encode, tokenize: row -> token ids and targets     ingest: both, on threads
-//! cache: token ids on disk    dataset: the job's files -> samples
+//! pictures: row -> pixels    cache: token ids or pixels on disk    dataset: the job's files -> samples
 //! order, packing: seed -> which samples when    collate: samples -> tensors
 //! ```
 
@@ -16,6 +16,7 @@ mod ingest;
 pub mod labels;
 pub mod order;
 pub mod packing;
+pub mod pictures;
 pub mod samples;
 pub mod sequence;
 pub mod source;
@@ -24,10 +25,11 @@ pub mod tokenize;
 use std::path::PathBuf;
 
 pub use chat::ChatTemplate;
-pub use collate::{Batch, CausalBatch, collate, collate_causal, collate_packed};
+pub use collate::{Batch, CausalBatch, collate, collate_causal, collate_packed, collate_pixels};
 pub use dataset::TrainingSet;
 pub use encode::{LossOn, Objective, SequenceEncoder};
 pub use labels::Labels;
+pub use pictures::{PixelFormat, Preprocessor};
 pub use samples::Samples;
 pub use sequence::{Fetched, Sequence};
 pub use source::{BadRow, Columns, Format, SourceFile};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::DataError;
 use super::cache::TokenStore;
 use super::labels::Labels;
+use super::pictures::PixelFormat;
 use super::sequence::{Fetched, Kind};
 
 /// Some samples of a tokenized file. A sample is a sequence, or two: the better and the worse
@@ -16,25 +17,34 @@ pub struct Samples {
     store: Arc<TokenStore>,
     /// Class id of each of the file's labels.
     class_ids: Arc<Vec<i64>>,
+    /// Of pictures.
+    format: Option<PixelFormat>,
     /// Numbers of the samples in the file.
     chosen: Vec<u32>,
 }
 
 impl Samples {
-    /// Every row of a file of labelled texts, with class ids from `labels`, and the rows whose
+    /// Every row of a file of labelled texts or pictures, with class ids from `labels`, and the rows whose
     /// label is not among them.
     pub(super) fn labelled(store: TokenStore, labels: &Labels) -> (Self, Vec<u32>) {
         let class_ids: Vec<i64> =
             store.header.labels.iter().map(|name| labels.id(name).unwrap_or(-1)).collect();
         let (known, unknown) =
             (0..count(store.len())).partition(|row| class_ids[store.note(*row) as usize] >= 0);
-        (Self { store: Arc::new(store), class_ids: Arc::new(class_ids), chosen: known }, unknown)
+        let (store, class_ids) = (Arc::new(store), Arc::new(class_ids));
+        (Self { store, class_ids, format: None, chosen: known }, unknown)
+    }
+
+    /// The same samples, whose pixels become a model's input so.
+    #[must_use]
+    pub(super) fn with_format(self, format: Option<PixelFormat>) -> Self {
+        Self { format, ..self }
     }
 
     /// Every sample of a file of sequences.
     pub(super) fn sequences(store: TokenStore) -> Self {
         let chosen = (0..count(store.len()) / store.header.per_sample).collect();
-        Self { store: Arc::new(store), class_ids: Arc::default(), chosen }
+        Self { store: Arc::new(store), class_ids: Arc::default(), format: None, chosen }
     }
 
     /// Some of these samples, by index.
@@ -59,8 +69,11 @@ impl Samples {
         self.store.header.per_sample
     }
 
-    /// Tokens of a sample, of all its sequences.
+    /// Tokens of a sample, of all its sequences; a picture has none.
     pub fn length(&self, index: u32) -> usize {
+        if self.store.header.kind == Kind::Pixels {
+            return 0;
+        }
         self.rows(index).map(|row| self.store.length(row) as usize).sum()
     }
 
@@ -78,8 +91,13 @@ impl Samples {
     pub(super) fn document(&self, index: u32) -> u32 {
         match self.store.header.kind {
             Kind::Documents => self.store.note(self.chosen[index as usize]),
-            Kind::Classes | Kind::Masked => self.chosen[index as usize],
+            Kind::Classes | Kind::Masked | Kind::Pixels => self.chosen[index as usize],
         }
+    }
+
+    /// Line and reason of each malformed row that was skipped.
+    pub(super) fn bad(&self) -> &[(u64, String)] {
+        &self.store.header.bad
     }
 
     /// Label of a row of the file.
@@ -92,6 +110,7 @@ impl Samples {
     /// one another, so that of preferences the even are the better answers.
     pub fn fetch(&self, indices: &[u32], into: &mut Fetched) -> Result<(), DataError> {
         into.clear();
+        into.format = self.format;
         for index in indices {
             for row in self.rows(*index) {
                 let read = self.store.fetch(row, self.class_of(row), into);
@@ -103,7 +122,7 @@ impl Samples {
 
     fn class_of(&self, row: u32) -> i64 {
         match self.store.header.kind {
-            Kind::Classes => self.class_ids[self.store.note(row) as usize],
+            Kind::Classes | Kind::Pixels => self.class_ids[self.store.note(row) as usize],
             Kind::Documents | Kind::Masked => -1,
         }
     }

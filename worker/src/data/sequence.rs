@@ -1,4 +1,6 @@
-//! Token ids of a row, and which of them are to be predicted.
+//! Token ids of a row, and which of them are to be predicted; or its pixels.
+
+use super::pictures::PixelFormat;
 
 /// A set of positions in a sequence, a bit each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,6 +105,8 @@ pub struct Fetched {
     pub(super) bytes: Vec<u8>,
     ids: Vec<u32>,
     bits: Vec<u8>,
+    pixels: Vec<u8>,
+    pub(super) format: Option<PixelFormat>,
     places: Vec<Place>,
 }
 
@@ -123,6 +127,8 @@ pub enum Kind {
     Documents,
     /// Some tokens are predicted.
     Masked,
+    /// Pictures with a class each.
+    Pixels,
 }
 
 impl Fetched {
@@ -130,6 +136,7 @@ impl Fetched {
     pub fn clear(&mut self) {
         self.ids.clear();
         self.bits.clear();
+        self.pixels.clear();
         self.places.clear();
     }
 
@@ -151,7 +158,7 @@ impl Fetched {
             None => (0, 0),
         };
         let targets = match place.targets {
-            Kind::Classes => Targets::None,
+            Kind::Classes | Kind::Pixels => Targets::None,
             Kind::Documents => Targets::All,
             Kind::Masked => Targets::Bits(&self.bits[bits..place.bits_end]),
         };
@@ -168,12 +175,22 @@ impl Fetched {
         self.sequences().map(|sequence| sequence.ids).collect()
     }
 
+    /// Pixels of all pictures in order, 8-bit RGB, and how they become a model's input; `None`
+    /// where there are sequences.
+    pub fn pixels(&self) -> Option<(&[u8], PixelFormat)> {
+        Some((&self.pixels, self.format?))
+    }
+
     /// Takes a sequence of `length` tokens from its bytes: ids as `u32` little-endian, then the
-    /// bits of a mask where `kind` has one.
+    /// bits of a mask where `kind` has one; or a picture's pixels.
     pub(super) fn push(&mut self, bytes: &[u8], length: usize, kind: Kind, class: i64) {
-        let (ids, bits) = bytes.split_at(4 * length);
-        self.ids.extend(ids.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)));
-        self.bits.extend(bits);
+        if kind == Kind::Pixels {
+            self.pixels.extend(bytes);
+        } else {
+            let (ids, bits) = bytes.split_at(4 * length);
+            self.ids.extend(ids.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)));
+            self.bits.extend(bits);
+        }
         self.places.push(Place {
             ids_end: self.ids.len(),
             bits_end: self.bits.len(),

@@ -120,7 +120,11 @@ impl Encode for TextEncoder {
             return Err(Refusal::Malformed("no labelled text".into()));
         };
         let ids = Self::encode(self, &text).map_err(Refusal::Failed)?;
-        Ok(Encoded { label: Some(label), sequences: vec![Tokens { ids, targets: None }] })
+        Ok(Encoded {
+            label: Some(label),
+            sequences: vec![Tokens { ids, targets: None }],
+            pixels: None,
+        })
     }
 }
 

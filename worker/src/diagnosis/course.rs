@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(told(|_| 0.7, |_| 0.4), [("LossFlat", 90)]);
         assert_eq!(told(|_| 0.7, |_| 1e-9)[0], ("VanishingGradients", 50));
         let falls = |step: u64| 2.0 * (-(step as f64) / 60.0).exp();
-        let bursts = |step: u64| if step > 120 && step % 6 == 0 { 500.0 } else { 1.0 };
+        let bursts = |step: u64| if step > 120 && step.is_multiple_of(6) { 500.0 } else { 1.0 };
         assert!(matches!(told(falls, bursts)[..], [("ExplodingGradients", 120..150)]));
     }
 

@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::files::{replace_directory, temporary_beside, write_synced};
 use crate::model::{Head, Model};
 
-/// Files of a tokenizer, copied where they are present.
-const TOKENIZER_FILES: [&str; 10] = [
+/// Files of a tokenizer or an image processor, copied where they are present.
+const INPUT_FILES: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -25,6 +25,7 @@ const TOKENIZER_FILES: [&str; 10] = [
     "sentencepiece.bpe.model",
     "chat_template.jinja",
     "generation_config.json",
+    "preprocessor_config.json",
 ];
 
 /// A written directory.
@@ -36,8 +37,8 @@ pub struct Exported {
     pub digest: String,
 }
 
-/// Writes `model` to `target`, replacing what is there. Tokenizer files come
-/// from `source`, the directory that training started from.
+/// Writes `model` to `target`, replacing what is there. Files of the tokenizer or the image
+/// processor come from `source`, the directory that training started from.
 pub fn export(
     model: &Model,
     source: &Path,
@@ -51,7 +52,7 @@ pub fn export(
         fresh_directory(&built)?;
         shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
         write_json(&built.join("config.json"), &Value::Object(config(model)))?;
-        copy_tokenizer(source, &built)?;
+        copy_input_files(source, &built)?;
         let digest = card.seal(&built)?;
         replace_directory(&built, target)?;
         Ok(digest)
@@ -85,8 +86,8 @@ fn config(model: &Model) -> Map<String, Value> {
     config
 }
 
-fn copy_tokenizer(source: &Path, target: &Path) -> io::Result<()> {
-    for name in TOKENIZER_FILES {
+fn copy_input_files(source: &Path, target: &Path) -> io::Result<()> {
+    for name in INPUT_FILES {
         let from = source.join(name);
         if from.exists() {
             let bytes = fs::read(from)?;

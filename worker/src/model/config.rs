@@ -43,10 +43,16 @@ pub enum Family {
     DeepseekV2,
     /// DeepSeek-V3, R1 and V3.1.
     DeepseekV3,
+    /// Vision transformer (Dosovitskiy et al. 2021).
+    Vit,
+    /// ResNet (He et al. 2015).
+    ResNet,
+    /// MobileNetV2 (Sandler et al. 2018).
+    MobileNetV2,
 }
 
 impl Family {
-    const ALL: [(&str, Self); 7] = [
+    const ALL: [(&str, Self); 10] = [
         ("bert", Self::Bert),
         ("llama", Self::Llama),
         ("qwen2", Self::Qwen2),
@@ -54,6 +60,9 @@ impl Family {
         ("deepseek", Self::Deepseek),
         ("deepseek_v2", Self::DeepseekV2),
         ("deepseek_v3", Self::DeepseekV3),
+        ("vit", Self::Vit),
+        ("resnet", Self::ResNet),
+        ("mobilenet_v2", Self::MobileNetV2),
     ];
 
     fn of(model_type: &str) -> Result<Self, String> {
@@ -83,18 +92,41 @@ impl Family {
             Self::Deepseek => "Deepseek",
             Self::DeepseekV2 => "DeepseekV2",
             Self::DeepseekV3 => "DeepseekV3",
+            Self::Vit => "ViT",
+            Self::ResNet => "ResNet",
+            Self::MobileNetV2 => "MobileNetV2",
         };
         format!("{stem}{head}")
     }
 
     /// Whether the model continues text.
     pub fn is_decoder(self) -> bool {
-        self != Self::Bert
+        self != Self::Bert && !self.sees()
     }
 
-    /// What a bare encoder or decoder's directory leaves out of tensor names.
+    /// Whether the model's input are pictures.
+    pub fn sees(self) -> bool {
+        matches!(self, Self::Vit | Self::ResNet | Self::MobileNetV2)
+    }
+
+    /// What a directory of the model without its head leaves out of tensor names.
     pub fn prefix(self) -> &'static str {
-        if self.is_decoder() { "model." } else { "bert." }
+        match self {
+            Self::Bert => "bert.",
+            Self::Vit => "vit.",
+            Self::ResNet => "resnet.",
+            Self::MobileNetV2 => "mobilenet_v2.",
+            _ => "model.",
+        }
+    }
+
+    /// Name of the layer that tells classes apart, without `.weight`.
+    pub fn classifier(self) -> &'static str {
+        match self {
+            Self::Bert | Self::Vit | Self::MobileNetV2 => "classifier",
+            Self::ResNet => "classifier.1",
+            _ => "score",
+        }
     }
 }
 

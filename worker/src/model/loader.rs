@@ -8,6 +8,10 @@ use tch::{Device, Kind, Tensor};
 use super::ModelError;
 use super::config::ModelConfig;
 use super::module::{Role, Weight};
+use super::parts::activation::Activation;
+use super::parts::batch_norm::BatchNorm;
+use super::parts::conv_layer::{ConvLayer, NormStyle};
+use super::parts::convolution::{Convolution, Window};
 use super::parts::embedding::Embedding;
 use super::parts::linear::{Linear, LinearKind};
 use super::parts::norm::{LayerNorm, RmsNorm};
@@ -27,7 +31,7 @@ pub struct Loader<'a> {
     pub device: Device,
     /// Makes some linear layers itself.
     pub supply: &'a Supply<'a>,
-    /// Linear layers that get fresh weights, with the standard deviation of these.
+    /// Linear layers that get fresh weights.
     pub fresh: Fresh,
     taken: RefCell<BTreeSet<String>>,
 }
@@ -37,8 +41,23 @@ pub struct Loader<'a> {
 pub struct Fresh {
     /// Names without `.weight`.
     pub names: Vec<&'static str>,
-    /// `initializer_range`.
-    pub deviation: f64,
+    /// How they are drawn.
+    pub draw: Draw,
+}
+
+/// How fresh weights are drawn.
+#[derive(Clone, Copy, Debug)]
+pub enum Draw {
+    /// With this standard deviation (`initializer_range`), and biases of 0.
+    Normal(f64),
+    /// As PyTorch's `nn.Linear` does: evenly, biases too, up to the inputs' number to the -1/2.
+    Uniform,
+}
+
+impl Default for Draw {
+    fn default() -> Self {
+        Self::Normal(0.02)
+    }
 }
 
 impl<'a> Loader<'a> {
@@ -77,11 +96,17 @@ impl<'a> Loader<'a> {
 
     fn fresh_linear(&self, shape: [i64; 2], bias: bool) -> Result<LinearKind, ModelError> {
         let options = (Kind::Float, self.device);
-        let bias = bias.then(|| Tensor::f_zeros([shape[0]], options));
-        Ok(LinearKind::Dense {
-            weight: Tensor::f_zeros(shape, options)?.f_normal_(0.0, self.fresh.deviation)?,
-            bias: bias.transpose()?,
-        })
+        let mut weight = Tensor::f_zeros(shape, options)?;
+        let mut bias = bias.then(|| Tensor::f_zeros([shape[0]], options)).transpose()?;
+        match self.fresh.draw {
+            Draw::Normal(deviation) => weight = weight.f_normal_(0.0, deviation)?,
+            Draw::Uniform => {
+                let most = (shape[1] as f64).powf(-0.5);
+                weight = weight.f_uniform_(-most, most)?;
+                bias = bias.map(|mut bias| bias.f_uniform_(-most, most)).transpose()?;
+            }
+        }
+        Ok(LinearKind::Dense { weight, bias })
     }
 
     /// A tensor of its own.
@@ -105,6 +130,69 @@ impl<'a> Loader<'a> {
     pub fn rms_norm(&self, name: &str, width: i64, eps: f64) -> Result<RmsNorm, ModelError> {
         let weight = self.weight(&format!("{name}.weight"), &[width], Role::Plain)?;
         Ok(RmsNorm { weight, eps })
+    }
+
+    /// From `inputs` to `outputs` channels, with or without a bias.
+    pub fn convolution(
+        &self,
+        name: &str,
+        [outputs, inputs]: [i64; 2],
+        bias: bool,
+        window: Window,
+    ) -> Result<Convolution, ModelError> {
+        let shape = [outputs, inputs / window.groups, window.kernel[0], window.kernel[1]];
+        let bias =
+            bias.then(|| self.weight(&format!("{name}.bias"), &[outputs], Role::Plain)).transpose();
+        let weight = self.weight(&format!("{name}.weight"), &shape, Role::Decayed)?;
+        Ok(Convolution { weight, bias: bias?, window })
+    }
+
+    /// Over `channels` channels. As in transformers' Trainer, its scale decays.
+    pub fn batch_norm(
+        &self,
+        name: &str,
+        channels: i64,
+        momentum: f64,
+        eps: f64,
+    ) -> Result<BatchNorm, ModelError> {
+        let part = |part: &str, role| self.weight(&format!("{name}.{part}"), &[channels], role);
+        Ok(BatchNorm {
+            weight: part("weight", Role::Decayed)?,
+            bias: part("bias", Role::Plain)?,
+            running_mean: part("running_mean", Role::Statistic)?,
+            running_var: part("running_var", Role::Statistic)?,
+            num_batches_tracked: self.counter(&format!("{name}.num_batches_tracked"))?,
+            momentum,
+            eps,
+        })
+    }
+
+    /// `NAME.convolution` without a bias, and `NAME.normalization`.
+    pub fn conv_layer(
+        &self,
+        name: &str,
+        [outputs, inputs]: [i64; 2],
+        window: Window,
+        (style, activation): (NormStyle, Option<Activation>),
+    ) -> Result<ConvLayer, ModelError> {
+        let NormStyle { momentum, eps } = style;
+        let convolution = format!("{name}.convolution");
+        Ok(ConvLayer {
+            convolution: self.convolution(&convolution, [outputs, inputs], false, window)?,
+            norm: self.batch_norm(&format!("{name}.normalization"), outputs, momentum, eps)?,
+            activation,
+        })
+    }
+
+    /// An i64 scalar; 0 where the directory, written before there was such a thing, has none.
+    fn counter(&self, name: &str) -> Result<Weight, ModelError> {
+        let tensor = match self.weights.get(name) {
+            Some(tensor) => tensor.f_to_kind(Kind::Int64)?.f_reshape([] as [i64; 0])?,
+            None => Tensor::f_zeros([] as [i64; 0], (Kind::Int64, Device::Cpu))?,
+        };
+        self.taken.borrow_mut().insert(name.to_owned());
+        let tensor = tensor.f_to_device(self.device)?;
+        Ok(Weight { name: name.to_owned(), tensor, role: Role::Statistic })
     }
 
     /// A tensor in f32.

@@ -29,7 +29,7 @@ pub use weights::Weights;
 
 use crate::data::{Batch, Labels};
 use family::llama::DecoderHead;
-use loader::{Fresh, Loader, Supply};
+use loader::{Draw, Fresh, Loader, Supply};
 use module::Leaf;
 
 /// A model with its head.
@@ -97,7 +97,11 @@ pub fn load_for_training(
 ) -> Result<(Model, Vec<&'static str>), ModelError> {
     let weights = Weights::read(directory, config.family.prefix())?;
     let deviation = config.raw.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
-    let fresh = Fresh { names: missing_heads(config, &head, &weights), deviation };
+    let draw = match config.family {
+        Family::ResNet => Draw::Uniform,
+        _ => Draw::Normal(deviation),
+    };
+    let fresh = Fresh { names: missing_heads(config, &head, &weights), draw };
     let names = fresh.names.clone();
     tch::manual_seed(seed);
     let loader = Loader::new(config, (&weights, device), &|_, _| Ok(None), fresh);
@@ -111,7 +115,7 @@ pub fn load_for_training(
 /// The head that a directory's weights end in.
 fn saved_head(config: &ModelConfig) -> Result<Head, ModelError> {
     let architecture = config.raw.get("architectures").and_then(|names| names.get(0)?.as_str());
-    let classifies = architecture.is_some_and(|name| name.ends_with("ForSequenceClassification"));
+    let classifies = architecture.is_some_and(|name| name.ends_with("Classification"));
     if config.family.is_decoder() && !classifies {
         return Ok(Head::CausalLm);
     }
@@ -126,9 +130,9 @@ fn saved_head(config: &ModelConfig) -> Result<Head, ModelError> {
 /// Layers of the head that the directory does not have, or not for these classes.
 fn missing_heads(config: &ModelConfig, head: &Head, weights: &Weights) -> Vec<&'static str> {
     let Head::Classifier(labels) = head else { return Vec::new() };
-    let top = if config.family.is_decoder() { "score" } else { "classifier" };
+    let top = config.family.classifier();
     let mut missing = Vec::new();
-    if !config.family.is_decoder() && weights.get("bert.pooler.dense.weight").is_none() {
+    if config.family == Family::Bert && weights.get("bert.pooler.dense.weight").is_none() {
         missing.push("bert.pooler.dense");
     }
     if config.labels.as_ref() != Some(labels) || weights.get(&format!("{top}.weight")).is_none() {
@@ -149,6 +153,17 @@ fn build(head: Head, loader: &Loader<'_>) -> Result<Model, ModelError> {
         (Family::Bert, None) => {
             return Err(config.unsupported(
                 "a BERT does not continue text; CausalLM needs a decoder such as Llama".into(),
+            ));
+        }
+        (Family::Vit, Some(classes)) => Box::new(family::vit::load(loader, classes)?),
+        (Family::ResNet, Some(classes)) => Box::new(family::resnet::load(loader, classes)?),
+        (Family::MobileNetV2, Some(classes)) => {
+            Box::new(family::mobilenet_v2::load(loader, classes)?)
+        }
+        (Family::Vit | Family::ResNet | Family::MobileNetV2, None) => {
+            return Err(config.unsupported(
+                "a model of pictures does not continue text; CausalLM needs a decoder such as Llama"
+                    .into(),
             ));
         }
         (Family::Llama, _) => Box::new(family::llama::load(loader, decoder)?),
@@ -177,6 +192,7 @@ impl Model {
     pub fn architecture(&self) -> String {
         self.config.family.architecture(match self.head {
             Head::CausalLm => "ForCausalLM",
+            Head::Classifier(_) if self.config.family.sees() => "ForImageClassification",
             Head::Classifier(_) => "ForSequenceClassification",
         })
     }
@@ -194,9 +210,13 @@ impl Model {
         }
     }
 
-    /// Refuses a language model where classes are wanted.
+    /// Refuses what does not tell texts apart.
     pub fn expect_classifier(&self) -> Result<(), ModelError> {
         match self.head {
+            Head::Classifier(_) if self.config.family.sees() => Err(self.config.unsupported(
+                "this is a classifier of pictures; only classifiers of texts are compressed and served so far"
+                    .into(),
+            )),
             Head::Classifier(_) => Ok(()),
             Head::CausalLm => Err(self.config.unsupported(
                 "this is a language model; only classifiers are compressed and served so far"
@@ -244,9 +264,23 @@ impl Model {
         self.forward(ids, &pass)
     }
 
+    /// Of a classifier of pictures: pixels f32 `[B, C, H, W]` → logits `[B, classes]`.
+    pub fn classify_pixels(&self, pixels: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
+        if !self.config.family.sees() {
+            return Err(ModelError::Pass("pictures need a model of pictures"));
+        }
+        self.forward(pixels, &Pass::encoder(None, dropout)?)
+    }
+
     /// Every tensor that is trained, in the order of the forward pass.
     pub fn parameters(&self) -> Vec<Parameter> {
-        self.tensors().into_iter().filter(|tensor| tensor.role != Role::Buffer).collect()
+        let trained = |role| matches!(role, Role::Decayed | Role::Plain);
+        self.tensors().into_iter().filter(|tensor| trained(tensor.role)).collect()
+    }
+
+    /// Every tensor that passes of training change without a gradient.
+    pub fn statistics(&self) -> Vec<Parameter> {
+        self.tensors().into_iter().filter(|tensor| tensor.role == Role::Statistic).collect()
     }
 
     /// The parameters that want a gradient: all, or adapters and what else is not frozen.

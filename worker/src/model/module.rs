@@ -26,8 +26,10 @@ pub enum Role {
     Decayed,
     /// Trained, without weight decay: biases and norms, as transformers' Trainer decides.
     Plain,
-    /// Not trained by gradients, but part of the model (running means, a router's bias).
+    /// Not trained, but part of the model (a router's bias).
     Buffer,
+    /// Not trained by gradients, but changed by passes of training (running means).
+    Statistic,
 }
 
 /// An end of the walk.

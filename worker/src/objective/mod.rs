@@ -8,7 +8,9 @@ use tch::{Device, Kind, Reduction, Tensor};
 
 pub use tally::Tally;
 
-use crate::data::{Fetched, Labels, Samples, collate, collate_causal, collate_packed};
+use crate::data::{
+    Fetched, Labels, Samples, collate, collate_causal, collate_packed, collate_pixels,
+};
 use crate::model::{Dropout, Head, Model, ModelError, Pass};
 
 /// What training brings down.
@@ -162,8 +164,12 @@ fn classes(
 ) -> Result<(Tensor, Tensor), ModelError> {
     let truths: Vec<i64> = batch.sequences().map(|sequence| sequence.class).collect();
     let targets = Tensor::f_from_slice(&truths)?.f_to_device(place.device)?;
-    let padded = collate(&batch.ids(), place.pad, place.device)?;
-    Ok((model.logits(&padded, dropout)?.f_to_kind(Kind::Float)?, targets))
+    let logits = if let Some(pixels) = collate_pixels(batch, place.device)? {
+        model.classify_pixels(&pixels, dropout)?
+    } else {
+        model.logits(&collate(&batch.ids(), place.pad, place.device)?, dropout)?
+    };
+    Ok((logits.f_to_kind(Kind::Float)?, targets))
 }
 
 /// Logits f32 `[N, V]` where a token is to be predicted, and these tokens `[N]`.
@@ -178,12 +184,11 @@ fn next_tokens(
     } else {
         collate_causal(batch, place.pad, place.device)?
     };
-    let mut pass = match rows.lengths.take() {
-        Some(lengths) => Pass::packed(model.network(), lengths, place.device, dropout)?,
-        None => {
-            let tokens = rows.input_ids.size()[1];
-            Pass::decoder(model.network(), tokens, place.device, dropout)?
-        }
+    let mut pass = if let Some(lengths) = rows.lengths.take() {
+        Pass::packed(model.network(), lengths, place.device, dropout)?
+    } else {
+        let tokens = rows.input_ids.size()[1];
+        Pass::decoder(model.network(), tokens, place.device, dropout)?
     };
     pass.select = Some(rows.select);
     let logits = model.forward(&rows.input_ids, &pass)?.f_to_kind(Kind::Float)?;

@@ -134,9 +134,9 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
         tracing::info!("{} is there already, made from the same model", config.output.display());
         return Ok(report);
     }
-    let encoder = TextEncoder::from_export(&config.model).map_err(Error::from)?;
     let dense = model::load(&config.model, Device::Cpu).map_err(Error::from)?;
     dense.expect_classifier().map_err(Error::from)?;
+    let encoder = TextEncoder::from_export(&config.model).map_err(Error::from)?;
     let built = temporary_beside(&config.output);
     let done = compress(config, input, &dense, &encoder, &built);
     if done.is_err() {

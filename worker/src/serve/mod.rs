@@ -112,9 +112,9 @@ fn load(
     device: Device,
     batch: usize,
 ) -> Result<(TextClassifier, TextEncoder), Error> {
-    let encoder = TextEncoder::from_export(directory)?;
     let classifier = crate::quantize::load(directory, device)?;
     classifier.expect_classifier()?;
+    let encoder = TextEncoder::from_export(directory)?;
     let model = TextClassifier { classifier, pad: encoder.pad(), device };
     warm_up(&model, &encoder, batch)?;
     Ok((model, encoder))

@@ -92,7 +92,7 @@ impl Session<'_> {
         let trained = &self.trainer.parameters;
         let vocabulary = match model.head {
             Head::CausalLm => model.config.vocab_size.unsigned_abs(),
-            _ => 0,
+            Head::Classifier(_) => 0,
         };
         Footprint {
             limit: self.memory_limit,

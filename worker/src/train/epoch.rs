@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use hearth_crds::training_arguments::TrainSamplingStrategy;
 
+use crate::config::Config;
 use crate::data::order::{Shape, grouped_by_length, micro_batches, permutation};
 use crate::data::packing::{Packs, first_fit};
 
@@ -21,6 +22,19 @@ pub struct Sampling {
     /// Samples among which those of like length are put together. Not the world's batch, so that
     /// the order stays where the number of ranks changes.
     pub group: usize,
+}
+
+impl Sampling {
+    /// As `config` says, for sequences of at most `max_length` tokens.
+    pub fn new(config: &Config, max_length: usize) -> Self {
+        Self {
+            strategy: config.sampling,
+            seed: config.data_seed,
+            drop_last: config.drop_last,
+            packing: config.packing.then_some(max_length),
+            group: config.train_batch.get() * config.accumulation.get(),
+        }
+    }
 }
 
 /// One pass over the data. An item is a sample, or a pack of some.
@@ -56,6 +70,11 @@ impl Epoch {
     /// Which pass over the data this is, from 0.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Whether there is no item.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Items.

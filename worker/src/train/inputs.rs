@@ -3,31 +3,35 @@
 use std::path::Path;
 
 use hearth_crds::peft::Peft;
+use hearth_crds::training_job::Task;
 use hearth_crds::worker_config::DataFile;
+use serde_json::json;
 
 use super::gang::Gang;
 use super::session::note;
 use crate::config::{Config, Lesson};
 use crate::cores::cores;
-use crate::data::dataset::{self, ReadOptions, SequenceFiles, SequenceOptions};
+use crate::data::dataset::{self, PictureOptions, ReadOptions, SequenceFiles, SequenceOptions};
 use crate::data::encode::EncoderOptions;
 use crate::data::{
-    self, Columns, DataError, Format, LossOn, Samples, SequenceEncoder, SourceFile, TextEncoder,
-    TrainingSet,
+    self, Columns, DataError, Format, LossOn, Preprocessor, Samples, SequenceEncoder, SourceFile,
+    TextEncoder, TrainingSet,
 };
 use crate::error::Error;
 use crate::event::EventSink;
-use crate::model::{Head, ModelConfig, ModelError};
+use crate::model::{Family, Head, ModelConfig, ModelError};
 use crate::objective::{Classification, Objective};
 use crate::peft::LoraConfig;
 
-/// What makes token ids of rows.
+/// What makes token ids, or pixels, of rows.
 #[derive(Debug)]
 pub(super) enum Encoder {
     /// Of labelled texts.
     Text(Box<TextEncoder>),
     /// Of sequences, with the columns that hold them.
     Sequence(Box<SequenceEncoder>, Columns),
+    /// Of labelled pictures.
+    Pictures(Box<Preprocessor>),
 }
 
 impl Encoder {
@@ -38,6 +42,13 @@ impl Encoder {
         leads: bool,
         events: &mut dyn EventSink,
     ) -> Result<Self, Error> {
+        if config.task == Task::ImageClassification {
+            return Self::pictures(config, model);
+        }
+        if model.family.sees() {
+            let detail = "a model of pictures reads no text; use spec.task ImageClassification";
+            return Err(unsupported(model, detail.into()));
+        }
         let max_length = config.max_length.min(model.max_tokens);
         if max_length < config.max_length && leads {
             let message = format!(
@@ -63,6 +74,33 @@ impl Encoder {
             return Err(ModelError::Malformed { path: model.path.clone(), detail }.into());
         }
         Ok(encoder)
+    }
+
+    fn pictures(config: &Config, model: &ModelConfig) -> Result<Self, Error> {
+        if !model.family.sees() {
+            let detail = "spec.task ImageClassification needs a model of pictures: ViT, ResNet or MobileNetV2";
+            return Err(unsupported(model, detail.into()));
+        }
+        let number = |name: &str| model.raw.get(name).and_then(serde_json::Value::as_u64);
+        let channels = number("num_channels").unwrap_or(3);
+        if channels != 3 {
+            let detail =
+                format!("num_channels is {channels}; pictures are read as RGB, 3 channels");
+            return Err(unsupported(model, detail));
+        }
+        let preprocessor = Preprocessor::load(&config.model)?;
+        let (height, width) = (preprocessor.format.height, preprocessor.format.width);
+        if model.family == Family::Vit
+            && let Some(size) = model.raw.get("image_size")
+            && *size != json!([height, width])
+            && (height != width || *size != json!(height))
+        {
+            let detail = format!(
+                "image_size is {size}, but preprocessor_config.json makes pictures of {height} by {width}; they are not of one model"
+            );
+            return Err(ModelError::Malformed { path: model.path.clone(), detail }.into());
+        }
+        Ok(Self::Pictures(Box::new(preprocessor)))
     }
 
     fn sequences(config: &Config, max_length: usize) -> Result<Self, Error> {
@@ -95,14 +133,16 @@ impl Encoder {
         match self {
             Self::Text(encoder) => encoder.pad(),
             Self::Sequence(encoder, _) => encoder.pad(),
+            Self::Pictures(_) => 0,
         }
     }
 
-    /// Most tokens of a sample.
+    /// Most tokens of a sample; pictures have none.
     pub(super) fn max_length(&self) -> usize {
         match self {
             Self::Text(encoder) => encoder.max_length(),
             Self::Sequence(encoder, _) => encoder.max_length(),
+            Self::Pictures(_) => 0,
         }
     }
 
@@ -110,13 +150,14 @@ impl Encoder {
         match self {
             Self::Text(encoder) => encoder.vocabulary_size(),
             Self::Sequence(encoder, _) => encoder.vocabulary_size(),
+            Self::Pictures(_) => 0,
         }
     }
 
     /// The head that learns from these samples.
     pub(super) fn head(&self, data: &TrainingSet) -> Head {
         match self {
-            Self::Text(_) => Head::Classifier(data.labels.clone()),
+            Self::Text(_) | Self::Pictures(_) => Head::Classifier(data.labels.clone()),
             Self::Sequence(..) => Head::CausalLm,
         }
     }
@@ -152,6 +193,10 @@ impl Encoder {
                 let options = ReadOptions { encoder, cache, threads, seed };
                 dataset::load(&config.data, model.labels.as_ref(), options)
             }
+            Self::Pictures(preprocessor) => {
+                let options = PictureOptions { preprocessor, cache, threads, seed };
+                dataset::load_pictures(&config.data, model.labels.as_ref(), options)
+            }
             Self::Sequence(encoder, columns) => {
                 let source = |file: &DataFile| SourceFile {
                     path: file.path.clone(),
@@ -169,6 +214,10 @@ impl Encoder {
             }
         }
     }
+}
+
+fn unsupported(model: &ModelConfig, detail: String) -> Error {
+    ModelError::Unsupported { path: model.path.clone(), detail }.into()
 }
 
 /// What the rows of a file for fine-tuning hold, told by the first of them, as TRL tells by a data

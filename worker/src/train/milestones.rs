@@ -204,9 +204,11 @@ impl Session<'_> {
         };
         match self.checkpoints.open(best.step) {
             Ok(checkpoint) => {
-                let parameters = self.trainer.model.trainable();
+                let model = &self.trainer.model;
+                let (parameters, statistics) = (model.trainable(), model.statistics());
                 let weights: Vec<(String, Tensor)> = parameters
                     .iter()
+                    .chain(&statistics)
                     .map(|parameter| {
                         (format!("model.{}", parameter.name), parameter.tensor.detach())
                     })

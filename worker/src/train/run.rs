@@ -79,6 +79,9 @@ impl Session<'_> {
             let last = self.state.step == self.horizon.total;
             let evaluate = self.evaluates(end.epoch_done, last);
             let save = is_due(self.config.save, self.state.step, end.epoch_done, last);
+            if end.stop || evaluate || save {
+                self.trainer.share_statistics(&mut self.gang)?;
+            }
             if end.stop {
                 self.state.evaluation_due = evaluate;
                 self.save()?;

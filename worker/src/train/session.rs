@@ -19,7 +19,7 @@ use super::memory::{self, FittingBatch};
 use super::optimizer::Optimizer;
 use super::rank::Rank;
 use super::state::{Identity, TrainState};
-use super::step::Trainer;
+use super::step::{Trainer, whole};
 use super::team::Team;
 use crate::checkpoint::reports::Reports;
 use crate::checkpoint::store::Checkpoint;
@@ -28,7 +28,7 @@ use crate::config::{Config, ConfigError, Interval};
 use crate::data::{Samples, TrainingSet};
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
-use crate::model::{ModelConfig, load_for_training};
+use crate::model::{Model, ModelConfig, load_for_training};
 use crate::monitor::Probe;
 use crate::objective::Place;
 use crate::parallel::chain::Recipe;
@@ -104,12 +104,15 @@ impl<'a> Session<'a> {
             recompute: config.gradient_checkpointing,
             precision: config.bf16.then_some(Kind::BFloat16),
         };
+        refuse_statistics(&model, &gang, &config)?;
         let bucket = config.bucket_cap_mb.map(|megabytes| megabytes.get() << 20);
         let team = Team::form(&mut model, &gang, &rank, recipe, bucket)?;
         let parameters = team.parameters(&model);
         let optimizer = Optimizer::new(&parameters, &config.optim, state.step)?;
         if let Some(checkpoint) = &resumed {
-            checkpoint.restore_parts(&team.targets(&parameters, &optimizer)?)?;
+            let mut targets = team.targets(&parameters, &optimizer)?;
+            targets.extend(whole(&model.statistics()));
+            checkpoint.restore_parts(&targets)?;
         }
         gang.assemble("restored")?;
         let objective = inputs::objective(&config.lesson, &data.train);
@@ -122,13 +125,7 @@ impl<'a> Session<'a> {
         let own = (team, parameters, optimizer);
         let trainer = Trainer::new((model, objective), own, &mut gang, (place, config.seed))?;
         let saver = start_saver(&config, &rank, &checkpoints, &trainer)?;
-        let sampling = Sampling {
-            strategy: config.sampling,
-            seed: config.data_seed,
-            drop_last: config.drop_last,
-            packing: config.packing.then(|| encoder.max_length()),
-            group: config.train_batch.get() * config.accumulation.get(),
-        };
+        let sampling = Sampling::new(&config, encoder.max_length());
         let horizon = horizon(&config, &sampling, &data.train, gang.layout().shares(), &state)?;
         let epoch = draw(&sampling, &data.train, state.cursor.epoch);
         let journal = gang
@@ -148,6 +145,7 @@ impl<'a> Session<'a> {
         }
         Ok(Self {
             saver,
+            config,
             gang,
             data,
             encoder,
@@ -157,7 +155,6 @@ impl<'a> Session<'a> {
             epoch,
             micro_batch,
             memory_limit,
-            config,
             state,
             checkpoints,
             journal,
@@ -221,6 +218,21 @@ fn horizon(
         return Err(ConfigError::Setting { field: "training.dataloaderDropLast", detail }.into());
     }
     Ok(horizon)
+}
+
+/// Running statistics follow from whole passes on whole stages.
+fn refuse_statistics(model: &Model, gang: &Gang, config: &Config) -> Result<(), Error> {
+    let plain = gang.layout().is_plain();
+    if model.statistics().is_empty() || (plain && !config.gradient_checkpointing) {
+        return Ok(());
+    }
+    let (field, fix) = if plain {
+        ("training.gradientCheckpointing", "set it to false")
+    } else {
+        ("parallelism", "use sharding None and tensor, pipeline and expert 1")
+    };
+    let detail = format!("{} keeps running statistics (batch norm); {fix}", model.architecture());
+    Err(ConfigError::Setting { field, detail }.into())
 }
 
 fn start_saver(

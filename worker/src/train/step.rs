@@ -32,6 +32,8 @@ pub struct Trainer {
     /// What the optimizer changes, in the order of the forward pass: parameters, or this rank's
     /// parts of them.
     pub parameters: Vec<Parameter>,
+    /// What passes change besides: running means. Rank 0's are the run's.
+    pub statistics: Vec<Parameter>,
     /// The optimizer over them.
     pub optimizer: Optimizer,
     team: Team,
@@ -62,11 +64,13 @@ impl Trainer {
         (place, seed): (Place, i64),
     ) -> Result<Self, Error> {
         team.begin(&parameters, gang)?;
+        let statistics = model.statistics();
         Ok(Self {
             model,
             objective,
             place,
             parameters,
+            statistics,
             optimizer,
             team,
             fetched: Fetched::default(),
@@ -177,16 +181,31 @@ impl Trainer {
         })
     }
 
+    /// Gives all ranks rank 0's running statistics, before they are used or saved. Each rank's
+    /// follow from the samples that it saw; as with PyTorch's `DistributedDataParallel`, rank 0's
+    /// are the model's.
+    pub fn share_statistics(&self, gang: &mut Gang) -> Result<(), Error> {
+        if let Some(group) = gang.group()
+            && !self.statistics.is_empty()
+        {
+            let mut values: Vec<Tensor> =
+                self.statistics.iter().map(|statistic| statistic.tensor.detach()).collect();
+            group.broadcast_all(&mut values, 0)?;
+        }
+        Ok(())
+    }
+
     /// One step of the optimizer at learning rate `rate`.
     pub fn update(&mut self, rate: f64) -> Result<(), Error> {
         self.optimizer.step(rate)?;
         self.share_update()
     }
 
-    /// What this rank's optimizer changes and remembers.
+    /// What passes and this rank's optimizer change.
     pub fn tensors(&self) -> Vec<Tensor> {
-        let own = self.parameters.iter().map(|parameter| parameter.tensor.detach());
-        own.chain(self.optimizer.moments().into_iter().map(|(_, tensor)| tensor)).collect()
+        let own = self.parameters.iter().chain(&self.statistics);
+        let moments = self.optimizer.moments().into_iter().map(|(_, tensor)| tensor);
+        own.map(|parameter| parameter.tensor.detach()).chain(moments).collect()
     }
 
     /// Has all ranks see what each has changed of its part.
@@ -194,9 +213,11 @@ impl Trainer {
         self.team.chain.as_ref().map_or(Ok(()), |chain| Ok(chain.share_update()?))
     }
 
-    /// What a checkpoint holds of this rank: weights and moments.
+    /// What a checkpoint holds of this rank: weights, running statistics and moments.
     pub fn parts(&self) -> Result<Vec<Part>, Error> {
-        self.team.parts(&self.parameters, &self.optimizer)
+        let mut parts = self.team.parts(&self.parameters, &self.optimizer)?;
+        parts.extend(whole(&self.statistics));
+        Ok(parts)
     }
 
     /// Has the whole model on rank 0, for export. All ranks take part, and train no more.
@@ -254,6 +275,11 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+/// Tensors of the model that every rank holds, as parts of a checkpoint.
+pub(super) fn whole(tensors: &[Parameter]) -> impl Iterator<Item = Part> {
+    tensors.iter().map(|one| Part::whole(format!("model.{}", one.name), one.tensor.detach()))
 }
 
 /// A rank without rows still takes part in collectives, with a gradient of 0.

@@ -91,6 +91,7 @@ pub(crate) fn data_file(rows: &DataSource, source: &Source, backend: &Backend) -
         uri: rows.source.clone(),
         format: rows.format(),
         text: rows.text.clone(),
+        image: rows.image.clone(),
         label: rows.label.clone(),
         messages: rows.messages.clone(),
         prompt: rows.prompt.clone(),

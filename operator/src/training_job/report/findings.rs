@@ -63,9 +63,9 @@ pub(super) fn findings_of(
             ),
         ]),
         Stage::Running(status) => {
-            let (state, mut findings) = running_findings(status, after);
-            findings.extend(diagnosis(&status.notes));
-            (state, findings)
+            let (word, mut found) = running_findings(status, after);
+            found.extend(diagnosis(&status.notes));
+            (word, found)
         }
         Stage::Between | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {
             (None, vec![valid()])

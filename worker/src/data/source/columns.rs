@@ -15,6 +15,13 @@ pub enum Columns {
         /// Column of the label.
         label: String,
     },
+    /// Labelled pictures.
+    Picture {
+        /// Column of the picture: a path, or its bytes as Hugging Face `datasets` keeps them.
+        image: String,
+        /// Column of the label.
+        label: String,
+    },
     /// Texts.
     Text {
         /// Column of the text.
@@ -43,6 +50,15 @@ pub enum Columns {
     },
 }
 
+/// Where a picture is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Picture {
+    /// Here, as a PNG or a JPEG.
+    Bytes(Vec<u8>),
+    /// In a file, relative to the file of rows.
+    Path(String),
+}
+
 /// What somebody said.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
@@ -59,6 +75,13 @@ pub enum Parts {
     Labelled {
         /// Text, not cleaned.
         text: String,
+        /// Label; whole numbers in decimal.
+        label: String,
+    },
+    /// A labelled picture.
+    Picture {
+        /// The picture.
+        picture: Picture,
         /// Label; whole numbers in decimal.
         label: String,
     },
@@ -89,6 +112,7 @@ impl Columns {
     pub fn names(&self) -> Vec<&str> {
         match self {
             Self::Labelled { text, label } => vec![text, label],
+            Self::Picture { image, label } => vec![image, label],
             Self::Text { text } => vec![text],
             Self::Messages { messages } => vec![messages],
             Self::Completion { prompt, completion } => vec![prompt, completion],
@@ -105,6 +129,11 @@ impl Columns {
                 let text = take_text(&mut fields, text)?;
                 let label = take_label(&mut fields, label)?;
                 Ok(Parts::Labelled { text, label })
+            }
+            Self::Picture { image, label } => {
+                let picture = take_picture(&mut fields, image)?;
+                let label = take_label(&mut fields, label)?;
+                Ok(Parts::Picture { picture, label })
             }
             Self::Text { text } => Ok(Parts::Text(take_text(&mut fields, text)?)),
             Self::Messages { messages } => match take_said(&mut fields, messages)? {
@@ -139,6 +168,26 @@ fn take_text(fields: &mut Fields, name: &str) -> Result<String, String> {
         Some(text) if text.trim().is_empty() => Err(format!("field {name:?} is empty")),
         Some(text) => Ok(text.to_owned()),
         None => Err(format!("field {name:?} is {}, not a string", kind(&value))),
+    }
+}
+
+/// A path; bytes; or a struct of both, of which bytes count where there are any.
+fn take_picture(fields: &mut Fields, name: &str) -> Result<Picture, String> {
+    let value = fields.remove(name).ok_or_else(|| format!("field {name:?} is missing"))?;
+    let of = |part| match value.kind() {
+        ValueKind::Map => value.get_attr(part).unwrap_or(Value::UNDEFINED),
+        _ => value.clone(),
+    };
+    let (bytes, path) = (of("bytes"), of("path"));
+    match (bytes.kind(), bytes.as_bytes(), path.as_str()) {
+        (ValueKind::Bytes, Some(bytes), _) if !bytes.is_empty() => {
+            Ok(Picture::Bytes(bytes.to_vec()))
+        }
+        (_, _, Some(path)) if !path.trim().is_empty() => Ok(Picture::Path(path.to_owned())),
+        _ => Err(format!(
+            "field {name:?} is {}, neither a path nor a picture {{bytes, path}}",
+            kind(&value)
+        )),
     }
 }
 
@@ -268,6 +317,28 @@ mod tests {
         assert!(
             matches!(parts(&columns, call), Ok(Parts::Messages(messages)) if messages.len() == 1)
         );
+    }
+
+    #[test]
+    fn a_picture_is_a_path_or_a_struct_of_bytes_and_path() {
+        let columns = Columns::Picture { image: "image".into(), label: "label".into() };
+        let of = |image: Value| {
+            let fields = [("image".to_owned(), image), ("label".to_owned(), Value::from(3))];
+            columns.parts(fields.into()).map(|parts| match parts {
+                Parts::Picture { picture, label } => (picture, label),
+                other => panic!("{other:?}"),
+            })
+        };
+        let path = |path: &str| Ok((Picture::Path(path.to_owned()), "3".to_owned()));
+        assert_eq!(of(Value::from("a/b.png")), path("a/b.png"));
+        let given = |bytes: Value| Value::from_pairs([("bytes", bytes), ("path", "b".into())]);
+        let bytes = Picture::Bytes(vec![0x89, 0x50]);
+        assert_eq!(of(given(Value::from_bytes(vec![0x89, 0x50]))), Ok((bytes, "3".to_owned())));
+        assert_eq!(of(given(Value::from(()))), path("b"));
+        for wrong in [Value::from(7), Value::from(""), Value::from(()), given(Value::from(1))] {
+            let told = of(wrong.clone());
+            assert_eq!(told.is_err(), wrong.kind() != ValueKind::Map, "{wrong:?}: {told:?}");
+        }
     }
 
     #[test]

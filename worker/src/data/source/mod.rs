@@ -17,7 +17,7 @@ use hearth_crds::training_job::DataFormat;
 use hearth_crds::worker_config::DataFile;
 use minijinja::Value;
 
-pub use columns::{Columns, Parts, Said};
+pub use columns::{Columns, Parts, Picture, Said};
 
 use super::DataError;
 use lines::Lines;
@@ -73,6 +73,15 @@ impl SourceFile {
             path: file.path.clone(),
             format: file.format.into(),
             columns: Columns::Labelled { text: file.text.clone(), label: file.label.clone() },
+        }
+    }
+
+    /// A file of labelled pictures.
+    pub fn pictures(file: &DataFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            format: file.format.into(),
+            columns: Columns::Picture { image: file.image.clone(), label: file.label.clone() },
         }
     }
 

@@ -13,6 +13,8 @@ pub enum Activation {
     GeluTanh,
     /// Rectified linear unit.
     Relu,
+    /// Rectified linear unit, at most 6.
+    Relu6,
     /// Sigmoid linear unit, also called swish.
     Silu,
 }
@@ -24,10 +26,11 @@ impl Activation {
             "gelu" => Self::Gelu,
             "gelu_new" | "gelu_pytorch_tanh" => Self::GeluTanh,
             "relu" => Self::Relu,
+            "relu6" => Self::Relu6,
             "silu" | "swish" => Self::Silu,
             other => {
                 return Err(format!(
-                    "hidden_act {other:?} is not supported; gelu, gelu_new, gelu_pytorch_tanh, relu, silu and swish are"
+                    "hidden_act {other:?} is not supported; gelu, gelu_new, gelu_pytorch_tanh, relu, relu6, silu and swish are"
                 ));
             }
         })
@@ -39,6 +42,7 @@ impl Activation {
             Self::Gelu => input.f_gelu("none")?,
             Self::GeluTanh => input.f_gelu("tanh")?,
             Self::Relu => input.f_relu()?,
+            Self::Relu6 => input.f_relu6()?,
             Self::Silu => input.f_silu()?,
         })
     }

@@ -2,6 +2,9 @@
 
 pub mod activation;
 pub mod attention;
+pub mod batch_norm;
+pub mod conv_layer;
+pub mod convolution;
 pub mod dropout;
 pub mod embedding;
 pub mod experts;
