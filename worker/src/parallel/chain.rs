@@ -10,20 +10,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hearth_crds::training_job::Sharding;
 use nccl_rs::autograd::{self, RandomState};
-use nccl_rs::{ops, storage};
+use nccl_rs::storage;
 use tch::{Kind, Tensor};
 
 use super::groups::{Groups, Join};
-use super::layout::{DATA, EXPERT, Layout, TENSOR};
+use super::layout::Layout;
 use super::pipeline::Pipes;
 use super::tensor::Splits;
-use super::unit::{Unit, is_buffer};
-use super::{OverTensor, Piece, expert, tensor};
-use crate::checkpoint::part::{Holders, Part};
+use super::unit::Unit;
+use super::{build, expert, tensor};
 use crate::error::Error;
-use crate::model::{Model, ModelError, Network, Parameter, Pass, Runner};
+use crate::model::{Model, ModelError, Network, Pass, Runner};
 
 /// Runs a model's stages.
 #[derive(Debug)]
@@ -82,21 +80,6 @@ enum Kept {
     Pass(Box<Pass>, RandomState),
 }
 
-/// A tensor that this rank's optimizer changes.
-#[derive(Debug)]
-pub struct Owned {
-    /// As the optimizer sees it.
-    pub parameter: Parameter,
-    /// Shape of the whole tensor.
-    whole: Vec<i64>,
-    /// Where the part lies in it.
-    offsets: Vec<i64>,
-    /// Ranks with an equal copy.
-    holders: Vec<usize>,
-    /// All rows of this that the model holds here, where they are more.
-    held: Option<(Tensor, Vec<i64>)>,
-}
-
 impl Chain {
     /// Splits `model`, of which every rank has read the whole, as `layout` says, and runs it from
     /// now on.
@@ -115,12 +98,12 @@ impl Chain {
         }
         let mut absent = BTreeSet::new();
         if groups.forward.is_some() {
-            absent = leave_to_others(model, &stages)?;
+            absent = build::leave_to_others(model, &stages)?;
         }
         if let Some(group) = &groups.expert {
             absent.append(&mut expert::spread(model, group)?);
         }
-        let units = units(model, &splits, &absent, (&layout, &groups))?;
+        let units = build::units(model, &splits, &absent, (&layout, &groups))?;
         let pipes = groups.forward.as_ref().zip(groups.backward.as_ref());
         let pipes = pipes.map(|(forward, backward)| Pipes::new(forward, backward));
         let state = State { units, pipes, open: VecDeque::new(), gathered_bytes: 0, peak_bytes: 0 };
@@ -143,39 +126,6 @@ impl Chain {
     /// The grid of ranks.
     pub fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// What this rank's optimizer changes, in the order of the forward pass.
-    pub fn owned(&self) -> Vec<Owned> {
-        let state = self.state();
-        let mut found = Vec::new();
-        for unit in state.units.iter().flatten() {
-            for member in unit.members() {
-                let Some(own) = &member.own else { continue };
-                let piece = &member.piece;
-                let mut offsets = piece.offsets.clone();
-                let held = unit
-                    .is_cut()
-                    .then(|| (piece.parameter.tensor.shallow_clone(), offsets.clone()));
-                if let Some(first) = offsets.first_mut() {
-                    *first += member.first;
-                }
-                found.push(Owned {
-                    parameter: Parameter {
-                        name: own.name.clone(),
-                        tensor: own.tensor.shallow_clone(),
-                        role: own.role,
-                        stage: own.stage,
-                    },
-                    whole: piece.whole.clone(),
-                    offsets,
-                    holders: self.layout.ranks(&copies(piece, unit.is_cut())),
-                    // Full sharding fills the model from these; else all rows are here, too.
-                    held: held.filter(|_| self.layout.sharding() != Sharding::Full),
-                });
-            }
-        }
-        found
     }
 
     /// Begins a step: no gradient is left of the one before.
@@ -274,27 +224,6 @@ impl Chain {
         self.state().units.iter_mut().flatten().try_for_each(Unit::share_update)
     }
 
-    /// Sum of the squares of this rank's share of the gradient: over all ranks, each element is
-    /// counted once.
-    pub fn squares(owned: &[Owned]) -> Result<f64, Error> {
-        let mut by_copies: Vec<(usize, Vec<Tensor>)> = Vec::new();
-        for one in owned {
-            let gradient = one.parameter.tensor.grad();
-            if gradient.defined() {
-                let copies = one.holders.len().max(1);
-                match by_copies.iter_mut().find(|(count, _)| *count == copies) {
-                    Some((_, gradients)) => gradients.push(gradient),
-                    None => by_copies.push((copies, vec![gradient])),
-                }
-            }
-        }
-        let mut sum = 0.0;
-        for (copies, gradients) in by_copies {
-            sum += ops::total_norm(&gradients)?.powi(2) / copies as f64;
-        }
-        Ok(sum)
-    }
-
     /// Bytes of weights and gradients that this rank holds between steps, and the most that it
     /// held besides in a step for gathered weights and sums.
     pub fn bytes(&self, model: &Model) -> Result<(usize, usize), Error> {
@@ -327,6 +256,9 @@ impl Chain {
         input: &Tensor,
         pass: &Pass,
     ) -> Result<Tensor, ModelError> {
+        // Of a leaf, autocast would keep one cast for all that read it, and their gradients would
+        // be added in bfloat16.
+        let input = if input.requires_grad() { &input.f_view_as(input)? } else { input };
         let forward = || match &self.splits.vocabulary {
             Some(vocabulary) => vocabulary.forward(network, stage, input, pass),
             None => network.forward(stage, input, pass),
@@ -450,128 +382,4 @@ impl State {
         }
         Ok(())
     }
-}
-
-impl Owned {
-    /// The part of a checkpoint that this is, under the name that weights have there.
-    pub fn part(&self) -> Part {
-        let name = format!("model.{}", self.parameter.name);
-        self.slice(name, self.parameter.tensor.detach())
-    }
-
-    /// Where a checkpoint's weights go: all rows that the model holds here.
-    pub fn target(&self) -> Part {
-        let Some((tensor, offsets)) = &self.held else { return self.part() };
-        let name = format!("model.{}", self.parameter.name);
-        let (whole, offsets) = (self.whole.clone(), offsets.clone());
-        Part::slice(name, whole, offsets, tensor.detach(), Holders::These(self.holders.clone()))
-    }
-
-    /// What an optimizer remembers of this: it lies as the parameter does, or is one number, or is
-    /// of any shape where this is the whole parameter.
-    pub fn moment(&self, name: String, tensor: Tensor) -> Result<Part, Error> {
-        let (own, shape) = (self.parameter.tensor.size(), tensor.size());
-        if shape == own {
-            return Ok(self.slice(name, tensor));
-        }
-        if shape.is_empty() || self.whole == own {
-            let offsets = vec![0; shape.len()];
-            let holders = Holders::These(self.holders.clone());
-            return Ok(Part::slice(name, shape, offsets, tensor, holders));
-        }
-        Err(Error::Internal(format!(
-            "{name} is {shape:?}, not {own:?} as its parameter; this optimizer needs whole parameters"
-        )))
-    }
-
-    fn slice(&self, name: String, tensor: Tensor) -> Part {
-        let (whole, offsets) = (self.whole.clone(), self.offsets.clone());
-        Part::slice(name, whole, offsets, tensor, Holders::These(self.holders.clone()))
-    }
-}
-
-/// Axes along which ranks hold equal copies of a piece.
-fn copies(piece: &Piece, is_cut: bool) -> Vec<&'static str> {
-    let mut axes = Vec::new();
-    if !is_cut {
-        axes.push(DATA);
-        if !piece.is_expert {
-            axes.push(EXPERT);
-        }
-    }
-    if piece.over_tensor != OverTensor::Split {
-        axes.push(TENSOR);
-    }
-    axes
-}
-
-/// Lets go of the stages that are not this rank's; names of their tensors.
-fn leave_to_others(model: &Model, stages: &Range<usize>) -> Result<BTreeSet<String>, Error> {
-    let all = model.network().stages();
-    if model.network().is_tied() {
-        return Err(model
-            .config
-            .unsupported(
-                "parallelism.pipeline: the first stage and the last share the embeddings \
-                 (tie_word_embeddings); use tensor or sharding"
-                    .into(),
-            )
-            .into());
-    }
-    if stages.is_empty() {
-        return Err(model
-            .config
-            .unsupported(format!(
-                "parallelism.pipeline is more than the model's {all} stages; use less"
-            ))
-            .into());
-    }
-    let mut absent = BTreeSet::new();
-    for tensor in model.tensors() {
-        if !stages.contains(&tensor.stage) {
-            storage::release(&tensor.tensor)?;
-            absent.insert(tensor.name);
-        }
-    }
-    Ok(absent)
-}
-
-/// The units of every stage; none where a stage is not this rank's.
-fn units(
-    model: &Model,
-    splits: &Splits,
-    absent: &BTreeSet<String>,
-    (layout, groups): (&Layout, &Groups),
-) -> Result<Vec<Vec<Unit>>, ModelError> {
-    let stages = model.network().stages();
-    let mut pieces: Vec<[Vec<Piece>; 2]> = (0..stages).map(|_| [Vec::new(), Vec::new()]).collect();
-    for parameter in model.tensors() {
-        if absent.contains(&parameter.name) {
-            continue;
-        }
-        let (whole, offsets) = splits.place(&parameter.name, &parameter.tensor);
-        let over_tensor = splits.over_tensor(&parameter.name);
-        let is_expert = groups.expert.is_some() && parameter.name.contains(".experts.");
-        let stage = parameter.stage;
-        let piece = Piece { parameter, whole, offsets, over_tensor, is_expert };
-        if !is_buffer(&piece) {
-            pieces[stage][usize::from(is_expert)].push(piece);
-        }
-    }
-    let unit = |pieces: Vec<Piece>, group| {
-        Unit::new(pieces, layout.sharding(), group, groups.tensor.clone())
-    };
-    pieces
-        .into_iter()
-        .map(|[dense, experts]| {
-            let mut units = Vec::new();
-            if !dense.is_empty() {
-                units.push(unit(dense, groups.replicas.clone())?);
-            }
-            if !experts.is_empty() {
-                units.push(unit(experts, groups.data.clone())?);
-            }
-            Ok(units)
-        })
-        .collect()
 }

@@ -14,11 +14,13 @@
 //! | [`pipeline`] | stages on several ranks, one forward, one backward (PipeDream's 1F1B) |
 //! | [`collect`] | a whole model again, to be exported |
 
+mod build;
 pub mod chain;
 pub mod collect;
 pub mod expert;
 pub mod groups;
 pub mod layout;
+pub mod owned;
 pub mod pipeline;
 pub mod tensor;
 pub mod unit;
@@ -26,6 +28,7 @@ pub mod unit;
 pub use chain::Chain;
 pub use groups::Groups;
 pub use layout::Layout;
+pub use owned::Owned;
 
 use crate::model::Parameter;
 

@@ -13,8 +13,8 @@ use super::rank::Rank;
 use crate::checkpoint::part::Part;
 use crate::error::Error;
 use crate::model::{Model, Parameter};
-use crate::parallel::Chain;
-use crate::parallel::chain::{Owned, Recipe};
+use crate::parallel::chain::Recipe;
+use crate::parallel::{Chain, Owned};
 
 /// A rank's part in the gang's work.
 #[derive(Default)]
@@ -127,6 +127,6 @@ impl Team {
 
     /// Sum of squares of this rank's share of the gradient; `None` where it has all of it.
     pub(super) fn squares(&self) -> Result<Option<f64>, Error> {
-        self.chain.as_ref().map(|_| Chain::squares(&self.owned)).transpose()
+        self.chain.as_ref().map(|_| Owned::squares(&self.owned)).transpose()
     }
 }

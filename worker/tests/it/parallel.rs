@@ -144,18 +144,35 @@ fn export_gap(fixture: &Fixture, first: &str, second: &str) -> f64 {
 #[test]
 fn activations_made_anew_change_no_bit() {
     let fixture = Fixture::new(0.1);
+    let plain = Ways { accumulation: 2, ..ALONE };
+    for (name, setting, value) in [
+        ("dropout", "seed", json!(7)),
+        ("bf16", "bf16", json!(true)),
+        ("adafactor", "optim", json!("Adafactor")),
+    ] {
+        let run = |output: &str, recompute: bool| {
+            let config = config(&fixture, output, plain, |config| {
+                saving(config);
+                config["training"][setting] = value.clone();
+                config["training"]["gradientCheckpointing"] = recompute.into();
+            });
+            Gang::run(&config, 1).succeeded().losses()
+        };
+        let (plain, again) = (format!("{name}-plain"), format!("{name}-again"));
+        assert_eq!(run(&plain, false), run(&again, true), "{name}");
+        assert!(export_gap(&fixture, &plain, &again) == 0.0, "{name}");
+    }
+}
+
+#[test]
+fn copies_with_activations_made_anew_average_in_another_way() {
+    let fixture = Fixture::new(0.1);
+    let ways = Ways { ranks: 2, accumulation: 2, ..ALONE };
+    let plain = losses(&run(&fixture, "plain", ways));
     let recomputed = |config: &mut Value| {
         config["training"]["gradientCheckpointing"] = true.into();
     };
-    let ways = Ways { accumulation: 2, ..ALONE };
-    let plain = run(&fixture, "plain", ways);
-    let again = Gang::run(&config(&fixture, "again", ways, recomputed), 1).succeeded();
-    assert_eq!(plain.losses(), again.losses());
-    assert!(export_gap(&fixture, "plain", "again") == 0.0);
-    // Two ranks average in another way.
-    let ways = Ways { ranks: 2, ..ways };
-    let plain = losses(&run(&fixture, "plain-2", ways));
-    let again = Gang::run(&config(&fixture, "again-2", ways, recomputed), 2).succeeded();
+    let again = Gang::run(&config(&fixture, "again", ways, recomputed), 2).succeeded();
     assert!(farthest(&plain, &losses(&again)) <= 1e-6);
 }
 
@@ -187,10 +204,13 @@ fn kept_bytes(directory: &Path, recompute: bool) -> f64 {
 fn activations_made_anew_take_a_part_of_the_memory() {
     let fixture = language_model("llama");
     deep_model(&fixture);
+    tch::set_num_threads(1);
+    // The first run brings libtorch's code into memory.
+    kept_bytes(&fixture.path("model"), true);
     let again = kept_bytes(&fixture.path("model"), true);
     let plain = kept_bytes(&fixture.path("model"), false);
     eprintln!("activations: {plain:.2e} bytes, made anew {again:.2e}: {:.3}", again / plain);
-    assert!(plain > 2e7 && again < 0.4 * plain, "{again} of {plain} bytes");
+    assert!(plain > 2e7 && again < 0.3 * plain, "{again} of {plain} bytes");
 }
 
 #[test]
