@@ -67,7 +67,7 @@ type Run = Vec<Record>;
 /// One stage of one forward pass.
 #[derive(Debug)]
 struct Record {
-    /// A leaf that takes the gradient up, where it is no list of ids.
+    /// A leaf that takes the gradient up, but for the first stage.
     input: Tensor,
     kept: Kept,
 }
@@ -193,11 +193,11 @@ impl Chain {
     fn backward_of(
         &self,
         network: &dyn Network,
-        (stage, record): (usize, &Record),
+        (index, record): (usize, &Record),
         behind: Option<Tensor>,
         state: &mut State,
     ) -> Result<(), ModelError> {
-        if stage + 1 == network.stages() {
+        if index + 1 == network.stages() {
             // The loss's backward went through it.
             return Ok(());
         }
@@ -205,7 +205,7 @@ impl Chain {
             Kept::Output(output) => output.shallow_clone(),
             Kept::Pass(pass, random) => {
                 random.restore()?;
-                self.stage(network, stage, &record.input, pass)?
+                self.stage(network, index, &record.input, pass)?
             }
         };
         let gradient = match (behind, &mut state.pipes) {
@@ -278,7 +278,8 @@ impl Chain {
         hidden: &Tensor,
         pass: &Pass,
     ) -> Result<(Tensor, Record), ModelError> {
-        let input = if hidden.kind() == Kind::Int64 {
+        // The first stage takes ids or pixels.
+        let input = if stage == 0 {
             hidden.shallow_clone()
         } else {
             hidden.detach().f_set_requires_grad(true)?

@@ -108,10 +108,14 @@ impl Unit {
             may_lack,
             peak: 0,
         };
-        trained.into_iter().for_each(|piece| unit.add(piece, true));
+        for piece in trained {
+            unit.add(piece, true);
+        }
         unit.trained = unit.elements;
         if mode == Sharding::Full {
-            frozen.into_iter().for_each(|piece| unit.add(piece, false));
+            for piece in frozen {
+                unit.add(piece, false);
+            }
         }
         unit.cut()?;
         Ok(unit)
@@ -441,7 +445,7 @@ impl Unit {
 
 /// The tensors that are no weights and are never cut: running means, a router's bias.
 pub fn is_buffer(piece: &Piece) -> bool {
-    piece.parameter.role == Role::Buffer
+    !matches!(piece.parameter.role, Role::Decayed | Role::Plain)
 }
 
 /// Copies the elements of `flat` into `tensors`, one behind the other.
