@@ -45,7 +45,7 @@ cluster-down: ## Remove it, with all that it left
 parity: ## Compare with transformers (Python, in a venv of its own)
 	@tests/parity/run.sh
 
-bench-train: ## Speed and memory against transformers' Trainer
+bench-train: ## Speed and memory against transformers' Trainer and TRL
 	@tests/bench/train.sh
 
 clean: ## Build outputs of this checkout

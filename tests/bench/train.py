@@ -240,7 +240,7 @@ def stall_row(work, ours, theirs):
 
 
 def print_table(rows):
-    print(f"{'':64} {'Hearth':>10} {'min - max':>19} {'peer':>10} {'min - max':>19} {'ratio':>6} {'goal':>5}")
+    print(f"{'':72} {'Hearth':>10} {'min - max':>19} {'peer':>10} {'min - max':>19} {'ratio':>6} {'goal':>5}")
     for found in rows:
         peer, spread, ratio = "-", "-", "-"
         if found["peer"] is not None:
@@ -249,7 +249,7 @@ def print_table(rows):
         goal = "-" if found["goal"] is None else f"{found['goal']:.1f}"
         own = f"{found['hearth_min']:.1f} - {found['hearth_max']:.1f}"
         name = f"{found['name']} ({found['unit']}, {found['better']} is better)"
-        print(f"{name:64.64} {found['hearth']:10.1f} {own:>19} {peer:>10} {spread:>19} {ratio:>6} {goal:>5}")
+        print(f"{name:72.72} {found['hearth']:10.1f} {own:>19} {peer:>10} {spread:>19} {ratio:>6} {goal:>5}")
 
 
 def inputs(given, worker, scratch):
