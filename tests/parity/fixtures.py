@@ -22,6 +22,7 @@ import torch
 import transformers
 
 import families
+import learned
 import optimizers
 import smollm2
 from templates import templates
@@ -227,6 +228,8 @@ def make(data, gguf, out):
         "tiny-curve.json": curve(out / "tiny-bert"),
         "families.json": families.families(),
         "optimizers.json": optimizers.fixture(),
+        "preferences.json": learned.preferences(),
+        "adapters.json": learned.adapters(),
         "smollm2.json": smollm2.smollm2(gguf),
         "templates.json": templates(),
     }

@@ -22,3 +22,5 @@ cargo nextest run --release --workspace -E 'test(/^parity_/)'
 cargo build --release --quiet --workspace --bins
 HEARTH_LIBTORCH_LIB=$LIBTORCH/lib reference tests/parity/end_to_end.py --data "$data" \
   --worker "$HEARTH_BIN/hearth-worker" --out "$(realpath "$out")"
+HEARTH_LIBTORCH_LIB=$LIBTORCH/lib reference tests/parity/adapters.py \
+  --worker "$HEARTH_BIN/hearth-worker" --out "$(realpath "$out")"
