@@ -64,8 +64,8 @@ pub enum PeftType {
 pub enum BaseQuantization {
     /// As they are computed with.
     None,
-    /// 8-bit integers.
+    /// 8-bit integers, with a scale for each output.
     INT8,
-    /// 4-bit integers.
+    /// 4-bit integers, with a scale for each 128 inputs of an output.
     INT4,
 }

@@ -23,6 +23,7 @@ import transformers
 
 import families
 import images
+import learned
 import optimizers
 import smollm2
 from templates import templates
@@ -232,6 +233,8 @@ def make(data, gguf, out):
         "families.json": families.families(),
         "optimizers.json": optimizers.fixture(),
         "images.json": images.images(),
+        "preferences.json": learned.preferences(),
+        "adapters.json": learned.adapters(),
         "smollm2.json": smollm2.smollm2(gguf),
         "templates.json": templates(),
     }

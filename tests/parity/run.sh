@@ -28,5 +28,6 @@ cargo build --release --quiet --workspace --bins
 export HEARTH_LIBTORCH_LIB=$LIBTORCH/lib
 worker=$HEARTH_BIN/hearth-worker
 reference tests/parity/end_to_end.py --data "$data" --worker "$worker" --out "$out/spam"
+reference tests/parity/adapters.py --worker "$worker" --out "$out/adapters"
 reference tests/parity/sft.py --smollm2 "$(tests/setup/smollm2.sh)" --chats "$(tests/setup/chats.sh)" \
   --worker "$worker" --out "$out/sft"

@@ -4,16 +4,19 @@
 //! Nothing later looks at [`TrainingArguments`] again.
 
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use hearth_crds::TrainingArguments;
-use hearth_crds::objective::{ClassWeights, ObjectiveType};
+use hearth_crds::objective::{ClassWeights, Objective, ObjectiveType};
 use hearth_crds::peft::{BaseQuantization, Peft};
 use hearth_crds::training_arguments::{
     IntervalStrategy, LrSchedulerType, Metric, OnNonFinite, Optimizer, TrainSamplingStrategy,
 };
 use hearth_crds::training_job::{Accelerator, Parallelism, Sharding, Task};
-use hearth_crds::worker_config::{CONFIG_VERSION, DataFile, TrainConfig, TrainData};
+use hearth_crds::worker_config::{
+    CONFIG_VERSION, DataFile, TrainConfig, TrainData, TrainDistillation,
+};
 use serde::de::DeserializeOwned;
 
 /// Why a configuration cannot be run.
@@ -81,6 +84,10 @@ pub struct Config {
     pub task: Task,
     /// How it is learned.
     pub lesson: Lesson,
+    /// Share of each target that is spread over all classes or tokens.
+    pub label_smoothing: f64,
+    /// A second model to learn from.
+    pub distillation: Option<TrainDistillation>,
     /// Adapters to train instead of all weights.
     pub peft: Option<Peft>,
     /// The job's directory.
@@ -164,7 +171,10 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Lesson {
     /// The class of a text.
-    Classes(ClassLoss),
+    Classes {
+        /// Count rows by how rare their class is.
+        balanced: bool,
+    },
     /// The next token of plain texts.
     Texts,
     /// The next token of texts, completions or conversations.
@@ -172,15 +182,11 @@ pub enum Lesson {
         /// Learn what the assistant says, and nothing else.
         assistant_only: bool,
     },
-}
-
-/// How a class counts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ClassLoss {
-    /// Count rows by how rare their class is.
-    pub balanced: bool,
-    /// Share of each target that is spread over all classes.
-    pub label_smoothing: f64,
+    /// The better of two answers.
+    Preferences {
+        /// How strongly the model is held near the one that training begins with.
+        beta: f64,
+    },
 }
 
 impl Lesson {
@@ -188,14 +194,16 @@ impl Lesson {
         let asked = config.objective.as_ref();
         match asked.map(|objective| objective.type_) {
             Some(ObjectiveType::Pretraining) => Self::Texts,
-            Some(ObjectiveType::SFT | ObjectiveType::DPO) => Self::Answers {
+            Some(ObjectiveType::SFT) => Self::Answers {
                 assistant_only: asked.is_some_and(|objective| objective.assistant_only_loss),
             },
+            Some(ObjectiveType::DPO) => {
+                Self::Preferences { beta: asked.map_or(0.1, Objective::beta) }
+            }
             None if config.task == Task::CausalLM => Self::Answers { assistant_only: false },
-            Some(ObjectiveType::Classification) | None => Self::Classes(ClassLoss {
+            Some(ObjectiveType::Classification) | None => Self::Classes {
                 balanced: asked.is_some_and(|o| o.class_weights == ClassWeights::Balanced),
-                label_smoothing: config.training.label_smoothing_factor,
-            }),
+            },
         }
     }
 }
@@ -365,12 +373,14 @@ impl Config {
             seed: training.seed,
             max_length: count("training.maxLength", training.max_length.into())?.get(),
             lesson: Lesson::of(&config),
+            label_smoothing: training.label_smoothing_factor,
             task: config.task,
             accelerator: config.accelerator,
             parallelism: config.parallelism,
             gradient_checkpointing: training.gradient_checkpointing,
             model: config.model,
             data: config.data,
+            distillation: config.distillation,
             peft: config.peft,
             output: config.output,
             fingerprint,
@@ -423,17 +433,11 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
             "remove it with ImageClassification: pictures have no tokens",
         ),
         (
-            objective.is_some_and(|asked| asked.type_ == ObjectiveType::DPO),
-            "objective.type",
-            "use SFT or Pretraining",
-        ),
-        (config.distillation.is_some(), "distillation", "remove it"),
-        (
-            peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None),
+            peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None)
+                && ways.sharding != Sharding::None,
             "peft.baseQuantization",
-            "use None",
+            "use None with sharding, or parallelism.sharding None: quantized weights are whole",
         ),
-        (peft.is_some_and(|peft| !peft.merge_on_export), "peft.mergeOnExport", "use true"),
         (
             splits && peft.is_some(),
             "peft",
@@ -454,11 +458,6 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
             "training.optim",
             "use AdamW with sharding, tensor, pipeline or expert: Adafactor needs whole parameters",
         ),
-        (
-            training.label_smoothing_factor > 0.0 && config.task == Task::CausalLM,
-            "training.labelSmoothingFactor",
-            "use 0 with CausalLM",
-        ),
     ] {
         if asked {
             return Err(setting(field, format!("is not supported yet; {detail}")));
@@ -471,12 +470,63 @@ fn refuse_unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
         let detail = "is of classifiers; use loss or accuracy with CausalLM";
         return Err(setting("training.metricForBestModel", detail));
     }
+    check_lesson(config)?;
+    let preferences = objective.is_some_and(|asked| asked.type_ == ObjectiveType::DPO);
     let rows = [Some(&config.data.train), config.data.eval.as_ref()];
-    rows.into_iter().flatten().try_for_each(|rows| refuse_unread_columns(config.task, rows))
+    let mut rows = rows.into_iter().flatten();
+    rows.try_for_each(|rows| refuse_unread_columns(config.task, preferences, rows))
+}
+
+/// Objective, teacher and adapters go together. The schema says the same of what comes through it.
+fn check_lesson(config: &TrainConfig) -> Result<(), ConfigError> {
+    let asked = config.objective.as_ref().map(|objective| objective.type_);
+    if asked.is_some_and(|asked| {
+        (asked == ObjectiveType::Classification) == (config.task == Task::CausalLM)
+    }) {
+        let detail = format!("is not for task {:?}", config.task);
+        return Err(setting("objective.type", detail));
+    }
+    if asked == Some(ObjectiveType::DPO) {
+        if config.objective.as_ref().is_some_and(|objective| objective.packing) {
+            return Err(setting("objective.packing", "pairs of answers are not packed; use false"));
+        }
+        if config.distillation.is_some() {
+            return Err(setting("distillation", "DPO has a reference of its own; remove it"));
+        }
+        if config.training.label_smoothing_factor > 0.0 {
+            return Err(setting("training.labelSmoothingFactor", "has no meaning with DPO; use 0"));
+        }
+        if config.peft.as_ref().is_some_and(|peft| peft.lora_dropout > 0.0) {
+            return Err(setting("peft.loraDropout", "DPO trains without dropout; use 0"));
+        }
+    }
+    let within = |field, value: f64, range: RangeInclusive<f64>| {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        Err(setting(field, format!("{value} is not within {} to {}", range.start(), range.end())))
+    };
+    if let Some(objective) = &config.objective {
+        within("objective.beta", objective.beta(), 0.0..=1000.0)?;
+    }
+    if let Some(distillation) = &config.distillation {
+        within("distillation.temperature", distillation.temperature, 0.01..=1000.0)?;
+        within("distillation.alpha", distillation.alpha, 0.0..=1.0)?;
+    }
+    if let Some(peft) = &config.peft {
+        within("peft.r", peft.r.into(), 1.0..=4096.0)?;
+        within("peft.loraAlpha", peft.lora_alpha.into(), 1.0..=65536.0)?;
+        within("peft.loraDropout", peft.lora_dropout, 0.0..=0.99)?;
+    }
+    within("training.labelSmoothingFactor", config.training.label_smoothing_factor, 0.0..=1.0)
 }
 
 /// Names of columns that this task does not read.
-fn refuse_unread_columns(task: Task, rows: &DataFile) -> Result<(), ConfigError> {
+fn refuse_unread_columns(
+    task: Task,
+    preferences: bool,
+    rows: &DataFile,
+) -> Result<(), ConfigError> {
     let names = DataFile::default();
     let sequences = task == Task::CausalLM;
     let pictures = task == Task::ImageClassification;
@@ -484,16 +534,16 @@ fn refuse_unread_columns(task: Task, rows: &DataFile) -> Result<(), ConfigError>
         (pictures && rows.text != names.text, "data.text"),
         (!pictures && rows.image != names.image, "data.image"),
         (sequences && rows.label != names.label, "data.label"),
-        (!sequences && rows.messages != names.messages, "data.messages"),
+        ((!sequences || preferences) && rows.messages != names.messages, "data.messages"),
         (!sequences && rows.prompt != names.prompt, "data.prompt"),
-        (!sequences && rows.completion != names.completion, "data.completion"),
-        (rows.chosen != names.chosen, "data.chosen"),
-        (rows.rejected != names.rejected, "data.rejected"),
+        ((!sequences || preferences) && rows.completion != names.completion, "data.completion"),
+        (!preferences && rows.chosen != names.chosen, "data.chosen"),
+        (!preferences && rows.rejected != names.rejected, "data.rejected"),
     ] {
         if asked {
             return Err(setting(
                 field,
-                format!("is not read with {task:?}; remove it ({})", rows.uri),
+                format!("is not read with this task and objective; remove it ({})", rows.uri),
             ));
         }
     }
@@ -681,11 +731,17 @@ mod tests {
             ("/objective", json!({"type": "DPO"}), "objective.type"),
             (
                 "/distillation",
-                json!({"teacher": "/t", "temperature": 2.0, "alpha": 0.5}),
-                "distillation",
+                json!({"teacher": "/t", "temperature": 0.0, "alpha": 0.5}),
+                "distillation.temperature",
             ),
-            ("/peft", json!({"baseQuantization": "INT8"}), "peft.baseQuantization"),
-            ("/peft", json!({"mergeOnExport": false}), "peft.mergeOnExport"),
+            (
+                "/distillation",
+                json!({"teacher": "/t", "temperature": 1.0, "alpha": 1.5}),
+                "distillation.alpha",
+            ),
+            ("/peft", json!({"r": 0}), "peft.r"),
+            ("/peft", json!({"loraDropout": 1.0}), "peft.loraDropout"),
+            ("/training/labelSmoothingFactor", 1.5.into(), "training.labelSmoothingFactor"),
             ("/data/train/messages", "turns".into(), "data.messages"),
             ("/data/train/prompt", "q".into(), "data.prompt"),
             ("/data/train/completion", "a".into(), "data.completion"),
@@ -738,6 +794,37 @@ mod tests {
         assert!(refused(&|_| ()).is_ok());
         let adapters = refused(&|document| document["peft"] = json!({"r": 4}));
         assert!(adapters.unwrap_err().starts_with("peft: "));
+    }
+
+    #[test]
+    fn preferences_have_a_loss_and_columns_of_their_own() {
+        let with = |pointer: &str, value: serde_json::Value| {
+            let mut document = example();
+            document["task"] = "CausalLM".into();
+            document["objective"] = json!({"type": "DPO", "beta": 0.3});
+            document["data"]["train"]["chosen"] = "good".into();
+            if let Some((parent, field)) = pointer.rsplit_once('/') {
+                document.pointer_mut(parent).unwrap()[field] = value;
+            }
+            Config::resolve(serde_json::from_value(document).unwrap())
+        };
+        let resolved = with("", serde_json::Value::Null).unwrap();
+        assert_eq!(resolved.lesson, Lesson::Preferences { beta: 0.3 });
+        for (pointer, value, field) in [
+            ("/objective", json!({"type": "SFT"}), "data.chosen"),
+            ("/objective", json!({"type": "DPO", "packing": true}), "objective.packing"),
+            ("/data/train/messages", "turns".into(), "data.messages"),
+            ("/training/labelSmoothingFactor", 0.1.into(), "training.labelSmoothingFactor"),
+            ("/peft", json!({"loraDropout": 0.1}), "peft.loraDropout"),
+            (
+                "/distillation",
+                json!({"teacher": "/t", "temperature": 2.0, "alpha": 0.5}),
+                "distillation",
+            ),
+        ] {
+            let error = with(pointer, value).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{field}: ")), "{pointer}: {error}");
+        }
     }
 
     #[test]

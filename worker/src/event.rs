@@ -157,7 +157,7 @@ fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64,
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvalMetrics {
-    /// Mean cross-entropy, in nats.
+    /// Mean loss: cross-entropy, in nats, or that of preferences.
     pub loss: f64,
     /// Share of right answers.
     pub accuracy: f64,
@@ -167,13 +167,34 @@ pub struct EvalMetrics {
     /// Of a classifier: mean of the classes' F1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub f1_macro: Option<f64>,
-    /// Answers that were judged: samples, or a language model's tokens.
+    /// Of preferences: how answers are rewarded.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Rewards>,
+    /// Answers that were judged: samples, a language model's tokens, or pairs of answers.
     pub samples: u64,
     /// Of a classifier: F1 of each class by its label.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub f1_by_class: BTreeMap<String, f64>,
     /// Seconds that it took.
     pub seconds: f64,
+}
+
+/// Means over pairs of answers, under TRL's names. An answer's reward is `beta` times the log of
+/// its probability over that by the reference model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rewards {
+    /// Reward of the better answer.
+    #[serde(rename = "rewards/chosen")]
+    pub chosen: f64,
+    /// Reward of the worse answer.
+    #[serde(rename = "rewards/rejected")]
+    pub rejected: f64,
+    /// Share of pairs whose better answer has the higher reward.
+    #[serde(rename = "rewards/accuracies")]
+    pub accuracies: f64,
+    /// Reward of the better answer less that of the worse.
+    #[serde(rename = "rewards/margins")]
+    pub margins: f64,
 }
 
 impl EvalMetrics {

@@ -1,9 +1,10 @@
-//! `hearth-worker agent | train | quantize | serve | import`: parse, start logging, dispatch.
+//! `hearth-worker agent | train | quantize | serve | import | merge`: parse, start logging, dispatch.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use hearth_worker::export::merge;
 use hearth_worker::{agent, import, quantize, serve, train};
 
 /// Trains, compresses and serves models.
@@ -26,6 +27,8 @@ enum Command {
     Serve(Config),
     /// Make a Hugging Face directory of a GGUF file.
     Import(import::Arguments),
+    /// Make one model of a model and adapters.
+    Merge(merge::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -53,6 +56,7 @@ fn main() {
         Command::Quantize(Config { config }) => quantize::run(&config),
         Command::Serve(Config { config }) => serve::run(&config),
         Command::Import(arguments) => import::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
     };
     std::process::exit(exit_code);
 }

@@ -125,6 +125,7 @@ pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
                 "spec.compression.gate.data",
                 &gate.data,
                 Task::SequenceClassification,
+                None,
             ));
         }
         if spec.serving.resources.gpus() > 0 {

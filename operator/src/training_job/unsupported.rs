@@ -23,33 +23,41 @@ pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
             faults.push(Fault::unsupported(field, problem, fix));
         }
     }
-    faults.extend(unread_rows("spec.data.train", &spec.data.train, spec.task));
+    let objective = spec.objective.as_ref().map(|objective| objective.type_);
+    faults.extend(unread_rows("spec.data.train", &spec.data.train, spec.task, objective));
     if let Some(eval) = &spec.data.eval {
-        faults.extend(unread_rows("spec.data.eval", eval, spec.task));
+        faults.extend(unread_rows("spec.data.eval", eval, spec.task, objective));
     }
     faults
 }
 
-/// Names of columns that the task does not read.
-pub fn unread_rows(field: &str, rows: &DataSource, task: Task) -> Vec<Fault> {
+/// Names of columns that the task with its objective does not read.
+pub fn unread_rows(
+    field: &str,
+    rows: &DataSource,
+    task: Task,
+    objective: Option<ObjectiveType>,
+) -> Vec<Fault> {
     let names = DataFile::default();
     let sequences = task == Task::CausalLM;
     let pictures = task == Task::ImageClassification;
+    let preferences = objective == Some(ObjectiveType::DPO);
     let mut faults = Vec::new();
-    for (unread, part, name, default) in [
-        (pictures, "text", &rows.text, &names.text),
-        (!pictures, "image", &rows.image, &names.image),
-        (sequences, "label", &rows.label, &names.label),
-        (!sequences, "messages", &rows.messages, &names.messages),
-        (!sequences, "prompt", &rows.prompt, &names.prompt),
-        (!sequences, "completion", &rows.completion, &names.completion),
-        (true, "chosen", &rows.chosen, &names.chosen),
-        (true, "rejected", &rows.rejected, &names.rejected),
+    for (read, part, name, default) in [
+        (!pictures, "text", &rows.text, &names.text),
+        (pictures, "image", &rows.image, &names.image),
+        (!sequences, "label", &rows.label, &names.label),
+        (sequences && !preferences, "messages", &rows.messages, &names.messages),
+        (sequences, "prompt", &rows.prompt, &names.prompt),
+        (sequences && !preferences, "completion", &rows.completion, &names.completion),
+        (preferences, "chosen", &rows.chosen, &names.chosen),
+        (preferences, "rejected", &rows.rejected, &names.rejected),
     ] {
-        if unread && name != default {
+        if !read && name != default {
+            let with = objective.map_or(String::new(), |objective| format!(" and {objective:?}"));
             faults.push(Fault::unsupported(
                 format!("{field}.{part}"),
-                format!("this version does not read it with {task:?}"),
+                format!("this version does not read it with {task:?}{with}"),
                 "remove it",
             ));
         }
@@ -108,28 +116,18 @@ fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let (objective, peft) = (spec.objective.as_ref(), spec.peft.as_ref());
     vec![
         (
-            objective.is_some_and(|objective| objective.type_ == ObjectiveType::DPO),
-            "spec.objective.type",
-            "this version does not learn preferences (DPO)".into(),
-            "use SFT, Pretraining or Classification",
+            objective.is_some_and(|objective| objective.type_ == ObjectiveType::DPO)
+                && peft.is_some_and(|peft| peft.lora_dropout > 0.0),
+            "spec.peft.loraDropout",
+            "DPO trains without dropout".into(),
+            "use 0",
         ),
         (
-            spec.distillation.is_some(),
-            "spec.distillation",
-            "this version learns from data only".into(),
-            "remove it",
-        ),
-        (
-            peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None),
+            peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None)
+                && spec.parallelism.sharding != Sharding::None,
             "spec.peft.baseQuantization",
-            "this version holds frozen weights in float32".into(),
-            "use None",
-        ),
-        (
-            peft.is_some_and(|peft| !peft.merge_on_export),
-            "spec.peft.mergeOnExport",
-            "this version exports whole models".into(),
-            "use true",
+            "this version does not shard quantized weights".into(),
+            "use None with sharding, or parallelism.sharding None",
         ),
     ]
 }
@@ -137,22 +135,14 @@ fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
 /// Of how one step is made.
 fn step_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let training = &spec.training;
-    vec![
-        (
-            spec.task == Task::CausalLM
-                && training.load_best_model_at_end
-                && matches!(training.metric_for_best_model, Metric::F1 | Metric::F1Macro),
-            "spec.training.metricForBestModel",
-            "F1 is of classifiers".into(),
-            "use loss or accuracy with CausalLM",
-        ),
-        (
-            training.label_smoothing_factor > 0.0 && spec.task == Task::CausalLM,
-            "spec.training.labelSmoothingFactor",
-            "this version does not smooth the targets of CausalLM".into(),
-            "use 0",
-        ),
-    ]
+    vec![(
+        spec.task == Task::CausalLM
+            && training.load_best_model_at_end
+            && matches!(training.metric_for_best_model, Metric::F1 | Metric::F1Macro),
+        "spec.training.metricForBestModel",
+        "F1 is of classifiers".into(),
+        "use loss or accuracy with CausalLM",
+    )]
 }
 
 #[cfg(test)]
@@ -171,10 +161,6 @@ mod tests {
         let cases: Vec<(&str, Value)> = vec![
             ("task", "TabularClassification".into()),
             ("data.train.image", "file_name".into()),
-            ("objective.type", json!({"type": "DPO"})),
-            ("distillation", json!({"teacher": {"source": "pvc://models/large"}})),
-            ("peft.baseQuantization", json!({"baseQuantization": "INT8"})),
-            ("peft.mergeOnExport", json!({"mergeOnExport": false})),
             ("data.train.messages", "turns".into()),
             ("data.train.prompt", "question".into()),
             ("data.train.completion", "answer".into()),

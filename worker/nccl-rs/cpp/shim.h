@@ -251,6 +251,38 @@ int32_t hearth_rms_norm(const at::Tensor* x, const at::Tensor* weight, double ep
 int32_t hearth_rope(const at::Tensor* x, const at::Tensor* cos, const at::Tensor* sin,
                     at::Tensor** out, char** message);
 
+// --- head.cpp --------------------------------------------------------------
+struct hearth_linear_loss_options {
+  int64_t block;     // rows whose logits are in memory at a time
+  double smoothing;  // share of each target that is spread over all classes
+  double temperature, alpha; // of a teacher
+};
+// Sum of the cross-entropies of hidden [N, D] times weight [V, D] against targets
+// [N] i64, a scalar in f32. With a teacher, hidden [N, E] and weight [V, E], alpha
+// T^2 KL(teacher || student) at temperature T plus 1 - alpha times that; without one
+// both are null. `*hits`, unless it is null, counts the rows with the largest logit at
+// the target. In autocast's kind where autocast is on.
+int32_t hearth_linear_loss(const hearth_linear_loss_options* options, const at::Tensor* hidden,
+                           const at::Tensor* weight, const at::Tensor* targets,
+                           const at::Tensor* teacher_hidden, const at::Tensor* teacher_weight,
+                           at::Tensor** loss, at::Tensor** hits, char** message);
+// Logarithms of the targets' probabilities, [N] of f32.
+int32_t hearth_linear_log_probs(int64_t block, const at::Tensor* hidden, const at::Tensor* weight,
+                                const at::Tensor* targets, at::Tensor** out, char** message);
+
+// --- frozen.cpp ------------------------------------------------------------
+// A weight [N, columns] held as values i8 [N, columns] with scales f32 [N, 1], or as
+// values u8 [N, G, g / 2] with scales f32 [N, G, 1]: G groups of g columns, the last
+// ones beyond `columns` if they do not fill it; two values less 8 in a byte, the first
+// in the low half.
+int32_t hearth_dequantize(const at::Tensor* values, const at::Tensor* scales, int64_t columns,
+                          at::Tensor** out, char** message);
+// input [.., columns] -> [.., N]; `bias` may be null. Neither weight nor bias gets a
+// gradient.
+int32_t hearth_frozen_linear(const at::Tensor* input, const at::Tensor* values,
+                             const at::Tensor* scales, const at::Tensor* bias, int64_t columns,
+                             at::Tensor** out, char** message);
+
 // --- qlinear.cpp -----------------------------------------------------------
 int32_t hearth_qlinear_prepack(const at::Tensor* weight, at::Tensor** out, char** message);
 // values [M, K] u8, packed from a weight [N, K] i8 -> out [M, N] f32, which is

@@ -6,3 +6,5 @@
 #include "checkpoint.cpp"
 #include "storage.cpp"
 #include "fused.cpp"
+#include "head.cpp"
+#include "frozen.cpp"

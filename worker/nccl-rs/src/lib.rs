@@ -1,7 +1,8 @@
 //! libtorch's c10d for Rust: the [store](TcpStore) over which ranks meet, the
 //! [process groups](ProcessGroup) in which they talk (Gloo between CPUs, NCCL
 //! between GPUs), [DDP's reducer](Reducer), what tch lacks of [`autograd`], and the
-//! operators that it lacks ([`ops`], [`fused`], [`qlinear`], [`storage`]).
+//! operators that it lacks ([`ops`], [`fused`], [`head`], [`frozen`], [`qlinear`],
+//! [`storage`]).
 //!
 //! Three layers. `cpp/` wraps the C++ in functions that give a status and a
 //! message, and lets no exception out. `sys` declares these. Everything else is
@@ -31,8 +32,10 @@ mod agreement;
 pub mod autograd;
 pub mod cuda;
 mod error;
+pub mod frozen;
 pub mod fused;
 mod group;
+pub mod head;
 mod interface;
 mod mesh;
 pub mod ops;

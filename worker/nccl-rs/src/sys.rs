@@ -85,6 +85,14 @@ pub(crate) struct Sgd {
     pub(crate) first_step: bool,
 }
 
+#[repr(C)]
+pub(crate) struct LinearLoss {
+    pub(crate) block: i64,
+    pub(crate) smoothing: f64,
+    pub(crate) temperature: f64,
+    pub(crate) alpha: f64,
+}
+
 unsafe extern "C" {
     pub(crate) fn hearth_message_new(text: *const c_char) -> *mut c_char;
     pub(crate) fn hearth_message_free(message: *mut c_char);
@@ -438,6 +446,43 @@ unsafe extern "C" {
         x: *const C_tensor,
         cos: *const C_tensor,
         sin: *const C_tensor,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+
+    pub(crate) fn hearth_linear_loss(
+        options: *const LinearLoss,
+        hidden: *const C_tensor,
+        weight: *const C_tensor,
+        targets: *const C_tensor,
+        teacher_hidden: *const C_tensor,
+        teacher_weight: *const C_tensor,
+        loss: *mut *mut C_tensor,
+        hits: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_linear_log_probs(
+        block: i64,
+        hidden: *const C_tensor,
+        weight: *const C_tensor,
+        targets: *const C_tensor,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+
+    pub(crate) fn hearth_dequantize(
+        values: *const C_tensor,
+        scales: *const C_tensor,
+        columns: i64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_frozen_linear(
+        input: *const C_tensor,
+        values: *const C_tensor,
+        scales: *const C_tensor,
+        bias: *const C_tensor,
+        columns: i64,
         out: *mut *mut C_tensor,
         message: Message,
     ) -> i32;

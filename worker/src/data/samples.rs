@@ -21,6 +21,8 @@ pub struct Samples {
     format: Option<PixelFormat>,
     /// Numbers of the samples in the file.
     chosen: Vec<u32>,
+    /// What a reference model thinks of each of the samples' sequences, in their order.
+    references: Option<Arc<Vec<f32>>>,
 }
 
 impl Samples {
@@ -32,7 +34,7 @@ impl Samples {
         let (known, unknown) =
             (0..count(store.len())).partition(|row| class_ids[store.note(*row) as usize] >= 0);
         let (store, class_ids) = (Arc::new(store), Arc::new(class_ids));
-        (Self { store, class_ids, format: None, chosen: known }, unknown)
+        (Self { store, class_ids, format: None, chosen: known, references: None }, unknown)
     }
 
     /// The same samples, whose pixels become a model's input so.
@@ -44,14 +46,22 @@ impl Samples {
     /// Every sample of a file of sequences.
     pub(super) fn sequences(store: TokenStore) -> Self {
         let chosen = (0..count(store.len()) / store.header.per_sample).collect();
-        Self { store: Arc::new(store), class_ids: Arc::default(), format: None, chosen }
+        let store = Arc::new(store);
+        Self { store, class_ids: Arc::default(), format: None, chosen, references: None }
     }
 
     /// Some of these samples, by index.
     #[must_use]
     pub fn subset(&self, indices: &[u32]) -> Self {
         let chosen = indices.iter().map(|index| self.chosen[*index as usize]).collect();
-        Self { chosen, ..self.clone() }
+        Self { chosen, references: None, ..self.clone() }
+    }
+
+    /// These samples with the log-probability of each sequence's targets by a reference model, in
+    /// the order in which the sequences are [fetched](Self::fetch) when all are.
+    #[must_use]
+    pub fn with_references(self, references: Vec<f32>) -> Self {
+        Self { references: Some(Arc::new(references)), ..self }
     }
 
     /// Samples. Their numbers are `u32`.
@@ -112,9 +122,13 @@ impl Samples {
         into.clear();
         into.format = self.format;
         for index in indices {
-            for row in self.rows(*index) {
+            let first = (*index * self.per_sample()) as usize;
+            for (place, row) in self.rows(*index).enumerate() {
                 let read = self.store.fetch(row, self.class_of(row), into);
                 read.map_err(|source| DataError::Cache { source })?;
+                if let Some(references) = &self.references {
+                    into.refer(references.get(first + place).copied().unwrap_or(f32::NAN));
+                }
             }
         }
         Ok(())

@@ -69,6 +69,8 @@ pub struct Sequence<'a> {
     pub targets: Targets<'a>,
     /// Class id; -1 where there are no classes.
     pub class: i64,
+    /// Log-probability of its targets by a reference model; NaN where it is not known.
+    pub reference: f32,
 }
 
 impl Sequence<'_> {
@@ -116,6 +118,7 @@ struct Place {
     bits_end: usize,
     targets: Kind,
     class: i64,
+    reference: f32,
 }
 
 /// What the sequences of a file are for.
@@ -162,7 +165,8 @@ impl Fetched {
             Kind::Documents => Targets::All,
             Kind::Masked => Targets::Bits(&self.bits[bits..place.bits_end]),
         };
-        Sequence { ids: &self.ids[ids..place.ids_end], targets, class: place.class }
+        let Place { class, reference, .. } = place;
+        Sequence { ids: &self.ids[ids..place.ids_end], targets, class, reference }
     }
 
     /// All sequences, in order.
@@ -196,7 +200,15 @@ impl Fetched {
             bits_end: self.bits.len(),
             targets: kind,
             class,
+            reference: f32::NAN,
         });
+    }
+
+    /// Says what a reference model thinks of the newest sequence.
+    pub(super) fn refer(&mut self, reference: f32) {
+        if let Some(place) = self.places.last_mut() {
+            place.reference = reference;
+        }
     }
 }
 
@@ -209,7 +221,8 @@ mod tests {
         let mask = Mask::all(10);
         assert_eq!((mask.count(), mask.bytes()), (9, &[0b1111_1110, 0b11][..]));
         let ids = [7; 10];
-        let bits = Sequence { ids: &ids, targets: Targets::Bits(mask.bytes()), class: -1 };
+        let bits =
+            Sequence { ids: &ids, targets: Targets::Bits(mask.bytes()), class: -1, reference: 0.0 };
         let all = Sequence { targets: Targets::All, ..bits };
         for sequence in [bits, all] {
             assert_eq!(

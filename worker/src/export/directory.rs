@@ -12,6 +12,7 @@ use crate::checkpoint::shard;
 use crate::error::Error;
 use crate::files::{replace_directory, temporary_beside, write_synced};
 use crate::model::{Head, Model};
+use crate::peft::{LoraConfig, saved};
 
 /// Files of a tokenizer or an image processor, copied where they are present.
 const INPUT_FILES: [&str; 11] = [
@@ -47,11 +48,39 @@ pub fn export(
 ) -> Result<Exported, Error> {
     let tensors: Vec<(String, Tensor)> =
         model.tensors().into_iter().map(|tensor| (tensor.name, tensor.tensor.detach())).collect();
+    write(source, target, card, |built| {
+        shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
+        write_json(&built.join("config.json"), &Value::Object(config(model)))
+    })
+}
+
+/// Writes the adapters in `model` to `target` as PEFT saves them, without the model, which is that
+/// in `source`.
+pub fn export_adapters(
+    model: &Model,
+    lora: &LoraConfig,
+    source: &Path,
+    target: &Path,
+    card: ModelCard,
+) -> Result<Exported, Error> {
+    write(source, target, card, |built| {
+        let file = built.join(saved::WEIGHTS);
+        shard::write(&file, &saved::tensors(model), &[("format", "pt")])?;
+        write_json(&built.join(saved::CONFIG), &saved::config(model, lora, source))
+    })
+}
+
+/// A directory with what `fill` writes, the tokenizer of `source` and `card`, in place of `target`.
+fn write(
+    source: &Path,
+    target: &Path,
+    card: ModelCard,
+    fill: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<Exported, Error> {
     let built = temporary_beside(target);
     let written = (|| {
         fresh_directory(&built)?;
-        shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
-        write_json(&built.join("config.json"), &Value::Object(config(model)))?;
+        fill(&built)?;
         copy_input_files(source, &built)?;
         let digest = card.seal(&built)?;
         replace_directory(&built, target)?;

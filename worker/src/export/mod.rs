@@ -2,6 +2,7 @@
 
 pub mod card;
 pub mod directory;
+pub mod merge;
 
 pub use card::ModelCard;
-pub use directory::{Exported, export};
+pub use directory::{Exported, export, export_adapters};

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use super::ModelError;
 use crate::data::Labels;
 
+/// What tells a directory of adapters alone, as PEFT saves them.
+const ADAPTERS: &str = "adapter_config.json";
+
 /// A `config.json`, read but not yet understood by its family.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -135,6 +138,12 @@ impl ModelConfig {
     pub fn read(directory: &Path) -> Result<Self, ModelError> {
         let path = directory.join("config.json");
         let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound if directory.join(ADAPTERS).exists() => {
+                ModelError::Unsupported {
+                    path: directory.join(ADAPTERS),
+                    detail: "these are adapters without their model; `hearth-worker merge` makes one model of both".into(),
+                }
+            }
             std::io::ErrorKind::NotFound => ModelError::Missing {
                 path: path.clone(),
                 hint: "the model's source must name a Hugging Face directory",

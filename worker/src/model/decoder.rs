@@ -9,7 +9,7 @@ use super::network::{Network, Pass};
 use super::parts::attention::Attention;
 use super::parts::embedding::Embedding;
 use super::parts::experts::{FeedForward, Mixture};
-use super::parts::linear::Linear;
+use super::parts::linear::{Linear, LinearKind};
 use super::parts::mla::LatentAttention;
 use super::parts::norm::RmsNorm;
 use super::parts::rope::{Rope, RopeTable};
@@ -65,6 +65,19 @@ pub enum Head {
     Linear(Linear),
 }
 
+impl Head {
+    /// `[V, D]`, where the head is a product with it and nothing more.
+    fn weight(&self) -> Option<&Tensor> {
+        match self {
+            Self::Tied(weight)
+            | Self::Linear(Linear { kind: LinearKind::Dense { weight, bias: None }, .. }) => {
+                Some(weight)
+            }
+            Self::Linear(_) => None,
+        }
+    }
+}
+
 impl Decoder {
     /// Puts the parts together.
     pub fn new(embed: Embedding, layers: Vec<Layer>, top: Top, rope: Rope) -> Self {
@@ -92,9 +105,8 @@ impl Layer {
 }
 
 impl Top {
-    /// `[B, T, D]` → logits `[B, T, V]`, or `[N, V]` of the selected positions alone: the head is
-    /// often the largest product of all.
-    fn forward(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+    /// What the head reads of `hidden` `[B, T, D]`: all of it, or the selected positions, `[N, D]`.
+    fn normed(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
         let hidden = match &pass.select {
             Some(select) => {
                 let width = hidden.size()[2];
@@ -102,11 +114,21 @@ impl Top {
             }
             None => hidden.shallow_clone(),
         };
-        let normed = self.norm.forward(&hidden)?;
+        self.norm.forward(&hidden)
+    }
+
+    fn logits(&self, normed: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
         match &self.head {
             Head::Tied(weight) => Ok(normed.f_linear(weight, None::<&Tensor>)?),
-            Head::Linear(linear) => linear.forward(&normed, pass.dropout),
+            Head::Linear(linear) => linear.forward(normed, pass.dropout),
         }
+    }
+
+    /// `[B, T, D]` → logits `[B, T, V]`, or what the pass wants of the selected positions alone: the
+    /// head is often the largest product of all.
+    fn forward(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let normed = self.normed(hidden, pass)?;
+        pass.output.of(&normed, self.head.weight(), || self.logits(&normed, pass))
     }
 }
 
@@ -138,6 +160,14 @@ impl Network for Decoder {
             (Some(_), None) => Err(ModelError::Pass("a decoder's pass needs positions")),
             (None, _) => self.top.forward(input, pass),
         }
+    }
+
+    fn logits(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        self.top.logits(&self.top.normed(input, pass)?, pass)
+    }
+
+    fn head_weight(&self) -> Option<Tensor> {
+        self.top.head.weight().map(Tensor::shallow_clone)
     }
 
     fn rope(&self) -> Option<&Rope> {

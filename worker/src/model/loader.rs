@@ -17,9 +17,10 @@ use super::parts::linear::{Linear, LinearKind};
 use super::parts::norm::{LayerNorm, RmsNorm};
 use super::weights::Weights;
 
-/// May make a linear layer itself, from its name and the directory's tensors: compressed formats
-/// come in here.
-pub type Supply<'a> = dyn Fn(&str, &Weights) -> Result<Option<LinearKind>, ModelError> + 'a;
+/// May make a linear layer itself, from its name, its shape `[outputs, inputs]` and the directory's
+/// tensors: compressed formats come in here.
+pub type Supply<'a> =
+    dyn Fn(&str, [i64; 2], &Weights) -> Result<Option<LinearKind>, ModelError> + 'a;
 
 /// Makes the parts of a network from a directory's tensors.
 pub struct Loader<'a> {
@@ -80,7 +81,7 @@ impl<'a> Loader<'a> {
     ) -> Result<Linear, ModelError> {
         let kind = if self.fresh.names.contains(&name) {
             self.fresh_linear([outputs, inputs], bias)?
-        } else if let Some(kind) = (self.supply)(name, self.weights)? {
+        } else if let Some(kind) = (self.supply)(name, [outputs, inputs], self.weights)? {
             let parts = ["weight", "weight_scale", "bias"];
             self.taken.borrow_mut().extend(parts.map(|part| format!("{name}.{part}")));
             kind

@@ -14,6 +14,7 @@ pub mod network;
 pub mod parts;
 pub mod weights;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub use module::Role;
 pub use network::{Memory, Network, Pass, Runner};
 pub use parts::dropout::Dropout;
 pub use parts::linear::{Linear, LinearKind, LinearOp};
+pub use parts::output::{Output, TeacherOutput};
 pub use weights::Weights;
 
 use crate::data::{Batch, Labels};
@@ -71,7 +73,7 @@ pub struct Parameter {
 
 /// Reads a directory for inference, with the head that it was saved with.
 pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
-    load_with(directory, device, &|_, _| Ok(None))
+    load_with(directory, device, &|_, _, _| Ok(None))
 }
 
 /// As [`load`], but `supply` may make linear layers.
@@ -95,6 +97,16 @@ pub fn load_for_training(
     device: Device,
     seed: i64,
 ) -> Result<(Model, Vec<&'static str>), ModelError> {
+    load_for_training_with((config, directory), head, (device, seed), &|_, _, _| Ok(None))
+}
+
+/// As [`load_for_training`], but `supply` may make linear layers. What they hold is not trained.
+pub fn load_for_training_with(
+    (config, directory): (&ModelConfig, &Path),
+    head: Head,
+    (device, seed): (Device, i64),
+    supply: &Supply<'_>,
+) -> Result<(Model, Vec<&'static str>), ModelError> {
     let weights = Weights::read(directory, config.family.prefix())?;
     let deviation = config.raw.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
     let draw = match config.family {
@@ -104,16 +116,25 @@ pub fn load_for_training(
     let fresh = Fresh { names: missing_heads(config, &head, &weights), draw };
     let names = fresh.names.clone();
     tch::manual_seed(seed);
-    let loader = Loader::new(config, (&weights, device), &|_, _| Ok(None), fresh);
+    let loader = Loader::new(config, (&weights, device), supply, fresh);
     let model = build(head, &loader)?;
+    let supplied: BTreeSet<String> = model
+        .linears()
+        .into_iter()
+        .filter(|linear| matches!(linear.kind, LinearKind::Other(_)))
+        .flat_map(|linear| linear.tensors().into_iter().map(|(name, _)| name))
+        .collect();
     for parameter in model.parameters() {
+        if supplied.contains(&parameter.name) {
+            continue;
+        }
         let _ = parameter.tensor.f_set_requires_grad(true)?;
     }
     Ok((model, names))
 }
 
 /// The head that a directory's weights end in.
-fn saved_head(config: &ModelConfig) -> Result<Head, ModelError> {
+pub fn saved_head(config: &ModelConfig) -> Result<Head, ModelError> {
     let architecture = config.raw.get("architectures").and_then(|names| names.get(0)?.as_str());
     let classifies = architecture.is_some_and(|name| name.ends_with("Classification"));
     if config.family.is_decoder() && !classifies {

@@ -12,6 +12,7 @@ use super::ModelError;
 use super::module::Module;
 use super::parts::dropout::Dropout;
 use super::parts::experts::Mixture;
+use super::parts::output::Output;
 use super::parts::rope::{Rope, RopeTable};
 
 /// Single-device maths of a model.
@@ -27,6 +28,16 @@ pub trait Network: fmt::Debug + Send {
 
     /// Output of stage `index` for the output of the one before it.
     fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError>;
+
+    /// Logits by the last stage for the output of the one before it, whatever the pass wants.
+    fn logits(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        self.forward(self.stages() - 1, input, pass)
+    }
+
+    /// Weight `[V, D]` of the last stage's product, where that is all that its head does.
+    fn head_weight(&self) -> Option<Tensor> {
+        None
+    }
 
     /// Angles by position, where the network has rotary embeddings.
     fn rope(&self) -> Option<&Rope> {
@@ -81,6 +92,8 @@ pub struct Pass {
     pub dropout: Dropout,
     /// Of a decoder: positions in the flattened `[B·T]` whose output is wanted; all without it.
     pub select: Option<Tensor>,
+    /// Of a decoder: what its last stage gives of them.
+    pub output: Output,
     /// What earlier passes of the same texts left.
     pub memory: Option<RefCell<Memory>>,
 }
@@ -106,7 +119,7 @@ impl Pass {
             Some(mask) => Mask::Keys(mask.f_to_kind(Kind::Bool)?.f_unsqueeze(1)?.f_unsqueeze(1)?),
             None => Mask::None,
         };
-        Ok(Self { mask, rope: None, dropout, select: None, memory: None })
+        Ok(Self { mask, rope: None, dropout, select: None, output: Output::Logits, memory: None })
     }
 
     /// Of a decoder, over `tokens` tokens a row.
@@ -117,7 +130,14 @@ impl Pass {
         dropout: Dropout,
     ) -> Result<Self, ModelError> {
         let rope = network.rope().map(|rope| rope.range(0, tokens, device)).transpose()?;
-        Ok(Self { mask: Mask::Causal, rope, dropout, select: None, memory: None })
+        Ok(Self {
+            mask: Mask::Causal,
+            rope,
+            dropout,
+            select: None,
+            output: Output::Logits,
+            memory: None,
+        })
     }
 
     /// Of a decoder, over one row of documents of these `lengths`; positions start anew in each.
@@ -130,7 +150,14 @@ impl Pass {
         let positions: Vec<i64> = lengths.iter().flat_map(|length| 0..*length).collect();
         let positions = Tensor::f_from_slice(&positions)?.f_to_device(device)?;
         let rope = network.rope().map(|rope| rope.table(&positions)).transpose()?;
-        Ok(Self { mask: Mask::Packed(lengths), rope, dropout, select: None, memory: None })
+        Ok(Self {
+            mask: Mask::Packed(lengths),
+            rope,
+            dropout,
+            select: None,
+            output: Output::Logits,
+            memory: None,
+        })
     }
 
     /// Of a decoder that goes on after what `memory` holds, `tokens` tokens a row.
@@ -156,6 +183,7 @@ impl Pass {
             rope,
             dropout: Dropout::Off,
             select: None,
+            output: Output::Logits,
             memory: Some(RefCell::new(memory)),
         })
     }
@@ -173,6 +201,7 @@ impl Pass {
             rope: self.rope.as_ref().map(RopeTable::shallow_clone),
             dropout: self.dropout,
             select: self.select.as_ref().map(Tensor::shallow_clone),
+            output: self.output.shallow_clone(),
             memory: None,
         }
     }

@@ -137,7 +137,7 @@ fn unreadable(path: &Path, source: io::Error) -> ModelError {
 
 /// Adds the tensors of one safetensors file, one at a time: memory holds the tensors and no copy
 /// of the file. Returns the file's hash.
-fn read_tensors(
+pub fn read_tensors(
     path: &Path,
     tensors: &mut BTreeMap<String, Tensor>,
 ) -> Result<blake3::Hash, ModelError> {

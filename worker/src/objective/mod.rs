@@ -1,34 +1,33 @@
 //! What a model learns: the loss of a batch, and what an evaluation counts.
 
+mod classification;
 pub mod confusion;
+mod next_token;
+mod preference;
 pub mod tally;
+mod teacher;
 
 use nccl_rs::autograd::autocast;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
+pub use classification::Classification;
+pub use next_token::NextToken;
+pub use preference::{Preference, Reference, log_probs};
 pub use tally::Tally;
+pub use teacher::Teacher;
 
-use crate::data::{
-    Fetched, Labels, Samples, collate, collate_causal, collate_packed, collate_pixels,
-};
-use crate::model::{Dropout, Head, Model, ModelError, Pass};
+use crate::data::{CausalBatch, Fetched, Labels, Samples, collate_causal, collate_packed};
+use crate::model::{Dropout, Head, Model, ModelError, Output, Pass};
 
 /// What training brings down.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Objective {
     /// Cross-entropy of the right class.
     Classification(Classification),
     /// Cross-entropy of the next token, where it is to be predicted.
-    NextToken,
-}
-
-/// Settings of a classifier's loss.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Classification {
-    /// What a sample of each class counts; 1 without.
-    pub class_weights: Option<Vec<f64>>,
-    /// Share of each target that is spread over all classes.
-    pub label_smoothing: f64,
+    NextToken(NextToken),
+    /// The better of two answers.
+    Preference(Preference),
 }
 
 /// Where batches go, and what fills rows up.
@@ -64,19 +63,16 @@ impl Objective {
     pub fn of(head: &Head) -> Self {
         match head {
             Head::Classifier(_) => Self::Classification(Classification::default()),
-            Head::CausalLm => Self::NextToken,
+            Head::CausalLm => Self::NextToken(NextToken::default()),
         }
     }
 
-    /// What a sample counts in the mean: its tokens to predict, or its class's weight.
+    /// What a sample counts in the mean: its tokens to predict, its class's weight, or 1.
     pub fn weight(&self, samples: &Samples, sample: u32) -> f64 {
         match self {
-            Self::NextToken => samples.target_tokens(sample) as f64,
-            Self::Classification(Classification { class_weights: Some(weights), .. }) => {
-                let class = usize::try_from(samples.class(sample)).unwrap_or(usize::MAX);
-                weights.get(class).copied().unwrap_or(1.0)
-            }
-            Self::Classification(_) => 1.0,
+            Self::NextToken(_) => samples.target_tokens(sample) as f64,
+            Self::Classification(settings) => settings.weight(samples.class(sample)),
+            Self::Preference(_) => 1.0,
         }
     }
 
@@ -89,14 +85,9 @@ impl Objective {
         dropout: Dropout,
     ) -> Result<Tensor, ModelError> {
         match self {
-            Self::Classification(settings) => {
-                let (logits, targets) = classes(model, batch, place, dropout)?;
-                settings.loss_sum(&logits, &targets)
-            }
-            Self::NextToken => {
-                let (logits, targets) = next_tokens(model, batch, place, dropout)?;
-                cross_entropy_sum(&logits, &targets)
-            }
+            Self::Classification(settings) => settings.loss_sum(model, batch, place, dropout),
+            Self::NextToken(settings) => settings.loss_sum(model, batch, place, dropout),
+            Self::Preference(settings) => settings.loss_sum(model, batch, place),
         }
     }
 
@@ -104,11 +95,13 @@ impl Objective {
     pub fn empty_tally(&self, labels: &Labels) -> Tally {
         match self {
             Self::Classification(_) => Tally::classes(labels.len()),
-            Self::NextToken => Tally::tokens(),
+            Self::NextToken(_) => Tally::tokens(),
+            Self::Preference(_) => Tally::pairs(),
         }
     }
 
-    /// Counts a batch. The loss is the plain one: without class weights and smoothing.
+    /// Counts a batch. The loss is the plain one of the data: without class weights, smoothing and
+    /// teacher.
     pub fn count(
         &self,
         model: &Model,
@@ -116,86 +109,36 @@ impl Objective {
         place: Place,
         tally: &mut Tally,
     ) -> Result<(), ModelError> {
-        let (logits, targets) = match self {
-            Self::Classification(_) => classes(model, batch, place, Dropout::Off)?,
-            Self::NextToken => next_tokens(model, batch, place, Dropout::Off)?,
-        };
-        let loss_sum = f64::try_from(&cross_entropy_sum(&logits, &targets)?)?;
-        let answers = logits.f_argmax(1, false)?;
-        if *self == Self::NextToken {
-            let hits = answers.f_eq_tensor(&targets)?.f_sum(Kind::Int64)?;
-            tally.add_tokens(
-                loss_sum,
-                targets.numel() as u64,
-                i64::try_from(&hits)?.unsigned_abs(),
-            );
-        } else {
-            let answers: Vec<i64> = Vec::try_from(&answers)?;
-            let truths = batch.sequences().map(|sequence| sequence.class);
-            tally.add_classes(loss_sum, truths.zip(answers));
+        match self {
+            Self::Classification(_) => classification::count(model, batch, place, tally),
+            Self::NextToken(_) => next_token::count(model, batch, place, tally),
+            Self::Preference(settings) => settings.count(model, batch, place, tally),
         }
-        Ok(())
     }
 }
 
-impl Classification {
-    fn loss_sum(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, ModelError> {
-        let weights = self.class_weights.as_ref().map(|weights| {
-            Tensor::f_from_slice(weights)?.f_to_kind(Kind::Float)?.f_to_device(logits.device())
-        });
-        let weights = weights.transpose()?;
-        let sum = Reduction::Sum;
-        Ok(logits.f_cross_entropy_loss(
-            targets,
-            weights.as_ref(),
-            sum,
-            -100,
-            self.label_smoothing,
-        )?)
-    }
-}
-
-/// Logits f32 `[B, C]` and classes `[B]`.
-fn classes(
-    model: &Model,
-    batch: &Fetched,
-    place: Place,
-    dropout: Dropout,
-) -> Result<(Tensor, Tensor), ModelError> {
-    let truths: Vec<i64> = batch.sequences().map(|sequence| sequence.class).collect();
-    let targets = Tensor::f_from_slice(&truths)?.f_to_device(place.device)?;
-    let logits = if let Some(pixels) = collate_pixels(batch, place.device)? {
-        model.classify_pixels(&pixels, dropout)?
-    } else {
-        model.logits(&collate(&batch.ids(), place.pad, place.device)?, dropout)?
-    };
-    Ok((logits.f_to_kind(Kind::Float)?, targets))
-}
-
-/// Logits f32 `[N, V]` where a token is to be predicted, and these tokens `[N]`.
-fn next_tokens(
-    model: &Model,
-    batch: &Fetched,
-    place: Place,
-    dropout: Dropout,
-) -> Result<(Tensor, Tensor), ModelError> {
-    let mut rows = if place.packed {
+/// A batch for a decoder, packed where the place says so.
+fn causal(batch: &Fetched, place: Place) -> Result<CausalBatch, ModelError> {
+    Ok(if place.packed {
         collate_packed(batch, place.device)?
     } else {
         collate_causal(batch, place.pad, place.device)?
-    };
-    let mut pass = if let Some(lengths) = rows.lengths.take() {
-        Pass::packed(model.network(), lengths, place.device, dropout)?
-    } else {
-        let tokens = rows.input_ids.size()[1];
-        Pass::decoder(model.network(), tokens, place.device, dropout)?
-    };
-    pass.select = Some(rows.select);
-    let logits = model.forward(&rows.input_ids, &pass)?.f_to_kind(Kind::Float)?;
-    Ok((logits, rows.targets))
+    })
 }
 
-/// Sum over rows of the cross-entropy of `logits [N, C]` against `[N]`.
-fn cross_entropy_sum(logits: &Tensor, targets: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(logits.f_cross_entropy_loss::<Tensor>(targets, None, Reduction::Sum, -100, 0.0)?)
+/// A pass of a decoder over `batch` that gives `output` of the tokens to predict.
+fn decode(
+    model: &Model,
+    batch: &CausalBatch,
+    dropout: Dropout,
+    output: Output,
+) -> Result<Tensor, ModelError> {
+    let (network, device) = (model.network(), batch.input_ids.device());
+    let mut pass = match &batch.lengths {
+        Some(lengths) => Pass::packed(network, lengths.clone(), device, dropout)?,
+        None => Pass::decoder(network, batch.input_ids.size()[1], device, dropout)?,
+    };
+    pass.select = Some(batch.select.shallow_clone());
+    pass.output = output;
+    model.forward(&batch.input_ids, &pass)
 }

@@ -245,8 +245,8 @@ impl Vocabulary {
             return network.forward(stage, input, pass);
         }
         let input = locked(&self.group).copy_to_ranks(input)?;
-        let logits = network.forward(stage, &input, pass)?;
-        Ok(locked(&self.group).join_of_ranks(&logits, -1)?)
+        let logits = network.logits(&input, pass)?;
+        pass.output.of_logits(locked(&self.group).join_of_ranks(&logits, -1)?)
     }
 }
 

@@ -2,5 +2,8 @@
 //! and formulas of PEFT.
 
 pub mod lora;
+pub mod quantized;
+pub mod saved;
 
-pub use lora::{LoraConfig, adapt, merge};
+pub use lora::{Adapters, LoraConfig, adapt, merge};
+pub use quantized::quantized;

@@ -32,7 +32,7 @@ pub fn is_compressed(directory: &Path) -> Result<bool, ModelError> {
 /// weights.
 pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
     let compressed = is_compressed(directory)?;
-    load_with(directory, device, &|name, weights| {
+    load_with(directory, device, &|name, _, weights| {
         if !compressed {
             return Ok(None);
         }

@@ -6,7 +6,7 @@ use crate::data::{Fetched, Samples};
 use crate::error::Error;
 use crate::event::EvalMetrics;
 use crate::model::{Model, ModelError};
-use crate::objective::{Objective, Place, Tally};
+use crate::objective::{Objective, Place, Tally, log_probs};
 
 /// How to evaluate.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +33,7 @@ pub fn tally(
     options: &EvalOptions,
     after_batch: &mut dyn FnMut(),
 ) -> Result<Tally, Error> {
-    let mut order: Vec<u32> = (0..samples.len()).collect();
-    order.sort_by_key(|index| (std::cmp::Reverse(samples.length(*index)), *index));
+    let order = by_length(samples);
     let mut fetched = Fetched::default();
     let mut tally = objective.empty_tally(model.labels());
     let batches: Vec<&[u32]> = order.chunks(options.batch_size).collect();
@@ -55,6 +54,38 @@ pub fn tally(
         after_batch();
     }
     Ok(tally)
+}
+
+/// Log-probability of each sequence of `samples`, in order, that this process's share holds; NaN of
+/// the others.
+pub fn reference(
+    model: &Model,
+    samples: &Samples,
+    options: &EvalOptions,
+    after_batch: &mut dyn FnMut(),
+) -> Result<Vec<f32>, Error> {
+    let (each, place) = (samples.per_sample() as usize, options.place);
+    let mut found = vec![f32::NAN; samples.len() as usize * each];
+    let mut fetched = Fetched::default();
+    let order = by_length(samples);
+    for indices in order.chunks(options.batch_size).skip(options.share).step_by(options.shares) {
+        samples.fetch(indices, &mut fetched)?;
+        let values = tch::no_grad(|| place.compute(|| log_probs(model, &fetched, place)))?;
+        let values: Vec<f32> = Vec::try_from(&values)?;
+        for (index, values) in indices.iter().zip(values.chunks(each)) {
+            let first = *index as usize * each;
+            found[first..first + each].copy_from_slice(values);
+        }
+        after_batch();
+    }
+    Ok(found)
+}
+
+/// All samples, the longest first.
+fn by_length(samples: &Samples) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..samples.len()).collect();
+    order.sort_by_key(|index| (std::cmp::Reverse(samples.length(*index)), *index));
+    order
 }
 
 /// Evaluates all of `samples` in this process.

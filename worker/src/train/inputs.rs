@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use hearth_crds::peft::Peft;
+use hearth_crds::peft::{BaseQuantization, Peft};
 use hearth_crds::training_job::Task;
 use hearth_crds::worker_config::DataFile;
+use nccl_rs::frozen::Bits;
 use serde_json::json;
+use tch::Device;
 
+use super::evaluate::{self, EvalOptions};
 use super::gang::Gang;
 use super::session::note;
 use crate::config::{Config, Lesson};
@@ -19,9 +22,9 @@ use crate::data::{
 };
 use crate::error::Error;
 use crate::event::EventSink;
-use crate::model::{Family, Head, ModelConfig, ModelError};
-use crate::objective::{Classification, Objective};
-use crate::peft::LoraConfig;
+use crate::model::{Family, Head, Model, ModelConfig, ModelError, load_for_training_with};
+use crate::objective::{Classification, NextToken, Objective, Preference, Reference, Teacher};
+use crate::peft::{self, Adapters, LoraConfig};
 
 /// What makes token ids, or pixels, of rows.
 #[derive(Debug)]
@@ -58,12 +61,13 @@ impl Encoder {
             note(events, "MaxLengthCut", message);
         }
         let encoder = match &config.lesson {
-            Lesson::Classes(_) => {
+            Lesson::Classes { .. } => {
                 let clean = config.data.clean.clone();
                 Self::Text(Box::new(TextEncoder::load(&config.model, clean, max_length)?))
             }
-
-            Lesson::Texts | Lesson::Answers { .. } => Self::sequences(config, max_length)?,
+            Lesson::Texts | Lesson::Answers { .. } | Lesson::Preferences { .. } => {
+                Self::sequences(config, max_length)?
+            }
         };
         let tokens = encoder.vocabulary_size();
         if tokens as u64 > model.vocab_size.unsigned_abs() {
@@ -107,6 +111,7 @@ impl Encoder {
         let file = &config.data.train;
         let columns = match config.lesson {
             Lesson::Answers { .. } => columns_of(file),
+            Lesson::Preferences { .. } => preference_columns(file),
             _ => Columns::Text { text: file.text.clone() },
         };
         let objective = match (&config.lesson, &columns) {
@@ -117,6 +122,7 @@ impl Encoder {
                 data::Objective::FineTuning(LossOn::Completion)
             }
             (Lesson::Answers { .. }, _) => data::Objective::FineTuning(LossOn::All),
+            (Lesson::Preferences { .. }, _) => data::Objective::Preference,
             _ => data::Objective::Pretraining,
         };
         let options = EncoderOptions {
@@ -226,26 +232,116 @@ fn columns_of(file: &DataFile) -> Columns {
     let messages = Columns::Messages { messages: file.messages.clone() };
     let completion =
         Columns::Completion { prompt: file.prompt.clone(), completion: file.completion.clone() };
-    let fits = |columns: &Columns| {
-        let source = SourceFile {
-            path: file.path.clone(),
-            format: Format::from(file.format),
-            columns: columns.clone(),
-        };
-        let first = source.records().ok().and_then(|mut records| records.next()?.ok());
-        first.is_some_and(|row| row.parts(columns).is_ok())
-    };
     let text = Columns::Text { text: file.text.clone() };
-    [messages, completion].into_iter().find(fits).unwrap_or(text)
+    [messages, completion].into_iter().find(|columns| fits(file, columns)).unwrap_or(text)
 }
 
-/// The loss of a lesson over `samples`.
-pub(super) fn objective(lesson: &Lesson, samples: &Samples) -> Objective {
-    let Lesson::Classes(loss) = lesson else { return Objective::NextToken };
-    Objective::Classification(Classification {
-        class_weights: loss.balanced.then(|| balanced_weights(samples)),
-        label_smoothing: loss.label_smoothing,
+/// The same of preferences: with a prompt, or with answers that begin with it.
+fn preference_columns(file: &DataFile) -> Columns {
+    let with = |prompt: Option<String>| Columns::Preference {
+        prompt,
+        chosen: file.chosen.clone(),
+        rejected: file.rejected.clone(),
+    };
+    let (apart, within) = (with(Some(file.prompt.clone())), with(None));
+    if !fits(file, &apart) && fits(file, &within) { within } else { apart }
+}
+
+/// Whether a file's first row has these columns.
+fn fits(file: &DataFile, columns: &Columns) -> bool {
+    let source = SourceFile {
+        path: file.path.clone(),
+        format: Format::from(file.format),
+        columns: columns.clone(),
+    };
+    let first = source.records().ok().and_then(|mut records| records.next()?.ok());
+    first.is_some_and(|row| row.parts(columns).is_ok())
+}
+
+/// The loss of a job's lesson over `samples`. `model` is as training begins with it, `adapters` are
+/// those in it.
+pub(super) fn objective(
+    config: &Config,
+    samples: &Samples,
+    model: &Model,
+    adapters: Option<&Adapters>,
+    device: Device,
+) -> Result<Objective, Error> {
+    let label_smoothing = config.label_smoothing;
+    let teacher = config.distillation.as_ref().map(|asked| {
+        let how = (asked.temperature, asked.alpha);
+        Teacher::read(&asked.teacher, (model, &config.model), device, how)
+    });
+    let teacher = teacher.transpose()?;
+    Ok(match config.lesson {
+        Lesson::Classes { balanced } => Objective::Classification(Classification {
+            class_weights: balanced.then(|| balanced_weights(samples)),
+            label_smoothing,
+            teacher,
+        }),
+        Lesson::Texts | Lesson::Answers { .. } => {
+            Objective::NextToken(NextToken { label_smoothing, teacher })
+        }
+        Lesson::Preferences { beta } => Objective::Preference(Preference {
+            beta,
+            reference: adapters
+                .map_or(Reference::Known, |adapters| Reference::WithoutAdapters(adapters.clone())),
+        }),
     })
+}
+
+/// The model that training begins with, quantized where that is asked for, and the adapters in it;
+/// besides, the layers that got fresh weights.
+pub(super) fn model(
+    config: &Config,
+    model: &ModelConfig,
+    head: Head,
+    device: Device,
+) -> Result<(Model, Vec<&'static str>, Option<Adapters>), Error> {
+    let bits = match config.peft.as_ref().map(|peft| peft.base_quantization) {
+        None | Some(BaseQuantization::None) => None,
+        Some(BaseQuantization::INT8) => Some(Bits::Eight),
+        Some(BaseQuantization::INT4) => Some(Bits::Four),
+    };
+    let (mut loaded, fresh) = load_for_training_with(
+        (model, &config.model),
+        head,
+        (device, config.seed),
+        &|name, shape, weights| match bits {
+            Some(bits) => peft::quantized(name, shape, weights, (bits, device)),
+            None => Ok(None),
+        },
+    )?;
+    let adapters =
+        config.peft.as_ref().map(|asked| peft::adapt(&mut loaded, &lora(asked))).transpose()?;
+    Ok((loaded, fresh, adapters))
+}
+
+/// Gives samples what the model that training begins with thinks of them. Each rank asks it about
+/// its share; `tell` hands on what it says.
+pub(super) fn with_references(
+    samples: Samples,
+    model: &Model,
+    gang: &Gang,
+    options: (&str, &EvalOptions),
+    after_batch: &mut dyn FnMut(),
+) -> Result<Samples, Error> {
+    let (name, options) = options;
+    let own = evaluate::reference(model, &samples, options, after_batch)?;
+    let bytes: Vec<u8> = own.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let key = |rank: usize| format!("reference {name} {rank}");
+    gang.tell(&key(gang.rank()), &bytes)?;
+    let mut all = own;
+    for rank in (0..gang.world_size()).filter(|rank| *rank != gang.rank()) {
+        let told = gang.read(&key(rank))?;
+        for (value, bytes) in all.iter_mut().zip(told.as_chunks::<4>().0) {
+            let theirs = f32::from_le_bytes(*bytes);
+            if !theirs.is_nan() {
+                *value = theirs;
+            }
+        }
+    }
+    Ok(samples.with_references(all))
 }
 
 /// Rows over classes times rows of the class (scikit-learn's `compute_class_weight`).

@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use super::evaluate::{self, EvalOptions};
 use super::horizon::Horizon;
+use super::inputs;
 use super::journal::Journal;
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
@@ -167,7 +168,11 @@ impl Session<'_> {
         }
         let (of_step, metrics) = self.choose_weights()?;
         self.enter(Phase::Exporting);
-        peft::merge(&mut self.trainer.model)?;
+        let apart =
+            self.config.peft.as_ref().filter(|peft| !peft.merge_on_export).map(inputs::lora);
+        if apart.is_none() {
+            peft::merge(&mut self.trainer.model)?;
+        }
         let model = &self.trainer.model;
         let card = ModelCard {
             format_version: export::card::FORMAT_VERSION,
@@ -180,7 +185,11 @@ impl Session<'_> {
             files: std::collections::BTreeMap::new(),
         };
         let target = self.config.output.join("model");
-        let exported = export::export(model, &self.config.model, &target, card)?;
+        let source = &self.config.model;
+        let exported = match &apart {
+            Some(lora) => export::export_adapters(model, lora, source, &target, card)?,
+            None => export::export(model, source, &target, card)?,
+        };
         self.events.send(&RankEvent::Finished {
             step,
             total,

@@ -11,6 +11,7 @@ use hearth_crds::training_job::Accelerator;
 use tch::{Device, Kind};
 
 use super::epoch::{Epoch, Sampling};
+use super::evaluate::EvalOptions;
 use super::gang::Gang;
 use super::horizon::Horizon;
 use super::inputs::{self, Encoder};
@@ -28,11 +29,10 @@ use crate::config::{Config, ConfigError, Interval};
 use crate::data::{Samples, TrainingSet};
 use crate::error::Error;
 use crate::event::{EventSink, Phase, RankEvent};
-use crate::model::{Model, ModelConfig, load_for_training};
+use crate::model::{Model, ModelConfig};
 use crate::monitor::Probe;
-use crate::objective::Place;
+use crate::objective::{Objective, Place, Preference, Reference};
 use crate::parallel::chain::Recipe;
-use crate::peft;
 
 /// A rank that is ready to make steps.
 pub(super) struct Session<'a> {
@@ -80,13 +80,15 @@ impl<'a> Session<'a> {
         let mut gang = Gang::meet(&rank, device, &config.parallelism)?;
         let model_config = ModelConfig::read(&config.model)?;
         let encoder = Encoder::load(&config, &model_config, gang.leads(), events)?;
-        let data = encoder.read(&config, &model_config, &gang)?;
+        let mut data = encoder.read(&config, &model_config, &gang)?;
         let head = encoder.head(&data);
-        let (mut model, fresh) =
-            load_for_training(&model_config, &config.model, head, device, config.seed)?;
-        if let Some(peft) = &config.peft {
-            peft::adapt(&mut model, &inputs::lora(peft))?;
-        }
+        let (mut model, fresh, adapters) = inputs::model(&config, &model_config, head, device)?;
+        let place = Place {
+            packed: config.packing,
+            bf16: config.bf16,
+            ..Place::new(encoder.pad(), device)
+        };
+        let objective = inputs::objective(&config, &data.train, &model, adapters.as_ref(), device)?;
         let identity = Identity {
             settings: config.fingerprint.clone(),
             data: data.fingerprint.clone(),
@@ -95,6 +97,10 @@ impl<'a> Session<'a> {
 
         let checkpoints = CheckpointStore::at(&config.checkpoints, rank.generation)?;
         let resumed = find_checkpoint(&checkpoints, &identity, &gang, events)?;
+        if let Objective::Preference(Preference { reference: Reference::Known, .. }) = objective {
+            // Before the model moves away from its start.
+            data = refer(data, &model, &config, (&gang, place), events)?;
+        }
         let state = resumed.as_ref().map_or_else(
             || TrainState { identity, ..TrainState::default() },
             |from| from.state.clone(),
@@ -115,13 +121,7 @@ impl<'a> Session<'a> {
             checkpoint.restore_parts(&targets)?;
         }
         gang.assemble("restored")?;
-        let objective = inputs::objective(&config.lesson, &data.train);
         let micro_batch = micro_batch(&config, &gang)?;
-        let place = Place {
-            packed: config.packing,
-            bf16: config.bf16,
-            ..Place::new(encoder.pad(), device)
-        };
         let own = (team, parameters, optimizer);
         let trainer = Trainer::new((model, objective), own, &mut gang, (place, config.seed))?;
         let saver = start_saver(&config, &rank, &checkpoints, &trainer)?;
@@ -233,6 +233,27 @@ fn refuse_statistics(model: &Model, gang: &Gang, config: &Config) -> Result<(), 
     };
     let detail = format!("{} keeps running statistics (batch norm); {fix}", model.architecture());
     Err(ConfigError::Setting { field, detail }.into())
+}
+
+/// Asks the model what it thinks of every answer.
+fn refer(
+    data: TrainingSet,
+    model: &Model,
+    config: &Config,
+    (gang, place): (&Gang, Place),
+    events: &mut dyn EventSink,
+) -> Result<TrainingSet, Error> {
+    let (share, shares) = (gang.rank(), gang.world_size());
+    let batch_size = config.eval_batch.get();
+    let options = EvalOptions { batch_size, place, share, shares, in_lockstep: false };
+    let mut pulse = Pulse::new(Phase::Loading, 0);
+    let mut ask = |name, samples| {
+        let mut beat = || pulse.beat(events);
+        inputs::with_references(samples, model, gang, (name, &options), &mut beat)
+    };
+    let train = ask("train", data.train)?;
+    let eval = data.eval.map(|samples| ask("eval", samples)).transpose()?;
+    Ok(TrainingSet { train, eval, ..data })
 }
 
 fn start_saver(

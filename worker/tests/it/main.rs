@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod adapters;
 mod agent_recovery;
 mod bad_input;
 mod chat_templates;
@@ -21,6 +22,7 @@ mod corruption;
 mod crew;
 mod data_sequences;
 mod decoder_classifies;
+mod distillation;
 mod export;
 mod exposition;
 mod faulty_disk;
@@ -32,8 +34,10 @@ mod language_model;
 mod parallel;
 mod parity_families;
 mod parity_images;
+mod parity_learned;
 mod parity_smollm2;
 mod parity_transformers;
+mod preferences;
 mod quantize_int8;
 mod resume;
 mod s3_server;

@@ -31,7 +31,7 @@ fn cases() -> BTreeMap<String, Case> {
 }
 
 /// As `values` of families.py.
-fn values(index: usize, shape: &[i64], name: &str) -> Tensor {
+pub(crate) fn values(index: usize, shape: &[i64], name: &str) -> Tensor {
     let count: i64 = shape.iter().product();
     let value = |step: i64| {
         let wave = ((step + 1) as f64 * 12.9898 + index as f64 * 78.233).sin() * 43_758.545_3;
@@ -46,7 +46,7 @@ fn probe(count: i64) -> Tensor {
     (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.7 + 0.3).cos()
 }
 
-fn ids() -> Tensor {
+pub(crate) fn ids() -> Tensor {
     let plain = Tensor::arange(BATCH * TOKENS, (Kind::Int64, Device::Cpu)).view([BATCH, TOKENS]);
     (plain * 7 + 3).remainder(VOCABULARY)
 }
@@ -55,6 +55,7 @@ fn ids() -> Tensor {
 pub(crate) fn put(name: &str, target: &Path) {
     let home = directory(&cases()[name]);
     for file in ["config.json", "model.safetensors"] {
+        std::fs::create_dir_all(target).unwrap();
         std::fs::copy(home.path().join(file), target.join(file)).unwrap();
     }
 }

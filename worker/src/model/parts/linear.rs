@@ -40,34 +40,47 @@ pub trait LinearOp: Send + fmt::Debug {
         Vec::new()
     }
 
+    /// Gives its bias away, where it has one: it adds none from then on.
+    fn take_bias(&mut self) -> Option<Tensor> {
+        None
+    }
+
     /// The same layer as one dense product, where this is a way to train one.
     fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
         None
     }
 }
 
+impl LinearKind {
+    /// `x [.., K]` → `y [.., N]`.
+    pub fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Dense { weight, bias } => Ok(input.f_linear(weight, bias.as_ref())?),
+            Self::Other(op) => op.forward(input, dropout),
+        }
+    }
+
+    /// Its tensors by their names' last parts, the weight first.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
+        match self {
+            Self::Dense { weight, bias } => {
+                let bias = bias.as_ref().map(|b| ("bias".to_owned(), b.shallow_clone()));
+                std::iter::once(("weight".to_owned(), weight.shallow_clone())).chain(bias).collect()
+            }
+            Self::Other(op) => op.tensors(),
+        }
+    }
+}
+
 impl Linear {
     /// `x [.., K]` → `y [.., N]`.
     pub fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
-        match &self.kind {
-            LinearKind::Dense { weight, bias } => Ok(input.f_linear(weight, bias.as_ref())?),
-            LinearKind::Other(op) => op.forward(input, dropout),
-        }
+        self.kind.forward(input, dropout)
     }
 
     /// Its tensors by their full names, the weight first.
     pub fn tensors(&self) -> Vec<(String, Tensor)> {
-        match &self.kind {
-            LinearKind::Dense { weight, bias } => {
-                let weight = (format!("{}.weight", self.name), weight.shallow_clone());
-                let bias =
-                    bias.as_ref().map(|b| (format!("{}.bias", self.name), b.shallow_clone()));
-                std::iter::once(weight).chain(bias).collect()
-            }
-            LinearKind::Other(op) => {
-                let full = |(part, tensor)| (format!("{}.{part}", self.name), tensor);
-                op.tensors().into_iter().map(full).collect()
-            }
-        }
+        let full = |(part, tensor)| (format!("{}.{part}", self.name), tensor);
+        self.kind.tensors().into_iter().map(full).collect()
     }
 }

@@ -12,5 +12,6 @@ pub mod linear;
 pub mod mla;
 pub mod mlp;
 pub mod norm;
+pub mod output;
 pub mod rope;
 pub mod router;
