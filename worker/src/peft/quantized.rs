@@ -28,10 +28,10 @@ pub fn quantized(
     if !in_block(name) {
         return Ok(None);
     }
-    let weight = weights.float(&format!("{name}.weight"), &shape)?;
-    let weight = Frozen::quantize(&weight, bits)?.to_device(device);
-    let bias = format!("{name}.bias");
-    let bias = weights.get(&bias).map(|_| weights.float(&bias, &shape[..1])).transpose()?;
+    let plain = weights.float(&format!("{name}.weight"), &shape)?;
+    let weight = Frozen::quantize(&plain, bits)?.to_device(device);
+    let of_bias = format!("{name}.bias");
+    let bias = weights.get(&of_bias).map(|_| weights.float(&of_bias, &shape[..1])).transpose()?;
     let bias = bias.map(|bias| bias.f_to_device(device)).transpose()?;
     Ok(Some(LinearKind::Other(Box::new(Quantized { weight, bias }))))
 }
