@@ -233,6 +233,27 @@ fn sharded_models_with_tied_embeddings_and_with_experts_equal_one_rank() {
 }
 
 #[test]
+fn adapters_learn_beside_a_base_that_is_sharded() {
+    let fixture = language_model("llama");
+    let adapted = |output: &str, ways: Ways, recompute: bool| {
+        let config = config(&fixture, output, ways, |config| {
+            config["peft"] = json!({"r": 4, "loraAlpha": 16, "useDora": true});
+            config["training"]["gradientCheckpointing"] = recompute.into();
+        });
+        losses(&Gang::run(&config, ways.ranks).succeeded())
+    };
+    let want = adapted("one", ALONE, false);
+    assert!(want[STEPS - 1] < 0.95 * want[0], "{want:?}");
+    let full = Ways { sharding: "Full", ranks: 2, ..ALONE };
+    for (output, recompute) in [("kept", false), ("again", true)] {
+        let gap = farthest(&want, &adapted(output, full, recompute));
+        let weights = export_gap(&fixture, "one", output);
+        eprintln!("adapters, {output}: losses differ by {gap:.1e}, weights by {weights:.1e}");
+        assert!(gap <= 1e-4 && weights <= 2e-3, "{output}: {gap:e}, {weights:e}");
+    }
+}
+
+#[test]
 fn split_layers_equal_whole_ones() {
     let two = Ways { tensor: 2, ranks: 2, ..ALONE };
     equal_one_rank("llama", &[two, Ways { ranks: 4, accumulation: 2, ..two }]);
