@@ -117,6 +117,7 @@ impl Frozen {
     }
 
     /// The same on another device.
+    #[must_use]
     pub fn to_device(&self, device: tch::Device) -> Self {
         Self {
             values: self.values.to_device(device),

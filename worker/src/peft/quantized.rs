@@ -18,18 +18,18 @@ struct Quantized {
     bias: Option<Tensor>,
 }
 
-/// The layer `name` with its weight in `bits`, on `device`; `None` for one that is left as it is.
+/// The layer `name` with its weight in `format`, on `device`; `None` for one that is left as it is.
 pub fn quantized(
     name: &str,
     shape: [i64; 2],
     weights: &Weights,
-    (bits, device): (Bits, Device),
+    (format, device): (Bits, Device),
 ) -> Result<Option<LinearKind>, ModelError> {
     if !in_block(name) {
         return Ok(None);
     }
     let weight = weights.float(&format!("{name}.weight"), &shape)?;
-    let weight = Frozen::quantize(&weight, bits)?.to_device(device);
+    let weight = Frozen::quantize(&weight, format)?.to_device(device);
     let bias = format!("{name}.bias");
     let bias = weights.get(&bias).map(|_| weights.float(&bias, &shape[..1])).transpose()?;
     let bias = bias.map(|bias| bias.f_to_device(device)).transpose()?;
