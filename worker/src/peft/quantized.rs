@@ -18,20 +18,20 @@ struct Quantized {
     bias: Option<Tensor>,
 }
 
-/// The layer `name` with its weight in `bits`, on `device`; `None` for one that is left as it is.
+/// The layer `name` with its weight in `format`, on `device`; `None` for one that is left as it is.
 pub fn quantized(
     name: &str,
     shape: [i64; 2],
     weights: &Weights,
-    (bits, device): (Bits, Device),
+    (format, device): (Bits, Device),
 ) -> Result<Option<LinearKind>, ModelError> {
     if !in_block(name) {
         return Ok(None);
     }
-    let plain = weights.float(&format!("{name}.weight"), &shape)?;
-    let weight = Frozen::quantize(&plain, bits)?.to_device(device);
-    let of_bias = format!("{name}.bias");
-    let bias = weights.get(&of_bias).map(|_| weights.float(&of_bias, &shape[..1])).transpose()?;
+    let weight = weights.float(&format!("{name}.weight"), &shape)?;
+    let weight = Frozen::quantize(&weight, format)?.to_device(device);
+    let bias = format!("{name}.bias");
+    let bias = weights.get(&bias).map(|_| weights.float(&bias, &shape[..1])).transpose()?;
     let bias = bias.map(|bias| bias.f_to_device(device)).transpose()?;
     Ok(Some(LinearKind::Other(Box::new(Quantized { weight, bias }))))
 }
