@@ -54,13 +54,13 @@ fn each_fault_has_its_exit_code_and_names_what_is_wrong() {
         ("/model", at("gpt2"), 64, "gpt2"),
         ("/task", "TabularClassification".into(), 64, "task"),
         ("/version", "v0".into(), 64, "v0"),
-        ("/training/bf16", true.into(), 64, "training.bf16"),
+        ("/training/momentum", 0.9.into(), 64, "training.momentum"),
         ("/output", "/proc/hearth".into(), 1, "/proc/hearth"),
     ] {
         let (got, reason, message) = refused(&fixture, |config| {
             *config.pointer_mut(pointer).unwrap_or(&mut Value::Null) = value.clone();
-            if pointer == "/training/bf16" {
-                config["training"]["bf16"] = value.clone();
+            if pointer == "/training/momentum" {
+                config["training"]["momentum"] = value.clone();
             }
         });
         assert_eq!(got, Some(code), "{pointer} {value}: {reason}: {message}");

@@ -249,6 +249,7 @@ fn a_killed_job_goes_on_from_its_bucket_bit_for_bit() {
         config["checkpoints"] = "s3://models/spam/checkpoints".into();
     });
     let mut run = Gang::start_with(&config, 2, &variables);
+    run.until(|_, event| matches!(event, RankEvent::Checkpoint { .. }));
     run.until(|_, event| matches!(event, RankEvent::Step(step) if step.step >= 12));
     run.kill();
     assert!(!fixture.path("job/checkpoints").exists());

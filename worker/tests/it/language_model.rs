@@ -75,6 +75,7 @@ fn a_killed_run_of_adapters_goes_on_bit_for_bit_and_they_are_merged() {
 
     let config = fixture.config("killed", adapters);
     let mut run = Gang::start(&config, 1);
+    run.until(|_, event| matches!(event, hearth_worker::event::RankEvent::Checkpoint { .. }));
     run.until(|_, event| matches!(event, hearth_worker::event::RankEvent::Step(s) if s.step >= 12));
     run.kill();
     let rest = Gang::run(&config, 1).succeeded();
@@ -155,7 +156,7 @@ fn packed_texts_are_learned_alike_by_one_rank_and_by_two_and_after_a_kill() {
 
     let config = fixture.config("killed", packed);
     let mut run = Gang::start(&config, 2);
-    run.until(|_, event| matches!(event, hearth_worker::event::RankEvent::Step(s) if s.step >= 8));
+    run.until(|_, event| matches!(event, hearth_worker::event::RankEvent::Checkpoint { .. }));
     run.kill();
     let rest = Gang::run(&config, 2).succeeded();
     assert!(rest.resumed_from().is_some_and(|step| step >= 5));

@@ -69,7 +69,8 @@ fn tensorboard_reads_a_resumed_run_as_one() {
         config["data"]["evalSplit"] = 0.2.into();
     });
     let mut gang = Gang::start(&config, 1);
-    gang.until(|_, event| matches!(event, RankEvent::Step(report) if report.step == 9));
+    gang.until(|_, event| matches!(event, RankEvent::Checkpoint { .. }));
+    gang.until(|_, event| matches!(event, RankEvent::Step(report) if report.step >= 7));
     gang.kill();
     let resumed = Gang::run(&config, 1).succeeded();
     assert_eq!(resumed.resumed_from(), Some(5));
