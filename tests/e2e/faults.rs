@@ -10,6 +10,8 @@ use serde_json::Value;
 use crate::support::{PATIENCE, agent_pod, succeeded, under_way};
 
 const STEPS: u32 = 1200;
+/// Enough that a job still trains after two pods were lost, each for a while.
+const MANY_STEPS: u32 = 4800;
 
 fn weights(namespace: &Namespace, job: &str) -> Vec<u8> {
     std::fs::read(namespace.volume("models").join(job).join("model/model.safetensors")).unwrap()
@@ -56,7 +58,7 @@ fn agent_or_done(namespace: &Namespace, job: &str, index: u32) -> Value {
 fn training_goes_on_after_the_coordinators_pod_and_another_agents_pod_died() {
     let namespace = Namespace::create("e2e-agent").unwrap();
     jobs::fill(&namespace).unwrap();
-    namespace.apply(&jobs::training_job("hit", 2, STEPS, |_| {})).unwrap();
+    namespace.apply(&jobs::training_job("hit", 2, MANY_STEPS, |_| {})).unwrap();
     for (round, index) in [(1, 1), (2, 0)] {
         let before = under_way(&namespace, "hit", 200 * round);
         let step = before["status"]["checkpoint"]["step"].as_i64().unwrap();
@@ -72,7 +74,7 @@ fn training_goes_on_after_the_coordinators_pod_and_another_agents_pod_died() {
         namespace.wait("trainingjob", "hit", PATIENCE, on).unwrap();
     }
     let ended = succeeded(&namespace, "hit");
-    assert_eq!(ended["status"]["progress"]["step"], STEPS);
+    assert_eq!(ended["status"]["progress"]["step"], MANY_STEPS);
 }
 
 /// Needs the nodes of tests/cluster: it kills one's kubelet, containerd and shims.
