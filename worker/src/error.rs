@@ -137,6 +137,7 @@ impl Error {
     /// CamelCase reason, from a closed set.
     pub fn reason(&self) -> &'static str {
         match self {
+            _ if self.is_failed_allocation() => "OutOfMemory",
             Self::Config(ConfigError::Missing { .. })
             | Self::Data(DataError::Missing { .. })
             | Self::Model(ModelError::Missing { .. }) => "MissingInput",
@@ -156,11 +157,6 @@ impl Error {
                 | DataError::TooManyLabels { .. },
             ) => "BadData",
             Self::Model(ModelError::Unsupported { .. }) => "UnsupportedModel",
-            Self::Model(ModelError::Torch(error)) | Self::Torch(error)
-                if tells_of_memory(&error.to_string()) =>
-            {
-                "OutOfMemory"
-            }
             Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
             | Self::Torch(_) => "TorchFailed",
             Self::Output { .. } => "OutputFailed",
@@ -180,6 +176,7 @@ impl Error {
     /// Exit code: 64 to 78 where a retry cannot help.
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            _ if self.is_failed_allocation() => ExitCode::OutOfMemory,
             Self::Config(ConfigError::Missing { .. })
             | Self::Data(DataError::Missing { .. })
             | Self::Model(ModelError::Missing { .. }) => ExitCode::NoInput,
@@ -195,11 +192,6 @@ impl Error {
             Self::NoDevice { .. } => ExitCode::Unavailable,
             Self::Terminated { .. } => ExitCode::Terminated,
             Self::OutOfMemory { .. } => ExitCode::OutOfMemory,
-            Self::Model(ModelError::Torch(error)) | Self::Torch(error)
-                if tells_of_memory(&error.to_string()) =>
-            {
-                ExitCode::OutOfMemory
-            }
             Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
             | Self::Torch(_)
             | Self::Checkpoint { .. }
@@ -213,6 +205,16 @@ impl Error {
             Self::NotFinite { .. } | Self::Data(_) | Self::Model(ModelError::Malformed { .. }) => {
                 ExitCode::Data
             }
+        }
+    }
+
+    /// libtorch got no memory, where nobody said yet what it went into.
+    fn is_failed_allocation(&self) -> bool {
+        match self {
+            Self::Model(ModelError::Torch(error)) | Self::Torch(error) => {
+                tells_of_memory(&error.to_string())
+            }
+            _ => false,
         }
     }
 

@@ -36,39 +36,13 @@ pub struct TrainingSet {
 }
 
 /// How files are read.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadOptions<'a> {
-    /// Cleans and tokenizes.
-    pub encoder: &'a TextEncoder,
-    /// Where token ids are kept between runs.
+#[derive(Debug)]
+pub struct ReadOptions<'a, E> {
+    /// Makes token ids or pixels of rows.
+    pub encoder: &'a E,
+    /// Where these are kept between runs.
     pub cache: &'a Path,
-    /// Threads to tokenize on.
-    pub threads: NonZeroUsize,
-    /// Seed of the evaluation split.
-    pub seed: i64,
-}
-
-/// How files of pictures are read.
-#[derive(Clone, Copy, Debug)]
-pub struct PictureOptions<'a> {
-    /// Prepares pictures.
-    pub preprocessor: &'a Preprocessor,
-    /// Where prepared pictures are kept between runs.
-    pub cache: &'a Path,
-    /// Threads to decode on.
-    pub threads: NonZeroUsize,
-    /// Seed of the evaluation split.
-    pub seed: i64,
-}
-
-/// How files of sequences are read.
-#[derive(Clone, Copy, Debug)]
-pub struct SequenceOptions<'a> {
-    /// Makes sequences of rows.
-    pub encoder: &'a SequenceEncoder,
-    /// Where token ids are kept between runs.
-    pub cache: &'a Path,
-    /// Threads to tokenize on.
+    /// Threads to encode on.
     pub threads: NonZeroUsize,
     /// Seed of the evaluation split.
     pub seed: i64,
@@ -92,9 +66,9 @@ pub struct SequenceFiles {
 pub fn load(
     data: &TrainData,
     model_labels: Option<&Labels>,
-    options: ReadOptions<'_>,
+    options: &ReadOptions<'_, TextEncoder>,
 ) -> Result<TrainingSet, DataError> {
-    let reading = Reading::labelled(options, data.max_bad_rows);
+    let reading = Reading::new(options, data.max_bad_rows);
     let read = |file: &DataFile| {
         let source = SourceFile::labelled(file);
         let (store, key) = reading.file(&source)?;
@@ -107,9 +81,9 @@ pub fn load(
 pub fn load_pictures(
     data: &TrainData,
     model_labels: Option<&Labels>,
-    options: PictureOptions<'_>,
+    options: &ReadOptions<'_, Preprocessor>,
 ) -> Result<TrainingSet, DataError> {
-    let PictureOptions { preprocessor, cache, threads, seed } = options;
+    let ReadOptions { encoder: preprocessor, cache, threads, seed } = *options;
     let read = |file: &DataFile| {
         let source = SourceFile::pictures(file);
         let encoder = PictureEncoder::new(preprocessor, &file.path);
@@ -171,10 +145,10 @@ fn load_labelled(
 /// says.
 pub fn load_sequences(
     data: &SequenceFiles,
-    options: SequenceOptions<'_>,
+    options: &ReadOptions<'_, SequenceEncoder>,
 ) -> Result<TrainingSet, DataError> {
-    let SequenceOptions { encoder, cache, threads, seed } = options;
-    let reading = Reading { encoder, cache, threads, max_bad_rows: data.max_bad_rows };
+    let ReadOptions { encoder, seed, .. } = *options;
+    let reading = Reading::new(options, data.max_bad_rows);
     for file in [Some(&data.train), data.eval.as_ref()].into_iter().flatten() {
         encoder.check(file)?;
     }
@@ -204,10 +178,10 @@ pub fn load_for_evaluation(
     file: &DataFile,
     labels: &Labels,
     max_bad_rows: u64,
-    options: ReadOptions<'_>,
+    options: &ReadOptions<'_, TextEncoder>,
 ) -> Result<Samples, DataError> {
     let source = SourceFile::labelled(file);
-    let (store, _) = Reading::labelled(options, max_bad_rows).file(&source)?;
+    let (store, _) = Reading::new(options, max_bad_rows).file(&source)?;
     evaluation_samples(&source, store, labels, max_bad_rows)
 }
 
@@ -291,9 +265,9 @@ struct Reading<'a, E> {
     max_bad_rows: u64,
 }
 
-impl<'a> Reading<'a, &'a TextEncoder> {
-    fn labelled(options: ReadOptions<'a>, max_bad_rows: u64) -> Self {
-        let ReadOptions { encoder, cache, threads, .. } = options;
+impl<'a, E> Reading<'a, &'a E> {
+    fn new(options: &ReadOptions<'a, E>, max_bad_rows: u64) -> Self {
+        let ReadOptions { encoder, cache, threads, .. } = *options;
         Self { encoder, cache, threads, max_bad_rows }
     }
 }

@@ -1,11 +1,9 @@
 //! Samples of an epoch put together into sequences of bounded length.
 //!
-//! In: seed, epoch, lengths. Out: which samples share a sequence. No I/O and no global state.
+//! In: samples in an order, and their lengths. Out: which samples share a sequence. No I/O and no global state.
 //!
-//! Invariant: packs depend on the seed, the epoch and the lengths alone, not on the world size; so
+//! Invariant: packs depend on the order and the lengths alone, not on the world size; so
 //! a cursor that counts packs is exact. How many packs an epoch has differs from epoch to epoch.
-
-use super::order::permutation;
 
 /// Packs that are filled at a time. More leave less room unused and move samples further from
 /// their place in the epoch.
@@ -47,18 +45,6 @@ impl Packs {
     }
 }
 
-/// Packs the samples of an epoch, in their [order](permutation), into sequences of at most
-/// `max_length` tokens.
-pub fn packed_epoch(
-    seed: i64,
-    epoch: u64,
-    samples: u32,
-    max_length: usize,
-    length: impl Fn(u32) -> usize,
-) -> Packs {
-    first_fit(&permutation(seed, epoch, samples), max_length, length)
-}
-
 /// Puts each of `order` into the oldest open pack with room for it (first fit; Johnson 1974); of
 /// more than [`WINDOW`] open packs the oldest is closed. A sample longer than `max_length` is a
 /// pack of its own.
@@ -88,15 +74,20 @@ pub fn first_fit(order: &[u32], max_length: usize, length: impl Fn(u32) -> usize
 
 #[cfg(test)]
 mod tests {
+    use super::super::order::permutation;
     use super::*;
 
     fn length(sample: u32) -> usize {
         20 + (sample as usize * 7919) % 300
     }
 
+    fn packed_epoch(seed: i64, epoch: u64) -> Packs {
+        first_fit(&permutation(seed, epoch, 500), 512, length)
+    }
+
     #[test]
     fn packs_hold_every_sample_once_within_bounds() {
-        let packs = packed_epoch(7, 2, 5000, 512, length);
+        let packs = first_fit(&permutation(7, 2, 5000), 512, length);
         let mut all: Vec<u32> = packs.iter().flatten().copied().collect();
         all.sort_unstable();
         assert_eq!(all, (0..5000).collect::<Vec<_>>());
@@ -109,10 +100,10 @@ mod tests {
 
     #[test]
     fn packs_depend_on_seed_and_epoch() {
-        let packs = packed_epoch(7, 2, 500, 512, length);
-        assert_eq!(packs, packed_epoch(7, 2, 500, 512, length));
-        assert_ne!(packs, packed_epoch(7, 3, 500, 512, length));
-        assert_ne!(packs, packed_epoch(8, 2, 500, 512, length));
+        let packs = packed_epoch(7, 2);
+        assert_eq!(packs, packed_epoch(7, 2));
+        assert_ne!(packs, packed_epoch(7, 3));
+        assert_ne!(packs, packed_epoch(8, 2));
     }
 
     #[test]

@@ -97,6 +97,17 @@ impl Samples {
         self.class_of(self.chosen[index as usize])
     }
 
+    /// Samples of each class, up to the last that has any. Without a class they count as 0.
+    pub fn class_counts(&self) -> Vec<u64> {
+        let mut counts = Vec::new();
+        for index in 0..self.len() {
+            let class = usize::try_from(self.class(index)).unwrap_or(0);
+            counts.resize(counts.len().max(class + 1), 0);
+            counts[class] += 1;
+        }
+        counts
+    }
+
     /// Number of the document that a sample is a part of.
     pub(super) fn document(&self, index: u32) -> u32 {
         match self.store.header.kind {

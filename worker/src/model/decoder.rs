@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use super::ModelError;
 use super::module::{Leaf, Module, module};
-use super::network::{Network, Pass};
+use super::network::{Network, Pass, stage_of, stage_of_mut};
 use super::parts::attention::Attention;
 use super::parts::embedding::Embedding;
 use super::parts::experts::{FeedForward, Mixture};
@@ -138,19 +138,11 @@ impl Network for Decoder {
     }
 
     fn stage(&self, index: usize) -> &dyn Module {
-        match index.checked_sub(1).map(|layer| self.layers.get(layer)) {
-            None => &self.embed,
-            Some(Some(layer)) => layer,
-            Some(None) => &self.top,
-        }
+        stage_of(index, &self.embed, &self.layers, &self.top)
     }
 
     fn stage_mut(&mut self, index: usize) -> &mut dyn Module {
-        match index.checked_sub(1).map(|layer| self.layers.get_mut(layer)) {
-            None => &mut self.embed,
-            Some(Some(layer)) => layer,
-            Some(None) => &mut self.top,
-        }
+        stage_of_mut(index, &mut self.embed, &mut self.layers, &mut self.top)
     }
 
     fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {

@@ -67,6 +67,34 @@ pub trait Runner: fmt::Debug + Send + Sync {
     ) -> Result<Tensor, ModelError>;
 }
 
+/// Stage `index` of a chain that has one stage before its layers and one behind them.
+pub fn stage_of<'a, L: Module>(
+    index: usize,
+    first: &'a dyn Module,
+    layers: &'a [L],
+    last: &'a dyn Module,
+) -> &'a dyn Module {
+    match index.checked_sub(1).map(|layer| layers.get(layer)) {
+        None => first,
+        Some(Some(layer)) => layer,
+        Some(None) => last,
+    }
+}
+
+/// As [`stage_of`], to put other linear layers in.
+pub fn stage_of_mut<'a, L: Module>(
+    index: usize,
+    first: &'a mut dyn Module,
+    layers: &'a mut [L],
+    last: &'a mut dyn Module,
+) -> &'a mut dyn Module {
+    match index.checked_sub(1).map(|layer| layers.get_mut(layer)) {
+        None => first,
+        Some(Some(layer)) => layer,
+        Some(None) => last,
+    }
+}
+
 /// Who sees whom.
 #[derive(Debug)]
 pub enum Mask {

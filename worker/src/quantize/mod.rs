@@ -201,7 +201,7 @@ fn gate_samples(
     let cache = output.parent().unwrap_or(output).join(".hearth/cache");
     let threads = cores();
     let options = ReadOptions { encoder, cache: &cache, threads, seed: 0 };
-    let samples = load_for_evaluation(&gate.data, model.labels(), 0, options);
+    let samples = load_for_evaluation(&gate.data, model.labels(), 0, &options);
     Ok(samples.map_err(Error::from)?)
 }
 

@@ -5,8 +5,7 @@ use hearth_crds::training_job::Sharding;
 use super::memory::{self, FittingBatch};
 use super::optimizer::Optimizer;
 use super::session::{Session, note};
-use super::step::Share;
-use crate::data::order::{Cursor, Shape};
+use crate::data::order::Cursor;
 use crate::diagnosis::course::{self, Course};
 use crate::diagnosis::memory::{Footprint, Settings, tells_of_memory};
 use crate::diagnosis::range::{self, RangeTest};
@@ -45,14 +44,10 @@ impl Session<'_> {
             Objective::Classification(Classification { class_weights: None, .. })
         );
         if plain {
-            let mut classes: Vec<(String, u64)> =
-                self.data.labels.names().iter().map(|name| (name.clone(), 0)).collect();
-            for row in 0..self.data.train.len() {
-                let class = usize::try_from(self.data.train.class(row)).ok();
-                if let Some((_, rows)) = class.and_then(|class| classes.get_mut(class)) {
-                    *rows += 1;
-                }
-            }
+            let mut counts = self.data.train.class_counts();
+            counts.resize(self.data.labels.len(), 0);
+            let names = self.data.labels.names().iter().cloned();
+            let classes: Vec<(String, u64)> = names.zip(counts).collect();
             self.tell(imbalance(&classes));
         }
     }
@@ -135,23 +130,14 @@ impl Session<'_> {
         let mut test = RangeTest::default();
         let mut cursor = Cursor::default();
         for step in 0..range::STEPS {
-            let items = self.horizon.next(cursor, self.epoch.len());
+            let (_, part) = self.deal(step, cursor);
             cursor = Cursor { epoch: 0, ..self.horizon.after(cursor, self.epoch.len()) };
-            let batch = self.epoch.samples(&items);
-            let shape = Shape {
-                rank: self.gang.layout().share(),
-                world_size: self.gang.layout().shares(),
-                per_device: self.micro_batch,
-            };
-            let samples = &self.data.train;
-            let passes = self.epoch.passes(&items, |row| samples.length(row), shape);
-            let scale = self.scale(&batch, &passes);
-            let part = Share { step, passes, scale };
             let loss = self
                 .trainer
-                .forward_backward(samples, &part, &self.gang, &mut || {})
+                .forward_backward(&self.data.train, &part, &self.gang, &mut || {})
                 .map_err(|error| self.explain(error))?;
-            let loss = self.gang.sum(&[loss * scale])?[0] / self.gang.layout().shares() as f64;
+            let sum = self.gang.sum(&[loss * part.scale])?[0];
+            let loss = sum / self.gang.layout().shares() as f64;
             let norm = self.trainer.clip(self.config.max_grad_norm, &mut self.gang)?;
             let rate = range::rate(step);
             if !test.observe(rate, loss) || !norm.is_finite() {

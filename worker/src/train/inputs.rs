@@ -14,7 +14,7 @@ use super::gang::Gang;
 use super::session::note;
 use crate::config::{Config, Lesson};
 use crate::cores::cores;
-use crate::data::dataset::{self, PictureOptions, ReadOptions, SequenceFiles, SequenceOptions};
+use crate::data::dataset::{self, ReadOptions, SequenceFiles};
 use crate::data::encode::EncoderOptions;
 use crate::data::{
     self, Columns, DataError, Format, LossOn, Preprocessor, Samples, SequenceEncoder, SourceFile,
@@ -196,12 +196,12 @@ impl Encoder {
         let (threads, seed) = (cores(), config.seed);
         match self {
             Self::Text(encoder) => {
-                let options = ReadOptions { encoder, cache, threads, seed };
-                dataset::load(&config.data, model.labels.as_ref(), options)
+                let options = ReadOptions { encoder: &**encoder, cache, threads, seed };
+                dataset::load(&config.data, model.labels.as_ref(), &options)
             }
             Self::Pictures(preprocessor) => {
-                let options = PictureOptions { preprocessor, cache, threads, seed };
-                dataset::load_pictures(&config.data, model.labels.as_ref(), options)
+                let options = ReadOptions { encoder: &**preprocessor, cache, threads, seed };
+                dataset::load_pictures(&config.data, model.labels.as_ref(), &options)
             }
             Self::Sequence(encoder, columns) => {
                 let source = |file: &DataFile| SourceFile {
@@ -215,8 +215,8 @@ impl Encoder {
                     eval_split: config.data.eval_split,
                     max_bad_rows: config.data.max_bad_rows,
                 };
-                let options = SequenceOptions { encoder, cache, threads, seed };
-                dataset::load_sequences(&files, options)
+                let options = ReadOptions { encoder: &**encoder, cache, threads, seed };
+                dataset::load_sequences(&files, &options)
             }
         }
     }
@@ -346,14 +346,9 @@ pub(super) fn with_references(
 
 /// Rows over classes times rows of the class (scikit-learn's `compute_class_weight`).
 fn balanced_weights(samples: &Samples) -> Vec<f64> {
-    let mut counts: Vec<u32> = Vec::new();
-    for index in 0..samples.len() {
-        let class = usize::try_from(samples.class(index)).unwrap_or(0);
-        counts.resize(counts.len().max(class + 1), 0);
-        counts[class] += 1;
-    }
+    let counts = samples.class_counts();
     let mean = f64::from(samples.len()) / counts.len() as f64;
-    counts.into_iter().map(|count| mean / f64::from(count.max(1))).collect()
+    counts.into_iter().map(|count| mean / count.max(1) as f64).collect()
 }
 
 /// Settings of adapters, as PEFT's `LoraConfig` has them.

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use hearth_crds::training_arguments::Metric;
-use tch::Tensor;
 
 use super::evaluate::{self, EvalOptions};
 use super::horizon::Horizon;
@@ -11,6 +10,7 @@ use super::inputs;
 use super::journal::Journal;
 use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
+use super::team::whole;
 use crate::checkpoint::saver::{Finished, Request};
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
@@ -214,15 +214,9 @@ impl Session<'_> {
         match self.checkpoints.open(best.step) {
             Ok(checkpoint) => {
                 let model = &self.trainer.model;
-                let (parameters, statistics) = (model.trainable(), model.statistics());
-                let weights: Vec<(String, Tensor)> = parameters
-                    .iter()
-                    .chain(&statistics)
-                    .map(|parameter| {
-                        (format!("model.{}", parameter.name), parameter.tensor.detach())
-                    })
-                    .collect();
-                checkpoint.restore(&weights)?;
+                let (trained, statistics) = (model.trainable(), model.statistics());
+                let parts: Vec<_> = whole(&trained).chain(whole(&statistics)).collect();
+                checkpoint.restore_parts(&parts)?;
                 Ok((best.step, Some(best.metrics)))
             }
             Err(reason) => {

@@ -11,7 +11,7 @@ use super::session::{Pulse, Session, note, signed};
 use super::step::Share;
 use super::{finite, schedule};
 use crate::config::Interval;
-use crate::data::order::Shape;
+use crate::data::order::{Cursor, Shape};
 use crate::error::Error;
 use crate::event::{EventSink, JsonLines, Phase, RankEvent, StepReport};
 
@@ -104,26 +104,16 @@ impl Session<'_> {
     /// One optimizer step.
     fn step(&mut self, totals: &mut Totals) -> Result<StepEnd, Error> {
         let started = Instant::now();
-        let samples = &self.data.train;
-        let range = self.horizon.next(self.state.cursor, self.epoch.len());
-        let batch = self.epoch.samples(&range);
-        let shape = Shape {
-            rank: self.gang.layout().share(),
-            world_size: self.gang.layout().shares(),
-            per_device: self.micro_batch,
-        };
-        let passes = self.epoch.passes(&range, |row| samples.length(row), shape);
-        let scale = self.scale(&batch, &passes);
-        let own_part = Share { step: self.state.step, passes, scale };
+        let (batch, own_part) = self.deal(self.state.step, self.state.cursor);
         let dealt = started.elapsed();
 
         let mut pulse = Pulse::new(Phase::Training, self.state.step);
         let loss_sum =
-            self.trainer.forward_backward(samples, &own_part, &self.gang, &mut || {
+            self.trainer.forward_backward(&self.data.train, &own_part, &self.gang, &mut || {
                 pulse.beat(self.events);
             })?;
         let asked_to_stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
-        let sums = self.gang.start_sum(&[loss_sum * scale, asked_to_stop])?;
+        let sums = self.gang.start_sum(&[loss_sum * own_part.scale, asked_to_stop])?;
         let rate = schedule::rate(&self.config.schedule, self.state.step, self.horizon.total);
         let grad_norm = self.trainer.clip(self.config.max_grad_norm, &mut self.gang)?;
         let sums = sums.wait()?;
@@ -153,9 +143,23 @@ impl Session<'_> {
         self.advance(report, started, sums[1] > 0.0)
     }
 
+    /// The samples of the step after `cursor`, and this rank's share of them.
+    pub(super) fn deal(&self, step: u64, cursor: Cursor) -> (Vec<u32>, Share) {
+        let range = self.horizon.next(cursor, self.epoch.len());
+        let batch = self.epoch.samples(&range);
+        let shape = Shape {
+            rank: self.gang.layout().share(),
+            world_size: self.gang.layout().shares(),
+            per_device: self.micro_batch,
+        };
+        let passes = self.epoch.passes(&range, |row| self.data.train.length(row), shape);
+        let scale = self.scale(&batch, &passes);
+        (batch, Share { step, passes, scale })
+    }
+
     /// What this rank's losses are multiplied by, before gradients are averaged over ranks: for
     /// a mean over all that counts in the step, or over what counts on this rank.
-    pub(super) fn scale(&self, batch: &[u32], passes: &[Vec<u32>]) -> f64 {
+    fn scale(&self, batch: &[u32], passes: &[Vec<u32>]) -> f64 {
         let objective = &self.trainer.objective;
         let weight = |rows: &mut dyn Iterator<Item = &u32>| -> f64 {
             rows.map(|row| objective.weight(&self.data.train, *row)).sum()

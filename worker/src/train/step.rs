@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use super::gang::Gang;
 use super::optimizer::Optimizer;
-use super::team::Team;
+use super::team::{Team, whole};
 use crate::checkpoint::part::Part;
 use crate::data::order::generator;
 use crate::data::{Fetched, Samples};
@@ -275,11 +275,6 @@ impl Trainer {
         }
         Ok(())
     }
-}
-
-/// Tensors of the model that every rank holds, as parts of a checkpoint.
-pub(super) fn whole(tensors: &[Parameter]) -> impl Iterator<Item = Part> {
-    tensors.iter().map(|one| Part::whole(format!("model.{}", one.name), one.tensor.detach()))
 }
 
 /// A rank without rows still takes part in collectives, with a gradient of 0.

@@ -84,11 +84,8 @@ impl Team {
     ) -> Result<Vec<Part>, Error> {
         let moments = optimizer.moments();
         if self.chain.is_none() {
-            let weight = |parameter: &Parameter| {
-                Part::whole(format!("model.{}", parameter.name), parameter.tensor.detach())
-            };
             let moments = moments.into_iter().map(|(name, tensor)| Part::whole(name, tensor));
-            return Ok(parameters.iter().map(weight).chain(moments).collect());
+            return Ok(whole(parameters).chain(moments).collect());
         }
         let by_name: BTreeMap<&str, &Owned> =
             self.owned.iter().map(|owned| (owned.parameter.name.as_str(), owned)).collect();
@@ -129,4 +126,9 @@ impl Team {
     pub(super) fn squares(&self) -> Result<Option<f64>, Error> {
         self.chain.as_ref().map(|_| Owned::squares(&self.owned)).transpose()
     }
+}
+
+/// Tensors of the model that this rank holds whole, as parts of a checkpoint.
+pub(super) fn whole(tensors: &[Parameter]) -> impl Iterator<Item = Part> {
+    tensors.iter().map(|one| Part::whole(format!("model.{}", one.name), one.tensor.detach()))
 }

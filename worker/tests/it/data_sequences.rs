@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hearth_worker::data::dataset::{SequenceFiles, SequenceOptions, load_sequences};
+use hearth_worker::data::dataset::{ReadOptions, SequenceFiles, load_sequences};
 use hearth_worker::data::encode::EncoderOptions;
 use hearth_worker::data::{
     Columns, DataError, Fetched, Format, LossOn, Objective, Samples, SequenceEncoder, SourceFile,
@@ -81,13 +81,13 @@ impl Home {
         let options = EncoderOptions { objective, clean: Vec::new(), max_length: 6, now };
         let encoder = SequenceEncoder::load(self.root.path(), options)?;
         let files = SequenceFiles { train: source, eval: None, eval_split: None, max_bad_rows };
-        let options = SequenceOptions {
+        let options = ReadOptions {
             encoder: &encoder,
             cache: &self.path("cache"),
             threads: NonZeroUsize::new(threads).unwrap(),
             seed: 1,
         };
-        load_sequences(&files, options)
+        load_sequences(&files, &options)
     }
 }
 

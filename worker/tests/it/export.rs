@@ -61,7 +61,7 @@ fn the_export_is_whole_and_evaluates_to_the_reported_figures() {
         threads: std::num::NonZeroUsize::MIN,
         seed: 0,
     };
-    let samples = dataset::load_for_evaluation(&file, classifier.labels(), 0, options).unwrap();
+    let samples = dataset::load_for_evaluation(&file, classifier.labels(), 0, &options).unwrap();
     let place = Place::new(encoder.pad(), Device::Cpu);
     let again = evaluate(&classifier, &samples, 7, place).unwrap();
     assert!((again.loss - reported.loss).abs() < 1e-5, "{again:?} {reported:?}");

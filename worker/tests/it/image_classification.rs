@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hearth_crds::worker_config::{DataFile, TrainData};
-use hearth_worker::data::dataset::{self, PictureOptions};
+use hearth_worker::data::dataset::{self, ReadOptions};
 use hearth_worker::data::{Fetched, Labels, Preprocessor, TrainingSet};
 use hearth_worker::event::{EvalMetrics, RankEvent};
 use hearth_worker::export::ModelCard;
@@ -128,13 +128,13 @@ fn try_load(
         clean: Vec::new(),
         max_bad_rows,
     };
-    let options = PictureOptions {
-        preprocessor: &preprocessor,
+    let options = ReadOptions {
+        encoder: &preprocessor,
         cache: &fixture.path("cache"),
         threads: std::num::NonZeroUsize::new(3).unwrap(),
         seed: 0,
     };
-    dataset::load_pictures(&data, labels, options).map_err(|error| error.to_string())
+    dataset::load_pictures(&data, labels, &options).map_err(|error| error.to_string())
 }
 
 fn fetched(set: &TrainingSet) -> (Vec<u8>, Vec<i64>) {

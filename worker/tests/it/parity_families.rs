@@ -21,7 +21,7 @@ struct Case {
     tensors: BTreeMap<String, Vec<i64>>,
     logits: Vec<Vec<f64>>,
     loss: f64,
-    /// Norm, and product with [`probe`].
+    /// Norm, and product with a fixed vector.
     gradients: BTreeMap<String, [f64; 2]>,
 }
 
@@ -30,20 +30,45 @@ fn cases() -> BTreeMap<String, Case> {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// As `values` of families.py.
-pub(crate) fn values(index: usize, shape: &[i64], name: &str) -> Tensor {
-    let count: i64 = shape.iter().product();
+/// Numbers between -0.5 and 0.5 that the scripts of tests/parity make, too.
+pub(crate) fn noise(index: usize, count: i64) -> Vec<f64> {
     let value = |step: i64| {
         let wave = ((step + 1) as f64 * 12.9898 + index as f64 * 78.233).sin() * 43_758.545_3;
-        let noise = wave - wave.floor() - 0.5;
-        if name.ends_with("norm.weight") { 1.0 + 0.2 * noise } else { 0.25 * noise }
+        wave - wave.floor() - 0.5
     };
-    let flat: Vec<f64> = (0..count).map(value).collect();
+    (0..count).map(value).collect()
+}
+
+/// As `values` of families.py.
+pub(crate) fn values(index: usize, shape: &[i64], name: &str) -> Tensor {
+    let value =
+        |noise| if name.ends_with("norm.weight") { 1.0 + 0.2 * noise } else { 0.25 * noise };
+    let flat: Vec<f64> = noise(index, shape.iter().product()).into_iter().map(value).collect();
     Tensor::from_slice(&flat).to_kind(Kind::Float).view(shape)
 }
 
-fn probe(count: i64) -> Tensor {
-    (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.7 + 0.3).cos()
+/// Norm, and product with a fixed vector.
+pub(crate) fn summary(tensor: &Tensor) -> [f64; 2] {
+    let flat = tensor.to_kind(Kind::Double).reshape([-1]);
+    let probe = (Tensor::arange(flat.size()[0], (Kind::Double, Device::Cpu)) * 0.7 + 0.3).cos();
+    [f64::try_from(flat.norm()).unwrap(), f64::try_from(flat.dot(&probe)).unwrap()]
+}
+
+/// Writes a model's directory, its tensors filled by their places in the sorted list.
+pub(crate) fn write_filled(
+    target: &Path,
+    config: &Value,
+    tensors: &BTreeMap<String, Vec<i64>>,
+    values: impl Fn(usize, &[i64], &str) -> Tensor,
+) {
+    std::fs::create_dir_all(target).unwrap();
+    std::fs::write(target.join("config.json"), config.to_string()).unwrap();
+    let filled: Vec<(String, Tensor)> = tensors
+        .iter()
+        .enumerate()
+        .map(|(index, (name, shape))| (name.clone(), values(index, shape, name)))
+        .collect();
+    Tensor::write_safetensors(&filled, target.join("model.safetensors")).unwrap();
 }
 
 pub(crate) fn ids() -> Tensor {
@@ -53,25 +78,17 @@ pub(crate) fn ids() -> Tensor {
 
 /// Puts the weights and the configuration of a case into `target`.
 pub(crate) fn put(name: &str, target: &Path) {
-    let home = directory(&cases()[name]);
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::create_dir_all(target).unwrap();
-        std::fs::copy(home.path().join(file), target.join(file)).unwrap();
-    }
+    put_case(&cases()[name], target);
+}
+
+fn put_case(case: &Case, target: &Path) {
+    write_filled(target, &case.config, &case.tensors, values);
 }
 
 /// The case as a Hugging Face directory.
 fn directory(case: &Case) -> TempDir {
     let home = TempDir::new().unwrap();
-    let config = serde_json::to_vec(&case.config).unwrap();
-    std::fs::write(home.path().join("config.json"), config).unwrap();
-    let filled: Vec<(String, Tensor)> = case
-        .tensors
-        .iter()
-        .enumerate()
-        .map(|(index, (name, shape))| (name.clone(), values(index, shape, name)))
-        .collect();
-    Tensor::write_safetensors(&filled, home.path().join("model.safetensors")).unwrap();
+    put_case(case, home.path());
     home
 }
 
@@ -135,11 +152,10 @@ fn logits_losses_and_gradients_are_those_of_transformers() {
                 assert_near(0.0, *norm, 1e-12, &format!("{name}: {tensor} has no gradient"));
                 continue;
             }
-            let flat = gradient.to_kind(Kind::Double).view([-1]);
             let what = format!("{name}: gradient of {tensor}");
-            assert_near(f64::try_from(flat.norm()).unwrap(), *norm, 1e-3, &what);
-            let dot = flat.dot(&probe(flat.size()[0]));
-            assert_near(f64::try_from(dot).unwrap(), *product, 1e-3, &what);
+            let [own_norm, own_product] = summary(gradient);
+            assert_near(own_norm, *norm, 1e-3, &what);
+            assert_near(own_product, *product, 1e-3, &what);
         }
     }
 }

@@ -12,6 +12,8 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
+use crate::parity_families::{noise, summary, write_filled};
+
 const BATCH: i64 = 4;
 /// Indices of the noise that is no tensor's.
 const PIXELS: usize = 5000;
@@ -27,7 +29,7 @@ struct Case {
     logits: Vec<Vec<f64>>,
     /// Of a step of training, as what follows.
     loss: f64,
-    /// Norm, and product with [`probe`].
+    /// Norm, and product with a fixed vector.
     gradients: BTreeMap<String, [f64; 2]>,
     statistics: BTreeMap<String, [f64; 2]>,
 }
@@ -42,15 +44,6 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
 
 fn cases() -> BTreeMap<String, Case> {
     read_json(&fixture("images.json"))
-}
-
-/// As `noise` of images.py.
-fn noise(index: usize, count: i64) -> Vec<f64> {
-    let value = |step: i64| {
-        let wave = ((step + 1) as f64 * 12.9898 + index as f64 * 78.233).sin() * 43_758.545_3;
-        wave - wave.floor() - 0.5
-    };
-    (0..count).map(value).collect()
 }
 
 fn scaled(values: &[f64], factor: f64, shape: &[i64]) -> Tensor {
@@ -79,13 +72,6 @@ fn pixels(height: i64, width: i64) -> Tensor {
     scaled(&noise(PIXELS, shape.iter().product()), 2.0, &shape)
 }
 
-/// Norm, and product with a fixed vector.
-fn summary(tensor: &Tensor) -> [f64; 2] {
-    let flat = tensor.to_kind(Kind::Double).reshape([-1]);
-    let probe = (Tensor::arange(flat.size()[0], (Kind::Double, Device::Cpu)) * 0.7 + 0.3).cos();
-    [f64::try_from(flat.norm()).unwrap(), f64::try_from(flat.dot(&probe)).unwrap()]
-}
-
 /// The case as a Hugging Face directory.
 fn directory(case: &Case) -> TempDir {
     let home = TempDir::new().unwrap();
@@ -94,15 +80,7 @@ fn directory(case: &Case) -> TempDir {
 }
 
 fn put_case(case: &Case, target: &Path) {
-    std::fs::create_dir_all(target).unwrap();
-    std::fs::write(target.join("config.json"), case.config.to_string()).unwrap();
-    let filled: Vec<(String, Tensor)> = case
-        .tensors
-        .iter()
-        .enumerate()
-        .map(|(index, (name, shape))| (name.clone(), values(index, shape, name)))
-        .collect();
-    Tensor::write_safetensors(&filled, target.join("model.safetensors")).unwrap();
+    write_filled(target, &case.config, &case.tensors, values);
 }
 
 /// Puts the weights and the configuration of a case into `target`.

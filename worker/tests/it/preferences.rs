@@ -2,7 +2,7 @@
 //! and a killed run goes on against the model that it began with.
 
 use hearth_worker::data::Samples;
-use hearth_worker::data::dataset::{SequenceFiles, SequenceOptions, load_sequences};
+use hearth_worker::data::dataset::{ReadOptions, SequenceFiles, load_sequences};
 use hearth_worker::data::encode::EncoderOptions;
 use hearth_worker::data::{Columns, Fetched, Format, SequenceEncoder, SourceFile, TrainingSet};
 use hearth_worker::event::{EvalMetrics, RankEvent};
@@ -134,13 +134,13 @@ fn samples(fixture: &Fixture) -> Samples {
     };
     let train = SourceFile { path: fixture.path("train.jsonl"), format: Format::Jsonl, columns };
     let files = SequenceFiles { train, eval: None, eval_split: None, max_bad_rows: 0 };
-    let options = SequenceOptions {
+    let options = ReadOptions {
         encoder: &encoder,
         cache: &fixture.path("cache"),
         threads: std::num::NonZeroUsize::MIN,
         seed: 1,
     };
-    let TrainingSet { train, .. } = load_sequences(&files, options).unwrap();
+    let TrainingSet { train, .. } = load_sequences(&files, &options).unwrap();
     train
 }
 

@@ -8,7 +8,7 @@ use tch::Tensor;
 use crate::model::ModelError;
 use crate::model::loader::Loader;
 use crate::model::module::{Module, module};
-use crate::model::network::{Network, Pass};
+use crate::model::network::{Network, Pass, stage_of, stage_of_mut};
 use crate::model::parts::activation::Activation;
 use crate::model::parts::conv_layer::{ConvLayer, NormStyle, pool};
 use crate::model::parts::convolution::{Padding, Window};
@@ -243,19 +243,11 @@ impl Network for MobileNetV2 {
     }
 
     fn stage(&self, index: usize) -> &dyn Module {
-        match index.checked_sub(1).map(|block| self.blocks.get(block)) {
-            None => &self.stem,
-            Some(Some(block)) => block,
-            Some(None) => &self.top,
-        }
+        stage_of(index, &self.stem, &self.blocks, &self.top)
     }
 
     fn stage_mut(&mut self, index: usize) -> &mut dyn Module {
-        match index.checked_sub(1).map(|block| self.blocks.get_mut(block)) {
-            None => &mut self.stem,
-            Some(Some(block)) => block,
-            Some(None) => &mut self.top,
-        }
+        stage_of_mut(index, &mut self.stem, &mut self.blocks, &mut self.top)
     }
 
     /// Pixels `[B, C, H, W]` in, logits `[B, classes]` out.

@@ -8,7 +8,7 @@ use tch::Tensor;
 use crate::model::ModelError;
 use crate::model::loader::Loader;
 use crate::model::module::{Module, module};
-use crate::model::network::{Network, Pass};
+use crate::model::network::{Network, Pass, stage_of, stage_of_mut};
 use crate::model::parts::activation::Activation;
 use crate::model::parts::conv_layer::{ConvLayer, NormStyle, pool};
 use crate::model::parts::convolution::Window;
@@ -201,19 +201,11 @@ impl Network for ResNet {
     }
 
     fn stage(&self, index: usize) -> &dyn Module {
-        match index.checked_sub(1).map(|layer| self.layers.get(layer)) {
-            None => &self.stem,
-            Some(Some(layer)) => layer,
-            Some(None) => &self.classifier,
-        }
+        stage_of(index, &self.stem, &self.layers, &self.classifier)
     }
 
     fn stage_mut(&mut self, index: usize) -> &mut dyn Module {
-        match index.checked_sub(1).map(|layer| self.layers.get_mut(layer)) {
-            None => &mut self.stem,
-            Some(Some(layer)) => layer,
-            Some(None) => &mut self.classifier,
-        }
+        stage_of_mut(index, &mut self.stem, &mut self.layers, &mut self.classifier)
     }
 
     /// Pixels `[B, C, H, W]` in, logits `[B, classes]` out.

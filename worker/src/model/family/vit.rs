@@ -11,7 +11,7 @@ use tch::Tensor;
 use crate::model::ModelError;
 use crate::model::loader::Loader;
 use crate::model::module::{Module, Role, Weight, module};
-use crate::model::network::{Network, Pass};
+use crate::model::network::{Network, Pass, stage_of, stage_of_mut};
 use crate::model::parts::activation::Activation;
 use crate::model::parts::attention::{Scores, attend, split_heads};
 use crate::model::parts::convolution::{Convolution, Padding, Window};
@@ -197,19 +197,11 @@ impl Network for Vit {
     }
 
     fn stage(&self, index: usize) -> &dyn Module {
-        match index.checked_sub(1).map(|layer| self.layers.get(layer)) {
-            None => &self.embeddings,
-            Some(Some(layer)) => layer,
-            Some(None) => &self.top,
-        }
+        stage_of(index, &self.embeddings, &self.layers, &self.top)
     }
 
     fn stage_mut(&mut self, index: usize) -> &mut dyn Module {
-        match index.checked_sub(1).map(|layer| self.layers.get_mut(layer)) {
-            None => &mut self.embeddings,
-            Some(Some(layer)) => layer,
-            Some(None) => &mut self.top,
-        }
+        stage_of_mut(index, &mut self.embeddings, &mut self.layers, &mut self.top)
     }
 
     fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {

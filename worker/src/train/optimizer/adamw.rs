@@ -3,7 +3,7 @@
 use nccl_rs::ops::{self, AdamWLists};
 use tch::Tensor;
 
-use super::{by_decay, own_steps, step_count, zeros_like};
+use super::{Moved, by_decay, names_and_tensors, own_steps, step_count, zeros_like};
 use crate::config::Adam;
 use crate::error::Error;
 use crate::model::Parameter;
@@ -46,18 +46,13 @@ impl AdamW {
                 eps: self.adam.epsilon,
                 weight_decay: group.weight_decay,
             };
-            let gradients: Vec<Tensor> = group.parameters.iter().map(Tensor::grad).collect();
-            let has = |index: &usize| gradients[*index].defined();
-            let moved: Vec<usize> = (0..gradients.len()).filter(has).collect();
-            let pick = |all: &[Tensor]| -> Vec<Tensor> {
-                moved.iter().map(|index| all[*index].shallow_clone()).collect()
-            };
+            let moved = Moved::of(&group.parameters);
             let lists = AdamWLists {
-                parameters: &pick(&group.parameters),
-                gradients: &pick(&gradients),
-                exp_avgs: &pick(&group.exp_avgs),
-                exp_avg_sqs: &pick(&group.exp_avg_sqs),
-                steps: &pick(&group.steps),
+                parameters: &moved.pick(&group.parameters),
+                gradients: &moved.gradients,
+                exp_avgs: &moved.pick(&group.exp_avgs),
+                exp_avg_sqs: &moved.pick(&group.exp_avg_sqs),
+                steps: &moved.pick(&group.steps),
             };
             ops::fused_adamw_(&settings, &lists)?;
         }
@@ -80,11 +75,10 @@ impl AdamW {
 
 impl Group {
     fn new(members: &[&Parameter], weight_decay: f64, steps_done: u64) -> Result<Self, Error> {
-        let parameters: Vec<Tensor> =
-            members.iter().map(|parameter| parameter.tensor.shallow_clone()).collect();
+        let (names, parameters) = names_and_tensors(members);
         Ok(Self {
             weight_decay,
-            names: members.iter().map(|parameter| parameter.name.clone()).collect(),
+            names,
             exp_avgs: zeros_like(&parameters)?,
             exp_avg_sqs: zeros_like(&parameters)?,
             steps: parameters

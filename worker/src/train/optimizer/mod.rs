@@ -64,6 +64,29 @@ fn by_decay(parameters: &[Parameter], weight_decay: f64) -> [(Vec<&Parameter>, f
     [(decayed, weight_decay), (others, 0.0)]
 }
 
+/// The parameters of a group that have a gradient.
+struct Moved {
+    places: Vec<usize>,
+    gradients: Vec<Tensor>,
+}
+
+impl Moved {
+    fn of(parameters: &[Tensor]) -> Self {
+        let gradients = parameters.iter().map(Tensor::grad).enumerate();
+        let (places, gradients) = gradients.filter(|(_, gradient)| gradient.defined()).unzip();
+        Self { places, gradients }
+    }
+
+    /// Their part of `all`; none of an empty list.
+    fn pick(&self, all: &[Tensor]) -> Vec<Tensor> {
+        self.places.iter().filter_map(|place| Some(all.get(*place)?.shallow_clone())).collect()
+    }
+}
+
+fn names_and_tensors(members: &[&Parameter]) -> (Vec<String>, Vec<Tensor>) {
+    members.iter().map(|member| (member.name.clone(), member.tensor.shallow_clone())).unzip()
+}
+
 /// Whether some steps may pass by a parameter: experts to which no token goes have no gradient.
 /// The steps of all others are the run's.
 fn counts_its_own_steps(name: &str) -> bool {

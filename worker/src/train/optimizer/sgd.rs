@@ -3,7 +3,7 @@
 use nccl_rs::ops::{self, SgdLists};
 use tch::Tensor;
 
-use super::{by_decay, zeros_like};
+use super::{Moved, by_decay, names_and_tensors, zeros_like};
 use crate::config::SgdSettings;
 use crate::error::Error;
 use crate::model::Parameter;
@@ -42,16 +42,11 @@ impl Sgd {
                 weight_decay: group.weight_decay,
                 nesterov: false,
             };
-            let gradients: Vec<Tensor> = group.parameters.iter().map(Tensor::grad).collect();
-            let has = |index: &usize| gradients[*index].defined();
-            let moved: Vec<usize> = (0..gradients.len()).filter(has).collect();
-            let pick = |all: &[Tensor]| -> Vec<Tensor> {
-                moved.iter().filter_map(|index| Some(all.get(*index)?.shallow_clone())).collect()
-            };
+            let moved = Moved::of(&group.parameters);
             let lists = SgdLists {
-                parameters: &pick(&group.parameters),
-                gradients: &pick(&gradients),
-                velocities: &pick(&group.velocities),
+                parameters: &moved.pick(&group.parameters),
+                gradients: &moved.gradients,
+                velocities: &moved.pick(&group.velocities),
             };
             ops::fused_sgd_(&settings, &lists, false)?;
         }
@@ -73,11 +68,10 @@ impl Sgd {
 
 impl Group {
     fn new(members: &[&Parameter], weight_decay: f64, momentum: bool) -> Result<Self, Error> {
-        let parameters: Vec<Tensor> =
-            members.iter().map(|parameter| parameter.tensor.shallow_clone()).collect();
+        let (names, parameters) = names_and_tensors(members);
         Ok(Self {
             weight_decay,
-            names: members.iter().map(|parameter| parameter.name.clone()).collect(),
+            names,
             velocities: if momentum { zeros_like(&parameters)? } else { Vec::new() },
             parameters,
         })
