@@ -26,10 +26,18 @@ impl Display {
         if !std::io::stderr().is_terminal() {
             return Self::Lines { name: name.to_owned(), told: None };
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        bar.set_prefix(name.to_owned());
-        bar.set_style(style(SPINNER));
-        bar.enable_steady_tick(Duration::from_millis(120));
+        let display = Self::bar(name, ProgressDrawTarget::stderr());
+        if let Self::Bar(bar) = &display {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        display
+    }
+
+    fn bar(name: &str, target: ProgressDrawTarget) -> Self {
+        // The style comes first: each later change draws.
+        let bar = ProgressBar::with_draw_target(None, target)
+            .with_style(style(SPINNER))
+            .with_prefix(name.to_owned());
         Self::Bar(bar)
     }
 
@@ -65,7 +73,11 @@ impl Display {
     /// A sentence that stays.
     pub(crate) fn say(&mut self, text: &str) {
         match self {
-            Self::Bar(bar) => bar.suspend(|| err(&format!("{} {text}", bar.prefix()))),
+            Self::Bar(bar) => {
+                // The bar is locked while it is suspended.
+                let text = format!("{} {text}", bar.prefix());
+                bar.suspend(|| err(&text));
+            }
             Self::Lines { name, .. } => out(&format!("{name} {text}")),
         }
     }
@@ -102,4 +114,49 @@ pub(crate) fn out(text: &str) {
 /// A line on standard error.
 pub(crate) fn err(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use indicatif::{InMemoryTerm, TermLike as _};
+
+    use super::*;
+
+    fn at(step: i64) -> Snapshot {
+        let mut now = Snapshot { state: "training".to_owned(), ..Snapshot::default() };
+        now.progress.step = step;
+        now.progress.total_steps = 8;
+        now.progress.loss = Some(0.25);
+        now
+    }
+
+    #[test]
+    fn a_bar_shows_steps_and_does_not_wait_for_itself_when_news_comes() {
+        let terminal = InMemoryTerm::new(4, 80);
+        let mut display =
+            Display::bar("spam", ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        assert_eq!(terminal.width(), 80);
+        display.state("starting");
+        let first = terminal.contents();
+
+        let (done, waits) = mpsc::channel();
+        std::thread::spawn(move || {
+            display.say("2 agents started");
+            display.training(&at(0), &at(2));
+            let Display::Bar(bar) = &display else { return };
+            bar.tick();
+            let _ = done.send(terminal.contents());
+            display.end();
+        });
+        let shown =
+            waits.recv_timeout(Duration::from_secs(20)).expect("the bar is drawn and nobody waits");
+        assert!(first.starts_with("spam ") && first.ends_with(" starting"), "{first:?}");
+        assert!(!first.contains('░') && !first.contains('█'), "{first:?}");
+        assert!(
+            shown.starts_with("spam ██████") && shown.contains(" 2/8  loss 0.2500"),
+            "{shown:?}"
+        );
+    }
 }

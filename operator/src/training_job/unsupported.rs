@@ -1,7 +1,7 @@
 //! What a TrainingJob may say and this version does not do.
 //!
 //! The CLI and the operator both refuse by this list. What the worker learns to do
-//! leaves it, one entry a field; `worker/src/config.rs` has the same list.
+//! leaves it, one entry a field; `worker/src/config/refusals.rs` has the same list.
 
 use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;

@@ -79,6 +79,11 @@ struct Peers {
 
   at::Tensor scatter_sum(const at::Tensor& whole, int64_t dim) const {
     const at::Tensor parts = by_rank(whole, dim).contiguous();
+    if (parts.is_cpu()) {
+      // Gloo's would be an all-reduce, of which one part is kept.
+      const std::vector<int64_t> one(size(), 1);
+      return exchange(parts, one, one).sum(0);
+    }
     const at::Tensor own = at::empty(parts.sizes().slice(1), parts.options());
     hearth::reduce_scatter(group, own, parts, HEARTH_SUM).wait();
     return own;

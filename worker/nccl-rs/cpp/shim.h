@@ -30,21 +30,8 @@ struct hearth_group;
 struct hearth_abort;
 struct hearth_work;
 struct hearth_reducer;
-struct hearth_checkpoint;
 
 extern "C" {
-// Callbacks give a status and, unless it is HEARTH_OK, a message made with
-// hearth_message_new. They do not unwind. A `user` is dropped once, by its
-// hearth_drop, by whatever thread lets go of it last.
-typedef void (*hearth_drop)(const void* user);
-typedef int32_t (*hearth_recompute)(const void* user, const at::Tensor* const* inputs,
-                                    size_t count, char** message);
-// Gives null, or in `*replacement` a tensor that the shim then owns.
-typedef int32_t (*hearth_on_gradient)(const void* user, const at::Tensor* tensor,
-                                      at::Tensor** replacement, char** message);
-
-// A copy that hearth_message_free frees; null where memory is out.
-char* hearth_message_new(const char* text);
 void hearth_message_free(char* message);
 
 // --- store.cpp -------------------------------------------------------------
@@ -157,22 +144,6 @@ void hearth_reducer_free(hearth_reducer* reducer);
 // Both lists hold `count` entries; a null gradient stands for 1 of a scalar.
 int32_t hearth_backward(const at::Tensor* const* outputs, const at::Tensor* const* gradients,
                         size_t count, bool keep_graph, char** message);
-struct hearth_grad_options {
-  bool keep_graph, create_graph, allow_unused;
-};
-// `results` has room for `input_count` tensors; of an unused input it is null.
-int32_t hearth_grad(const at::Tensor* const* outputs, const at::Tensor* const* gradients,
-                    size_t count, const at::Tensor* const* inputs, size_t input_count,
-                    const hearth_grad_options* options, at::Tensor** results, char** message);
-// Takes `user` over, also when it fails.
-int32_t hearth_hook_gradient(const at::Tensor* tensor, hearth_on_gradient callback,
-                             hearth_drop drop, const void* user, uint32_t* position,
-                             char** message);
-int32_t hearth_hook_gradient_remove(const at::Tensor* tensor, uint32_t position, char** message);
-// As above. At most one a tensor.
-int32_t hearth_hook_accumulated(const at::Tensor* tensor, hearth_on_gradient callback,
-                                hearth_drop drop, const void* user, char** message);
-int32_t hearth_hook_accumulated_remove(const at::Tensor* tensor, char** message);
 struct hearth_autocast {
   int32_t device_type; // c10::DeviceType: 0 CPU, 1 CUDA
   bool enabled;
@@ -191,17 +162,6 @@ int32_t hearth_generator_state(int32_t device_type, int32_t index, at::Tensor** 
 int32_t hearth_generator_restore(int32_t device_type, int32_t index, const at::Tensor* state,
                                  char** message);
 
-// --- checkpoint.cpp --------------------------------------------------------
-// From here to hearth_checkpoint_end, in this thread, the graph keeps nothing of
-// what it would save; backward has `callback` make it anew from `inputs`.
-// `*out` is null, and `user` still the caller's, where nothing is recorded: in
-// another checkpoint, or without gradients. Takes `user` over otherwise, unless
-// it fails.
-int32_t hearth_checkpoint_begin(hearth_recompute callback, hearth_drop drop, const void* user,
-                                const at::Tensor* const* inputs, size_t count,
-                                hearth_checkpoint** out, char** message);
-void hearth_checkpoint_end(hearth_checkpoint* checkpoint);
-
 // --- storage.cpp -----------------------------------------------------------
 int32_t hearth_storage_release(const at::Tensor* tensor, char** message);
 int32_t hearth_storage_restore(const at::Tensor* tensor, char** message);
@@ -217,12 +177,11 @@ int32_t hearth_refill(const at::Tensor* const* to, const at::Tensor* const* from
 struct hearth_adamw {
   double learning_rate, beta1, beta2, eps, weight_decay;
 };
-// The lists hold `count` tensors each. `copies`, which may be null, are of the
-// parameters, in another kind; then gradients may be in that kind, too.
+// The lists hold `count` tensors each.
 int32_t hearth_fused_adamw(const hearth_adamw* hyper, const at::Tensor* const* parameters,
                            const at::Tensor* const* gradients, const at::Tensor* const* exp_avgs,
                            const at::Tensor* const* exp_avg_sqs, const at::Tensor* const* steps,
-                           const at::Tensor* const* copies, size_t count, char** message);
+                           size_t count, char** message);
 struct hearth_sgd {
   double learning_rate, momentum, dampening, weight_decay;
   bool nesterov, first_step;

@@ -28,12 +28,6 @@ struct Aborted : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A callback into Rust failed: its status and words go through as they are.
-struct Told : std::runtime_error {
-  int32_t status;
-  Told(int32_t status, const std::string& text) : std::runtime_error(text), status(status) {}
-};
-
 // c10d and Gloo tell a late peer from a lost one by the exception's type in some
 // places and by its words only in others, so both are looked at. The words are
 // those of libtorch 2.11; tests/faults.rs fails when they change.
@@ -66,9 +60,6 @@ int32_t guarded(char** message, Body&& body) noexcept {
   try {
     body();
     return HEARTH_OK;
-  } catch (const Told& error) {
-    *message = copy_text(error.what());
-    return error.status;
   } catch (const Unavailable& error) {
     *message = copy_text(error.what());
     return HEARTH_UNAVAILABLE;
@@ -100,16 +91,6 @@ void unless_aborted(const std::atomic<bool>& aborted, Body&& body) {
     }
     throw;
   }
-}
-
-// Throws what a callback into Rust told, unless it went well.
-inline void heed(int32_t status, char* message) {
-  if (status == HEARTH_OK) {
-    return;
-  }
-  const std::string text(message == nullptr ? "a callback failed" : message);
-  std::free(message);
-  throw Told(status, text);
 }
 
 // A null pointer in the list is an undefined tensor.

@@ -9,10 +9,6 @@ using std::chrono::milliseconds;
 
 extern "C" {
 
-char* hearth_message_new(const char* text) {
-  return hearth::copy_text(text);
-}
-
 void hearth_message_free(char* message) {
   std::free(message);
 }

@@ -3,7 +3,6 @@
 #include "qlinear.cpp"
 #include "backend.cpp"
 #include "autograd.cpp"
-#include "checkpoint.cpp"
 #include "storage.cpp"
 #include "fused.cpp"
 #include "head.cpp"

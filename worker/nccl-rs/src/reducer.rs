@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use tch::Tensor;
 
 use crate::agreement::{Call, Operation};
-use crate::autograd::{self, gate, seeds};
+use crate::autograd::{self, seeds};
 use crate::error::{Error, Result, c_text, checked, created};
 use crate::group::ProcessGroup;
 use crate::sys;
@@ -135,7 +135,6 @@ impl Reducer {
         let seeds = seeds(OPERATION, outputs, gradients)?;
         self.prepare_for_backward(outputs)?;
         let list = pointers(outputs.iter().copied());
-        let _waiting = gate::wait_in_backward();
         let outcome = checked(OPERATION, |message| {
             // SAFETY: `raw` lives until Drop; both lists hold `list.len()` entries;
             // libtorch checks the rest.

@@ -1,7 +1,7 @@
 //! Declarations of `cpp/shim.h`, which says what each function does.
 //! Nothing here is safe to call without the checks of the owning module.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int};
 
 use torch_sys::C_tensor;
 
@@ -9,7 +9,6 @@ pub(crate) const OK: i32 = 0;
 pub(crate) const TIMEOUT: i32 = 1;
 pub(crate) const PEER_LOST: i32 = 2;
 pub(crate) const UNAVAILABLE: i32 = 3;
-pub(crate) const FAILED: i32 = 4;
 
 /// Declares types that only C++ sees into.
 macro_rules! opaque {
@@ -21,34 +20,13 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(Store Group Abort Work Reducer Checkpoint);
+opaque!(Store Group Abort Work Reducer);
 
 /// A list of tensors: `count` pointers.
 pub(crate) type Tensors = *const *const C_tensor;
 
 /// Where a failed call leaves its message.
 pub(crate) type Message = *mut *mut c_char;
-
-pub(crate) type Drop = unsafe extern "C" fn(user: *const c_void);
-pub(crate) type Recompute = unsafe extern "C" fn(
-    user: *const c_void,
-    inputs: Tensors,
-    count: usize,
-    message: Message,
-) -> i32;
-pub(crate) type OnGradient = unsafe extern "C" fn(
-    user: *const c_void,
-    tensor: *const C_tensor,
-    replacement: *mut *mut C_tensor,
-    message: Message,
-) -> i32;
-
-#[repr(C)]
-pub(crate) struct GradOptions {
-    pub(crate) keep_graph: bool,
-    pub(crate) create_graph: bool,
-    pub(crate) allow_unused: bool,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -94,7 +72,6 @@ pub(crate) struct LinearLoss {
 }
 
 unsafe extern "C" {
-    pub(crate) fn hearth_message_new(text: *const c_char) -> *mut c_char;
     pub(crate) fn hearth_message_free(message: *mut c_char);
 
     pub(crate) fn hearth_store_open(
@@ -322,37 +299,6 @@ unsafe extern "C" {
         keep_graph: bool,
         message: Message,
     ) -> i32;
-    pub(crate) fn hearth_grad(
-        outputs: Tensors,
-        gradients: Tensors,
-        count: usize,
-        inputs: Tensors,
-        input_count: usize,
-        options: *const GradOptions,
-        results: *mut *mut C_tensor,
-        message: Message,
-    ) -> i32;
-    pub(crate) fn hearth_hook_gradient(
-        tensor: *const C_tensor,
-        callback: OnGradient,
-        drop: Drop,
-        user: *const c_void,
-        position: *mut u32,
-        message: Message,
-    ) -> i32;
-    pub(crate) fn hearth_hook_gradient_remove(
-        tensor: *const C_tensor,
-        position: u32,
-        message: Message,
-    ) -> i32;
-    pub(crate) fn hearth_hook_accumulated(
-        tensor: *const C_tensor,
-        callback: OnGradient,
-        drop: Drop,
-        user: *const c_void,
-        message: Message,
-    ) -> i32;
-    pub(crate) fn hearth_hook_accumulated_remove(tensor: *const C_tensor, message: Message) -> i32;
     pub(crate) fn hearth_grad_enabled() -> bool;
     pub(crate) fn hearth_set_grad(
         tensor: *const C_tensor,
@@ -373,17 +319,6 @@ unsafe extern "C" {
     ) -> i32;
     pub(crate) fn hearth_autocast_enter(state: *mut Autocast, message: Message) -> i32;
     pub(crate) fn hearth_autocast_exit(before: *const Autocast, message: Message) -> i32;
-
-    pub(crate) fn hearth_checkpoint_begin(
-        callback: Recompute,
-        drop: Drop,
-        user: *const c_void,
-        inputs: Tensors,
-        count: usize,
-        out: *mut *mut Checkpoint,
-        message: Message,
-    ) -> i32;
-    pub(crate) fn hearth_checkpoint_end(checkpoint: *mut Checkpoint);
 
     pub(crate) fn hearth_storage_release(tensor: *const C_tensor, message: Message) -> i32;
     pub(crate) fn hearth_storage_restore(tensor: *const C_tensor, message: Message) -> i32;
@@ -406,7 +341,6 @@ unsafe extern "C" {
         exp_avgs: Tensors,
         exp_avg_sqs: Tensors,
         steps: Tensors,
-        copies: Tensors,
         count: usize,
         message: Message,
     ) -> i32;

@@ -154,8 +154,8 @@ impl Network for Decoder {
         }
     }
 
-    fn logits(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
-        self.top.logits(&self.top.normed(input, pass)?, pass)
+    fn head_input(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        self.top.normed(input, pass)
     }
 
     fn head_weight(&self) -> Option<Tensor> {

@@ -12,6 +12,7 @@ pub mod loader;
 pub mod module;
 pub mod network;
 pub mod parts;
+pub mod watch;
 pub mod weights;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ pub use network::{Memory, Network, Pass, Runner};
 pub use parts::dropout::Dropout;
 pub use parts::linear::{Linear, LinearKind, LinearOp};
 pub use parts::output::{Output, TeacherOutput};
+pub use watch::Watch;
 pub use weights::Weights;
 
 use crate::data::{Batch, Labels};

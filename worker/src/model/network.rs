@@ -29,9 +29,9 @@ pub trait Network: fmt::Debug + Send {
     /// Output of stage `index` for the output of the one before it.
     fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError>;
 
-    /// Logits by the last stage for the output of the one before it, whatever the pass wants.
-    fn logits(&self, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
-        self.forward(self.stages() - 1, input, pass)
+    /// What the head of a decoder reads, `[N, D]`, for the output of the stage before it.
+    fn head_input(&self, _input: &Tensor, _pass: &Pass) -> Result<Tensor, ModelError> {
+        Err(ModelError::Pass("only a decoder's head is split"))
     }
 
     /// Weight `[V, D]` of the last stage's product, where that is all that its head does.

@@ -21,7 +21,7 @@ use super::tensor::Splits;
 use super::unit::Unit;
 use super::{build, expert, tensor};
 use crate::error::Error;
-use crate::model::{Model, ModelError, Network, Pass, Runner};
+use crate::model::{Model, ModelError, Network, Pass, Runner, Watch};
 
 /// Runs a model's stages.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub(super) struct State {
     open: VecDeque<Vec<Run>>,
     gathered_bytes: usize,
     peak_bytes: usize,
+    /// Looks at what stages give.
+    watch: Option<Arc<Watch>>,
 }
 
 /// One forward pass: a record for each stage of this rank.
@@ -106,7 +108,14 @@ impl Chain {
         let units = build::units(model, &splits, &absent, (&layout, &groups))?;
         let pipes = groups.forward.as_ref().zip(groups.backward.as_ref());
         let pipes = pipes.map(|(forward, backward)| Pipes::new(forward, backward));
-        let state = State { units, pipes, open: VecDeque::new(), gathered_bytes: 0, peak_bytes: 0 };
+        let state = State {
+            units,
+            pipes,
+            open: VecDeque::new(),
+            gathered_bytes: 0,
+            peak_bytes: 0,
+            watch: None,
+        };
         let chain = Arc::new(Self {
             layout,
             groups,
@@ -126,6 +135,11 @@ impl Chain {
     /// The grid of ranks.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Has `watch` look at what the stages of this rank give from now on.
+    pub fn watch_by(&self, watch: Option<Arc<Watch>>) {
+        self.state().watch = watch;
     }
 
     /// Begins a step: no gradient is left of the one before.
@@ -259,10 +273,7 @@ impl Chain {
         // Of a leaf, autocast would keep one cast for all that read it, and their gradients would
         // be added in bfloat16.
         let input = if input.requires_grad() { &input.f_view_as(input)? } else { input };
-        let forward = || match &self.splits.vocabulary {
-            Some(vocabulary) => vocabulary.forward(network, stage, input, pass),
-            None => network.forward(stage, input, pass),
-        };
+        let forward = || self.splits.forward(network, stage, input, pass);
         match self.recipe.precision {
             // The casts of a stage's weights go with the stage.
             Some(kind) => autograd::autocast(input.device(), kind, forward)?,
@@ -325,6 +336,9 @@ impl Runner for Chain {
             } else {
                 tch::no_grad(|| self.stage(network, stage, &hidden, pass))?
             };
+            if let Some(watch) = &state.watch {
+                watch.look(stage, &hidden)?;
+            }
             // Backward begins with the last.
             let needed = recording && stage + 1 == self.stages.end || self.tied && stage == 0;
             if !needed {

@@ -32,6 +32,7 @@ impl Chain {
         }
         for (_, mixture) in model.network_mut().mixtures() {
             mixture.spread = None;
+            mixture.dealt = None;
         }
         model.run_by(None);
         Ok(())

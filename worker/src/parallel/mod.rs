@@ -10,6 +10,8 @@
 //! | [`chain`] | forward and backward over the stages; gradient checkpointing |
 //! | [`unit`](mod@unit) | the tensors of a stage, cut by rows (ZeRO 1 to 3), or copied (DDP) |
 //! | [`tensor`] | layers that are cut into columns and rows (Megatron-LM) |
+//! | [`sequence`] | tokens of a row on several ranks, between split layers |
+//! | [`vocabulary`] | embeddings, head and loss of a split vocabulary |
 //! | [`expert`] | experts on several ranks |
 //! | [`pipeline`] | stages on several ranks, one forward, one backward (PipeDream's 1F1B) |
 //! | [`collect`] | a whole model again, to be exported |
@@ -22,8 +24,11 @@ pub mod groups;
 pub mod layout;
 pub mod owned;
 pub mod pipeline;
+pub mod sequence;
+mod split_linear;
 pub mod tensor;
 pub mod unit;
+pub mod vocabulary;
 
 pub use chain::Chain;
 pub use groups::Groups;

@@ -1,21 +1,27 @@
 //! Layers that are split over ranks (Shoeybi et al. 2019, Megatron-LM): the first linear layer of
 //! a pair by outputs (columns of `x Wᵀ`), the second by inputs (rows), so that only its outputs
 //! are summed; attention so holds some of the heads. Embeddings and the head over the vocabulary
-//! are split by its tokens.
+//! are split by its tokens ([`super::vocabulary`]). Between split layers of a decoder each rank has
+//! a part of the tokens ([`super::sequence`]).
 //!
 //! What is split is told by names, as transformers' `base_model_tp_plan` tells it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tch::Tensor;
 
 use super::OverTensor;
+use super::expert::tensors_of;
 use super::groups::{SharedGroup, locked};
+use super::sequence::Sequence;
+use super::split_linear::{BeforeHeads, Border, ByInput, ByOutput, SharedInput};
+use super::vocabulary::Vocabulary;
 use crate::error::Error;
+use crate::model::parts::experts::Dealt as _;
 use crate::model::{
-    Dropout, Head, Linear, LinearKind, LinearOp, Model, ModelConfig, ModelError, Network, Pass,
+    Head, Linear, LinearKind, LinearOp, Model, ModelConfig, ModelError, Network, Pass,
 };
 
 /// Last parts of names of layers that are split by outputs, those that read the same input one
@@ -40,22 +46,19 @@ const EMBEDDINGS: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 const LAST_NORM: &str = "model.norm.weight";
 
-/// What was split, by name: shape of the whole and where this rank's part lies.
+/// What was split.
 #[derive(Debug, Default)]
 pub struct Splits {
+    /// By name: shape of the whole and where this rank's part lies.
     parts: BTreeMap<String, (Vec<i64>, Vec<i64>)>,
-    /// The vocabulary, where it is split.
-    pub vocabulary: Option<Vocabulary>,
-}
-
-/// This rank's tokens.
-#[derive(Debug)]
-pub struct Vocabulary {
-    group: SharedGroup,
-    start: i64,
-    tokens: i64,
-    /// Whether the last stage gives logits over the vocabulary.
-    is_head: bool,
+    /// Names of whole tensors that work on a part of what all ranks have.
+    partial: BTreeSet<String>,
+    /// Where tokens are dealt to the ranks.
+    sequence: Option<Arc<Sequence>>,
+    /// Where embeddings are split.
+    vocabulary: Option<Vocabulary>,
+    /// Whether the head is, too.
+    splits_head: bool,
 }
 
 impl Splits {
@@ -69,14 +72,35 @@ impl Splits {
 
     /// What the ranks along `tensor` hold of a tensor.
     pub fn over_tensor(&self, name: &str) -> OverTensor {
-        let beside_tokens =
-            name == LAST_NORM && self.vocabulary.as_ref().is_some_and(|tokens| tokens.is_head);
-        match () {
-            () if self.parts.contains_key(name) => OverTensor::Split,
-            () if beside_tokens || WITHIN_HEADS.iter().any(|end| ends_in(name, end)) => {
-                OverTensor::Partial
+        if self.parts.contains_key(name) {
+            OverTensor::Split
+        } else if self.partial.contains(name) {
+            OverTensor::Partial
+        } else {
+            OverTensor::Copied
+        }
+    }
+
+    /// Output of a stage for that of the one before it.
+    pub fn forward(
+        &self,
+        network: &dyn Network,
+        stage: usize,
+        input: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor, ModelError> {
+        let (Some(sequence), Some(rope)) = (&self.sequence, &pass.rope) else {
+            return network.forward(stage, input, pass);
+        };
+        sequence.begin(rope.tokens());
+        match (&self.vocabulary, stage) {
+            (Some(vocabulary), 0) => sequence.scatter_sum(&vocabulary.embed(network, input, pass)?),
+            (None, 0) => sequence.part(&network.forward(0, input, pass)?),
+            _ if stage + 1 < network.stages() => network.forward(stage, input, pass),
+            (Some(vocabulary), _) if self.splits_head => {
+                vocabulary.output(network, &sequence.gather(input)?, pass)
             }
-            () => OverTensor::Copied,
+            _ => network.forward(stage, &sequence.join(input)?, pass),
         }
     }
 }
@@ -88,9 +112,11 @@ pub fn split(model: &mut Model, group: &SharedGroup) -> Result<Splits, Error> {
         (signed(group.rank()), signed(group.size()))
     };
     check_heads(&model.config, ways)?;
-    let mut splits = Splits::default();
     let latent = model.config.raw.contains_key("kv_lora_rank");
-    let mut cutter = Cutter { group, place, ways, latent, splits: &mut splits };
+    let sequence = model.network().rope().map(|_| Arc::new(Sequence::new(group)));
+    let whole = whole_rows(model, sequence.as_ref());
+    let mut splits = Splits { sequence, ..Splits::default() };
+    let mut cutter = Cutter { group, place, ways, latent, whole: &whole, splits: &mut splits };
     for stage in 0..model.network().stages() {
         let (mut failed, mut shared) = (None, None);
         model.network_mut().stage_mut(stage).linears_mut(&mut |linear| {
@@ -104,9 +130,36 @@ pub fn split(model: &mut Model, group: &SharedGroup) -> Result<Splits, Error> {
         let detail = "parallelism.tensor: no layer of this family is split; use sharding";
         return Err(model.config.unsupported(detail.into()).into());
     }
-    let vocabulary = cutter.vocabulary(model)?;
-    splits.vocabulary = vocabulary;
+    cutter.vocabulary(model)?;
+    splits.partial = partial(model, &splits, &whole);
     Ok(splits)
+}
+
+/// Lets mixtures of experts see whole rows, since a router's choice is the same on all ranks; names
+/// of their tensors.
+fn whole_rows(model: &mut Model, sequence: Option<&Arc<Sequence>>) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, mixture) in model.network_mut().mixtures() {
+        names.extend(tensors_of(mixture).into_iter().map(|(name, _)| name));
+        mixture.dealt = sequence.map(|sequence| Arc::<Sequence>::clone(sequence) as _);
+    }
+    names
+}
+
+/// Names of what is whole on each rank and works on some heads, some tokens or some of the
+/// vocabulary.
+fn partial(model: &Model, splits: &Splits, whole: &BTreeSet<String>) -> BTreeSet<String> {
+    let last = model.network().stages() - 1;
+    let mut all = model.tensors();
+    all.retain(|tensor| {
+        let name = &tensor.name;
+        let of_tokens =
+            splits.sequence.is_some() && (1..last).contains(&tensor.stage) && !whole.contains(name);
+        let beside_tokens = splits.splits_head && name == LAST_NORM;
+        let of_heads = WITHIN_HEADS.iter().any(|end| ends_in(name, end));
+        !splits.parts.contains_key(name) && (of_tokens || beside_tokens || of_heads)
+    });
+    all.into_iter().map(|tensor| tensor.name).collect()
 }
 
 /// Heads are dealt whole.
@@ -133,6 +186,8 @@ struct Cutter<'a> {
     ways: i64,
     /// Whether queries are alone in reading the layer's input.
     latent: bool,
+    /// Names of tensors that work on whole rows.
+    whole: &'a BTreeSet<String>,
     splits: &'a mut Splits,
 }
 
@@ -157,24 +212,27 @@ impl Cutter<'_> {
             return Err(ModelError::Pass("only dense layers are split over ranks; remove peft"));
         };
         let (weight, bias) = (weight.shallow_clone(), bias.as_ref().map(Tensor::shallow_clone));
-        let group = Arc::clone(self.group);
+        let weight_name = format!("{}.weight", linear.name);
+        let sequence = self.splits.sequence.clone();
+        let sequence = sequence.filter(|_| !self.whole.contains(&weight_name));
+        let border = Border { group: Arc::clone(self.group), sequence };
         let op: Box<dyn LinearOp> = if let Some((position, of)) = columns {
-            self.cut(&format!("{}.weight", linear.name), &weight, 0)?;
+            self.cut(&weight_name, &weight, 0)?;
             if let Some(bias) = &bias {
                 self.cut(&format!("{}.bias", linear.name), bias, 0)?;
             }
             if position == 0 || shared.is_none() {
-                *shared = Some(Arc::new(SharedInput { group, copied: Mutex::new(None) }));
+                *shared = Some(Arc::new(SharedInput::new(border)));
             }
             let whole = ends_in(&linear.name, LATENT_UP);
             let input = shared.as_ref().filter(|_| !whole).map(Arc::clone);
             let last = position + 1 == of || (self.latent && ends_in(&linear.name, "q_proj"));
             Box::new(ByOutput { weight, bias, input, first: position == 0, last })
         } else if by_input {
-            self.cut(&format!("{}.weight", linear.name), &weight, 1)?;
-            Box::new(ByInput { weight, bias, group })
+            self.cut(&weight_name, &weight, 1)?;
+            Box::new(ByInput { weight, bias, border })
         } else {
-            Box::new(BeforeHeads { weight, bias, group })
+            Box::new(BeforeHeads { weight, bias, border })
         };
         linear.kind = LinearKind::Other(op);
         Ok(())
@@ -203,175 +261,24 @@ impl Cutter<'_> {
     }
 
     /// Splits embeddings and head of a decoder, where tokens can be dealt evenly.
-    fn vocabulary(&mut self, model: &Model) -> Result<Option<Vocabulary>, ModelError> {
+    fn vocabulary(&mut self, model: &Model) -> Result<(), ModelError> {
         let all = model.tensors();
         let find = |name: &str| all.iter().find(|tensor| tensor.name == name);
-        let Some(embeddings) = find(EMBEDDINGS) else { return Ok(None) };
-        let rows = embeddings.tensor.size()[0];
-        if rows % self.ways != 0 {
-            return Ok(None);
+        let Some(embeddings) = find(EMBEDDINGS) else { return Ok(()) };
+        let whole = embeddings.tensor.size()[0];
+        if whole % self.ways != 0 {
+            return Ok(());
         }
-        let tokens = rows / self.ways;
+        let tokens = whole / self.ways;
         self.cut(EMBEDDINGS, &embeddings.tensor, 0)?;
         if let Some(head) = find(HEAD) {
             self.cut(HEAD, &head.tensor, 0)?;
         }
-        Ok(Some(Vocabulary {
-            group: Arc::clone(self.group),
-            start: self.place * tokens,
-            tokens,
-            is_head: model.head == Head::CausalLm,
-        }))
+        self.splits.splits_head = model.head == Head::CausalLm;
+        let vocabulary = Vocabulary::new(self.group, self.place * tokens, tokens, whole);
+        self.splits.vocabulary = Some(vocabulary);
+        Ok(())
     }
-}
-
-impl Vocabulary {
-    /// A stage of `stages`; first and last see this rank's tokens only.
-    pub fn forward(
-        &self,
-        network: &dyn Network,
-        stage: usize,
-        input: &Tensor,
-        pass: &Pass,
-    ) -> Result<Tensor, ModelError> {
-        if stage == 0 {
-            let own = input.f_sub_scalar(self.start)?;
-            let others = own.f_lt(0)?.f_logical_or(&own.f_ge(self.tokens)?)?;
-            let known = network.forward(0, &own.f_masked_fill(&others, 0)?, pass)?;
-            let known = known.f_masked_fill(&others.f_unsqueeze(-1)?, 0.0)?;
-            return Ok(locked(&self.group).sum_of_ranks(&known)?);
-        }
-        if stage + 1 < network.stages() || !self.is_head {
-            return network.forward(stage, input, pass);
-        }
-        let input = locked(&self.group).copy_to_ranks(input)?;
-        let logits = network.logits(&input, pass)?;
-        pass.output.of_logits(locked(&self.group).join_of_ranks(&logits, -1)?)
-    }
-}
-
-/// An input that neighbouring layers read: its gradient is summed over ranks once.
-#[derive(Debug)]
-struct SharedInput {
-    group: SharedGroup,
-    copied: Mutex<Option<(Tensor, Tensor)>>,
-}
-
-impl SharedInput {
-    fn copied(&self, input: &Tensor, first: bool, last: bool) -> Result<Tensor, ModelError> {
-        let mut kept = self.copied.lock().unwrap_or_else(PoisonError::into_inner);
-        if !first
-            && let Some((of, copied)) = kept.as_ref()
-            && of.data_ptr() == input.data_ptr()
-            && of.size() == input.size()
-        {
-            let copied = copied.shallow_clone();
-            if last {
-                *kept = None;
-            }
-            return Ok(copied);
-        }
-        let copied = locked(&self.group).copy_to_ranks(input)?;
-        *kept = (!last).then(|| (input.shallow_clone(), copied.shallow_clone()));
-        Ok(copied)
-    }
-}
-
-/// A layer of which this rank has some outputs.
-#[derive(Debug)]
-struct ByOutput {
-    /// `[N / ways, K]`.
-    weight: Tensor,
-    /// `[N / ways]`.
-    bias: Option<Tensor>,
-    /// None where the layer before has summed gradients.
-    input: Option<Arc<SharedInput>>,
-    /// Of those that share the input.
-    first: bool,
-    last: bool,
-}
-
-/// A layer of which this rank has some inputs.
-#[derive(Debug)]
-struct ByInput {
-    /// `[N, K / ways]`.
-    weight: Tensor,
-    /// `[N]`, added once.
-    bias: Option<Tensor>,
-    group: SharedGroup,
-}
-
-/// A layer that every rank has whole, and whose outputs each uses for its own heads.
-#[derive(Debug)]
-struct BeforeHeads {
-    /// `[N, K]`.
-    weight: Tensor,
-    /// `[N]`.
-    bias: Option<Tensor>,
-    group: SharedGroup,
-}
-
-impl LinearOp for ByOutput {
-    fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
-        let copied = match &self.input {
-            Some(shared) => shared.copied(input, self.first, self.last)?,
-            None => input.shallow_clone(),
-        };
-        Ok(copied.f_linear(&self.weight, self.bias.as_ref())?)
-    }
-
-    fn tensors(&self) -> Vec<(String, Tensor)> {
-        named(&self.weight, self.bias.as_ref())
-    }
-
-    fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
-        Some(Ok(dense(&self.weight, self.bias.as_ref())))
-    }
-}
-
-impl LinearOp for ByInput {
-    fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
-        let part = input.f_linear(&self.weight, None::<&Tensor>)?;
-        let sum = locked(&self.group).sum_of_ranks(&part)?;
-        match &self.bias {
-            Some(bias) => Ok(sum.f_add(bias)?),
-            None => Ok(sum),
-        }
-    }
-
-    fn tensors(&self) -> Vec<(String, Tensor)> {
-        named(&self.weight, self.bias.as_ref())
-    }
-
-    fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
-        Some(Ok(dense(&self.weight, self.bias.as_ref())))
-    }
-}
-
-impl LinearOp for BeforeHeads {
-    fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
-        let output = input.f_linear(&self.weight, self.bias.as_ref())?;
-        Ok(locked(&self.group).copy_to_ranks(&output)?)
-    }
-
-    fn tensors(&self) -> Vec<(String, Tensor)> {
-        named(&self.weight, self.bias.as_ref())
-    }
-
-    fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
-        Some(Ok(dense(&self.weight, self.bias.as_ref())))
-    }
-}
-
-fn named(weight: &Tensor, bias: Option<&Tensor>) -> Vec<(String, Tensor)> {
-    let weight = ("weight".to_owned(), weight.shallow_clone());
-    let bias = bias.map(|bias| ("bias".to_owned(), bias.shallow_clone()));
-    std::iter::once(weight).chain(bias).collect()
-}
-
-/// The layer without ranks, once [`super::collect`] has put the whole weights in place.
-fn dense(weight: &Tensor, bias: Option<&Tensor>) -> LinearKind {
-    LinearKind::Dense { weight: weight.shallow_clone(), bias: bias.map(Tensor::shallow_clone) }
 }
 
 /// Whether whole parts of `name` end in `end`.

@@ -217,6 +217,13 @@ fn row_lengths(weight: &Tensor) -> Result<Tensor, ModelError> {
     Ok(weight.f_norm_scalaropt_dim(2.0, &[1i64][..], false)?)
 }
 
+/// Adds `low bᵀ` to what it is given, in place, where a product and a sum would go over the outputs
+/// twice more: `to [M, N]`, `low [M, r]`, `b [N, r]`.
+fn add_product(mut to: Tensor, low: &Tensor, b: &Tensor) -> Result<Tensor, ModelError> {
+    let kind = to.kind();
+    Ok(to.f_addmm_(&low.f_to_kind(kind)?, &b.f_to_kind(kind)?.f_tr()?)?)
+}
+
 impl Lora {
     /// `scale · B A`, `[N, K]`.
     fn delta(&self) -> Result<Tensor, ModelError> {
@@ -249,11 +256,19 @@ impl LinearOp for Lora {
             return self.plain(input, dropout);
         }
         let dropped = dropout.apply(input.shallow_clone(), self.dropout)?;
-        let low = dropped.f_linear(&self.a, None::<&Tensor>)?;
-        let learnt = low.f_linear(&self.b, None::<&Tensor>)?.f_mul_scalar(self.scale)?;
+        let low = dropped.f_linear(&self.a, None::<&Tensor>)?.f_mul_scalar(self.scale)?;
         let Some(magnitude) = &self.magnitude else {
-            return Ok(self.plain(input, dropout)?.f_add(&learnt)?);
+            // Not of a view: backward of a change in place would copy the whole gradient.
+            let rows =
+                |tensor: &Tensor| tensor.f_reshape([-1, *tensor.size().last().unwrap_or(&1)]);
+            let mut size = input.size();
+            let plain = self.plain(&rows(input)?, dropout)?;
+            let output = add_product(plain, &rows(&low)?, &self.b)?;
+            size.pop();
+            size.push(self.b.size()[0]);
+            return Ok(output.f_view(size.as_slice())?);
         };
+        let learnt = low.f_linear(&self.b, None::<&Tensor>)?;
         let stretch = self.stretch(magnitude)?;
         let plain = self.base.forward(input, dropout)?;
         let base = if dropout.share(self.dropout) > 0.0 {

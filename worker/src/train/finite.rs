@@ -6,8 +6,34 @@ use super::gang::Gang;
 use crate::error::Error;
 use crate::model::Parameter;
 
-/// Where a step's numbers went wrong, as a part of a sentence. All ranks call it together, with
-/// `all` parameters of the model, and with those, or parts of them, that are this rank's `own`.
+/// Where a step's numbers went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the forward pass.
+    Forward,
+    /// Elsewhere, as a part of a sentence.
+    Told(String),
+}
+
+impl Place {
+    /// As a part of a sentence; `stage` is where the forward pass overflowed, if that was found.
+    pub(super) fn sentence(self, stage: Option<&str>) -> String {
+        match (self, stage) {
+            (Self::Told(place), _) => place,
+            (Self::Forward, Some(stage)) => {
+                format!(
+                    "the forward pass overflowed: {stage} is the first whose output is not finite"
+                )
+            }
+            (Self::Forward, None) => {
+                "every gradient is NaN and the forward pass is finite".to_owned()
+            }
+        }
+    }
+}
+
+/// Where a step's numbers went wrong. All ranks call it together, with `all` parameters of the
+/// model, and with those, or parts of them, that are this rank's `own`.
 ///
 /// Weights that are not finite come first. Else backward began at the end of the chain, so of
 /// the gradients that are not finite the last in the order of the forward pass is where it began.
@@ -15,7 +41,7 @@ pub(super) fn locate(
     all: &[Parameter],
     own: &[Parameter],
     gang: &mut Gang,
-) -> Result<String, Error> {
+) -> Result<Place, Error> {
     let bad = |tensor: &tch::Tensor| -> Result<f64, tch::TchError> {
         let finite = !tensor.defined() || i64::try_from(tensor.f_isfinite()?.f_all()?)? != 0;
         Ok(f64::from(u8::from(!finite)))
@@ -32,16 +58,16 @@ pub(super) fn locate(
     Ok(describe(all, &gang.sum(&found)?))
 }
 
-fn describe(parameters: &[Parameter], found: &[f64]) -> String {
+fn describe(parameters: &[Parameter], found: &[f64]) -> Place {
     let (weights, gradients) = found.split_at(parameters.len());
     let name = |index: usize| parameters[index].name.as_str();
     let count = gradients.iter().filter(|bad| **bad > 0.0).count();
     if let Some(weight) = weights.iter().position(|bad| *bad > 0.0) {
-        return format!("the weight {} is not finite any more", name(weight));
+        return Place::Told(format!("the weight {} is not finite any more", name(weight)));
     }
-    match gradients.iter().rposition(|bad| *bad > 0.0) {
+    Place::Told(match gradients.iter().rposition(|bad| *bad > 0.0) {
         Some(last) if last + 1 == parameters.len() && count == parameters.len() => {
-            "every gradient is NaN: the forward pass overflowed".to_owned()
+            return Place::Forward;
         }
         Some(last) => format!(
             "{count} of {} gradients are not finite, beginning at {}",
@@ -49,7 +75,7 @@ fn describe(parameters: &[Parameter], found: &[f64]) -> String {
             name(last)
         ),
         None => "each gradient is finite, their norm is not".to_owned(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -69,19 +95,18 @@ mod tests {
                 stage: 0,
             })
             .collect();
+        let forward = Place::Forward;
+        assert_eq!(describe(&parameters, &[0., 0., 0., 0., 1., 1., 1., 1.]), forward);
+        assert!(forward.sentence(Some("layer.1")).contains("layer.1 is the first"));
         for (found, want) in [
             ([0., 0., 1., 0., 1., 1., 1., 1.], "the weight layer.1 is not finite any more"),
             (
                 [0., 0., 0., 0., 2., 2., 0., 0.],
                 "2 of 4 gradients are not finite, beginning at layer.0",
             ),
-            (
-                [0., 0., 0., 0., 1., 1., 1., 1.],
-                "every gradient is NaN: the forward pass overflowed",
-            ),
             ([0.; 8], "each gradient is finite, their norm is not"),
         ] {
-            assert_eq!(describe(&parameters, &found), want);
+            assert_eq!(describe(&parameters, &found).sentence(None), want);
         }
     }
 }

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use hearth_crds::training_arguments::OnNonFinite;
 
+use super::finite::{self, Place};
 use super::horizon::Horizon;
+use super::schedule;
 use super::session::{Pulse, Session, note, signed};
 use super::step::Share;
-use super::{finite, schedule};
 use crate::config::Interval;
 use crate::data::order::{Cursor, Shape};
 use crate::error::Error;
@@ -123,7 +124,7 @@ impl Session<'_> {
             self.trainer.update(rate)?;
             self.state.skipped_in_a_row = 0;
         } else {
-            self.skip_or_stop(loss)?;
+            self.skip_or_stop(loss, &own_part)?;
         }
 
         let tokens: usize = batch.iter().map(|row| self.data.train.length(*row)).sum();
@@ -173,10 +174,15 @@ impl Session<'_> {
     }
 
     /// The step's numbers are not finite: no rank updates.
-    fn skip_or_stop(&mut self, loss: f64) -> Result<(), Error> {
+    fn skip_or_stop(&mut self, loss: f64, share: &Share) -> Result<(), Error> {
         let step = self.state.step + 1;
         let names = self.trainer.model.trainable();
         let place = finite::locate(&names, &self.trainer.parameters, &mut self.gang)?;
+        let stage = match place {
+            Place::Forward => self.trainer.overflowed(&self.data.train, share, &mut self.gang)?,
+            Place::Told(_) => None,
+        };
+        let place = place.sentence(stage.as_deref());
         self.state.skipped += 1;
         self.state.skipped_in_a_row += 1;
         let in_a_row = self.state.skipped_in_a_row;

@@ -15,7 +15,7 @@ use crate::checkpoint::part::Part;
 use crate::data::order::generator;
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
-use crate::model::{Dropout, Model, ModelError, Parameter};
+use crate::model::{Dropout, Model, ModelError, Parameter, Watch};
 use crate::objective::{Objective, Place};
 use crate::parallel::Chain;
 use crate::parallel::layout::PIPELINE;
@@ -201,6 +201,41 @@ impl Trainer {
         self.share_update()
     }
 
+    /// The name of the first stage whose output is not finite in a step's passes, which are made
+    /// once more, without gradients. All ranks call it together.
+    pub fn overflowed(
+        &mut self,
+        samples: &Samples,
+        share: &Share,
+        gang: &mut Gang,
+    ) -> Result<Option<String>, Error> {
+        let watch = Arc::new(Watch::default());
+        let chain = self.team.chain.clone();
+        match &chain {
+            Some(chain) => chain.watch_by(Some(Arc::clone(&watch))),
+            None => self.model.run_by(Some(Arc::<Watch>::clone(&watch))),
+        }
+        let looked = share.passes.iter().enumerate().try_for_each(|(pass, rows)| {
+            self.seed_dropout(share.step, pass, gang.layout().share());
+            let (rows, _) = rows_or_one(rows, share.scale);
+            match tch::no_grad(|| self.losses(samples, rows)) {
+                Ok(_) | Err(Error::Model(ModelError::Elsewhere)) => Ok(()),
+                Err(error) => Err(error),
+            }
+        });
+        match &chain {
+            Some(chain) => chain.watch_by(None),
+            None => self.model.run_by(None),
+        }
+        looked?;
+        let mut seen = vec![0.0; self.model.network().stages()];
+        if let Some(stage) = watch.first() {
+            seen[stage] = 1.0;
+        }
+        let first = gang.sum(&seen)?.iter().position(|ranks| *ranks > 0.0);
+        Ok(first.map(|stage| self.model.stage_name(stage)))
+    }
+
     /// What passes and this rank's optimizer change.
     pub fn tensors(&self) -> Vec<Tensor> {
         let own = self.parameters.iter().chain(&self.statistics);
@@ -267,12 +302,9 @@ impl Trainer {
     }
 
     fn zero_gradients(&self) -> Result<(), Error> {
-        for parameter in &self.parameters {
-            let mut gradient = parameter.tensor.grad();
-            if gradient.defined() {
-                let _ = gradient.f_zero_()?;
-            }
-        }
+        let gradients: Vec<Tensor> =
+            self.parameters.iter().map(|parameter| parameter.tensor.grad()).collect();
+        ops::zero_(&gradients)?;
         Ok(())
     }
 }

@@ -221,6 +221,7 @@ fn numbers_that_are_none_stop_all_ranks_or_leave_the_step_out() {
     let (reason, message) = ended.failure();
     assert_eq!(reason, "NotFinite");
     assert!(message.contains("is not finite: its loss is NaN, and "), "{message}");
+    assert!(message.contains("bert.embeddings is the first"), "{message}");
     assert!(message.contains("lower training.learningRate"), "{message}");
 
     let ended = run(&fixture, "skip", 2, |config| {

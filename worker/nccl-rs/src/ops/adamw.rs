@@ -1,7 +1,5 @@
 //! AdamW in one pass over memory.
 
-use std::ptr;
-
 use tch::{Device, Kind, Tensor};
 
 use super::ensure_lengths;
@@ -50,44 +48,22 @@ pub struct AdamWLists<'a> {
 /// The four tensors of a parameter have one kind, device and shape (libtorch's
 /// kernel takes no mixed precision), and all parameters one device.
 pub fn fused_adamw_(hyper: &AdamW, lists: &AdamWLists<'_>) -> Result<()> {
-    step("fused_adamw_", hyper, lists, None)
-}
-
-/// [`fused_adamw_`] of f32 master weights (`lists.parameters`), whose `copies` in
-/// bf16 or f16 the model works with: after the step each copy is its master,
-/// rounded. Gradients are f32 or of the copies' kind; those are cast some at a time.
-pub fn fused_adamw_masters_(
-    hyper: &AdamW,
-    lists: &AdamWLists<'_>,
-    copies: &[Tensor],
-) -> Result<()> {
-    step("fused_adamw_masters_", hyper, lists, Some(copies))
-}
-
-fn step(
-    operation: &'static str,
-    hyper: &AdamW,
-    lists: &AdamWLists<'_>,
-    copies: Option<&[Tensor]>,
-) -> Result<()> {
+    const OPERATION: &str = "fused_adamw_";
     let AdamWLists { parameters, gradients, exp_avgs, exp_avg_sqs, steps } = *lists;
     let count = parameters.len();
-    ensure_lengths(operation, count, &[gradients, exp_avgs, exp_avg_sqs, steps])?;
-    if let Some(copies) = copies {
-        ensure_lengths(operation, count, &[copies])?;
-    }
+    ensure_lengths(OPERATION, count, &[gradients, exp_avgs, exp_avg_sqs, steps])?;
     let Some(first) = parameters.first() else { return Ok(()) };
-    let device = device_of(operation, first)?;
+    let device = device_of(OPERATION, first)?;
     for i in 0..count {
         let parameter = &parameters[i];
-        ensure_dense(operation, parameter, device)?;
-        let alike = |what: &str, other: &Tensor, kinds: &[Kind]| {
-            ensure_dense(operation, other, device)?;
-            if kinds.contains(&other.kind()) && other.size() == parameter.size() {
+        ensure_dense(OPERATION, parameter, device)?;
+        let alike = |what: &str, other: &Tensor| {
+            ensure_dense(OPERATION, other, device)?;
+            if other.kind() == parameter.kind() && other.size() == parameter.size() {
                 return Ok(());
             }
             Err(Error::InvalidTensor {
-                operation,
+                operation: OPERATION,
                 detail: format!(
                     "parameter {i} is {:?} {:?}, but its {what} is {:?} {:?}",
                     parameter.kind(),
@@ -97,18 +73,10 @@ fn step(
                 ),
             })
         };
-        let own = [parameter.kind()];
-        alike("running mean", &exp_avgs[i], &own)?;
-        alike("running mean of squares", &exp_avg_sqs[i], &own)?;
-        match copies {
-            None => alike("gradient", &gradients[i], &own)?,
-            Some(copies) => {
-                alike("master", parameter, &[Kind::Float])?;
-                alike("copy", &copies[i], &[Kind::BFloat16, Kind::Half])?;
-                alike("gradient", &gradients[i], &[Kind::Float, copies[i].kind()])?;
-            }
-        }
-        ensure_step(operation, &steps[i], device)?;
+        alike("gradient", &gradients[i])?;
+        alike("running mean", &exp_avgs[i])?;
+        alike("running mean of squares", &exp_avg_sqs[i])?;
+        ensure_step(OPERATION, &steps[i], device)?;
     }
 
     let raw = sys::AdamW {
@@ -120,10 +88,9 @@ fn step(
     };
     let [parameters, gradients, exp_avgs, exp_avg_sqs, steps] =
         [parameters, gradients, exp_avgs, exp_avg_sqs, steps].map(pointers);
-    let copies = copies.map(pointers);
-    checked(operation, |message| {
+    checked(OPERATION, |message| {
         // SAFETY: lists of `count` tensors, checked above and borrowed until the
-        // call returns; that of the copies may be null.
+        // call returns.
         unsafe {
             sys::hearth_fused_adamw(
                 &raw const raw,
@@ -132,7 +99,6 @@ fn step(
                 exp_avgs.as_ptr(),
                 exp_avg_sqs.as_ptr(),
                 steps.as_ptr(),
-                copies.as_ref().map_or(ptr::null(), Vec::as_ptr),
                 count,
                 message,
             )

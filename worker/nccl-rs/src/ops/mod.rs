@@ -12,7 +12,7 @@ use crate::error::{Error, Result, checked, take_text};
 use crate::sys;
 use crate::tensor::{device_of, ensure_dense, pointers};
 
-pub use adamw::{AdamW, AdamWLists, fused_adamw_, fused_adamw_masters_};
+pub use adamw::{AdamW, AdamWLists, fused_adamw_};
 pub use sgd::{Sgd, SgdLists, fused_sgd_};
 
 /// The 2-norm of all tensors' elements together; 0 for none. They are of one

@@ -1,13 +1,7 @@
-//! Backward from given gradients, hooks, mixed precision, and storages that come
-//! and go.
-
-use std::sync::mpsc;
+//! Backward from given gradients, mixed precision, and storages that come and go.
 
 use anyhow::{Result, ensure};
-use nccl_rs::autograd::{
-    GradOptions, RandomState, autocast, backward, checkpoints, grad, is_enabled, on_accumulated,
-    on_gradient, set_grad,
-};
+use nccl_rs::autograd::{RandomState, autocast, backward, is_enabled, set_grad};
 use nccl_rs::{Error, storage};
 use tch::{Device, Kind, Tensor};
 
@@ -44,70 +38,6 @@ fn backward_takes_gradients_of_its_outputs() -> Result<()> {
     ensure!(matches!(outcome, Err(Error::InvalidTensor { .. })), "{outcome:?}");
     let outcome = backward(&[&(&x * 2.0)], &[], false);
     ensure!(matches!(outcome, Err(Error::InvalidArgument(_))), "{outcome:?}");
-    Ok(())
-}
-
-#[test]
-fn grad_gives_gradients_and_leaves_the_leaves() -> Result<()> {
-    let (x, unused) = (leaf(&[1.0, 2.0]), leaf(&[1.0]));
-    let y = x.pow_tensor_scalar(3);
-    let seed = Tensor::from_slice(&[1.0f32, 2.0]);
-    let options = GradOptions { create_graph: true, allow_unused: true, ..Default::default() };
-    let found = grad(&[&y], &[&x, &unused], &[Some(&seed)], options)?;
-    let first = found[0].as_ref().expect("x took part");
-    ensure!(close(first, &[3.0, 24.0]) && found[1].is_none() && !x.grad().defined());
-    // d/dx of 3 x^2 * seed is 6 x * seed.
-    let second = grad(&[&first.sum(Kind::Float)], &[&x], &[None], GradOptions::default())?;
-    ensure!(close(second[0].as_ref().expect("x took part"), &[6.0, 24.0]));
-    let error = grad(&[&x.sum(Kind::Float)], &[&unused], &[None], GradOptions::default());
-    ensure!(error.unwrap_err().to_string().contains("not have been used"));
-    Ok(())
-}
-
-#[test]
-fn hooks_see_change_and_stop_gradients() -> Result<()> {
-    let x = leaf(&[1.0, 2.0]);
-    let middle = &x * 3.0;
-    let (sender, seen) = mpsc::channel();
-    let hook = on_gradient(&middle, move |gradient| -> Result<_, Error> {
-        sender.send(gradient.copy()).ok();
-        Ok(Some(gradient * 2.0))
-    })?;
-    let (sender, accumulated) = mpsc::channel();
-    let after = on_accumulated(&x, move |leaf| -> Result<(), Error> {
-        sender.send(leaf.grad().copy()).ok();
-        Ok(())
-    })?;
-    let loss = (&middle * 5.0).sum(Kind::Float);
-    backward(&[&loss], &[None], true)?;
-    ensure!(close(&seen.recv()?, &[5.0, 5.0]));
-    ensure!(close(&accumulated.recv()?, &[30.0, 30.0]) && close(&x.grad(), &[30.0, 30.0]));
-
-    let error = on_accumulated(&x, |_| Ok::<_, Error>(())).unwrap_err();
-    ensure!(error.to_string().contains("such a hook already"), "{error}");
-    hook.remove()?;
-    after.remove()?;
-    backward(&[&loss], &[None], true)?;
-    ensure!(close(&x.grad(), &[45.0, 45.0]) && seen.recv().is_err() && accumulated.recv().is_err());
-
-    let late = || Error::Timeout { operation: "gather".to_owned(), detail: "late".to_owned() };
-    let failing = on_gradient(&x, move |_| Err(late()))?;
-    let error = backward(&[&loss], &[None], true).unwrap_err();
-    ensure!(matches!(error, Error::Timeout { .. }), "{error:?}");
-    failing.remove()?;
-    let panics = on_accumulated(&x, |_| -> Result<(), Error> { panic!("on purpose") })?;
-    let error = backward(&[&loss], &[None], true).unwrap_err();
-    ensure!(error.to_string().contains("panicked: on purpose"), "{error}");
-    panics.remove()?;
-    let wrong = on_gradient(&x, |_| Ok::<_, Error>(Some(Tensor::zeros([3], CPU))))?;
-    ensure!(backward(&[&loss], &[None], true).is_err());
-    wrong.remove()?;
-
-    let fixed = Tensor::zeros([2], CPU);
-    let outcome = on_gradient(&fixed, |_| Ok::<_, Error>(None));
-    ensure!(matches!(outcome, Err(Error::InvalidTensor { .. })), "{outcome:?}");
-    let outcome = on_accumulated(&middle, |_| Ok::<_, Error>(()));
-    ensure!(matches!(outcome, Err(Error::InvalidTensor { .. })), "{outcome:?}");
     Ok(())
 }
 
@@ -177,58 +107,6 @@ fn a_released_storage_is_an_error_until_it_is_back() -> Result<()> {
         unsafe { Tensor::from_blob(data.as_ptr().cast(), &[2], &[1], Kind::Float, Device::Cpu) };
     let error = storage::release(&foreign).unwrap_err();
     ensure!(error.to_string().contains("not libtorch's own"), "{error}");
-    Ok(())
-}
-
-/// Two blocks whose weights are there only while they are used, as full sharding
-/// has it: gathered again by a hook, freed by another.
-#[test]
-fn hooks_bring_weights_back_for_backward() -> Result<()> {
-    let make = || {
-        tch::manual_seed(3);
-        [0, 1].map(|_| Tensor::randn([64, 64], CPU) * 0.1)
-    };
-    let x = Tensor::ones([4, 64], CPU).set_requires_grad(true);
-    let run = |weights: &[Tensor; 2]| {
-        weights.iter().fold(x.shallow_clone(), |x, w| x.linear(w, None::<&Tensor>).tanh())
-    };
-    let whole = make().map(|weight| weight.set_requires_grad(true));
-    backward(&[&run(&whole).sum(Kind::Float)], &[None], false)?;
-
-    let weights = make().map(|weight| weight.set_requires_grad(true));
-    let mut hidden = x.shallow_clone();
-    for (weight, shard) in weights.iter().zip(make()) {
-        hidden = hidden.linear(weight, None::<&Tensor>).tanh();
-        let full = weight.shallow_clone();
-        on_gradient(&hidden, move |_| {
-            storage::restore(&full)?;
-            storage::refill(&[full.shallow_clone()], &[shard.shallow_clone()])?;
-            Ok::<_, Error>(None)
-        })?;
-        on_accumulated(weight, storage::release)?;
-        storage::release(weight)?;
-    }
-    backward(&[&hidden.sum(Kind::Float)], &[None], false)?;
-    for (weight, want) in weights.iter().zip(&whole) {
-        ensure!(weight.grad() == want.grad() && storage::bytes(weight)? == 0);
-    }
-    Ok(())
-}
-
-#[test]
-fn hooks_and_checkpoints_go_together() -> Result<()> {
-    let weight = leaf(&[0.5, 0.25]);
-    let (sender, calls) = mpsc::channel();
-    on_accumulated(&weight, move |_| {
-        sender.send(()).ok();
-        Ok::<_, Error>(())
-    })?;
-    checkpoints(|parts| -> Result<()> {
-        let x = leaf(&[1.0, 2.0]);
-        let y = parts.run(&[&x], |inputs| Ok::<_, Error>((&inputs[0] * &weight).sin()))?;
-        Ok(backward(&[&y.sum(Kind::Float)], &[None], false)?)
-    })?;
-    ensure!(calls.try_iter().count() == 1);
     Ok(())
 }
 

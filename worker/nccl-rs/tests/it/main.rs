@@ -2,7 +2,6 @@
 //! and the operators against plain tensor code.
 
 mod autograd;
-mod checkpoint;
 mod collectives;
 mod faults;
 mod frozen;

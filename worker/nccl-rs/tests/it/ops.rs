@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use nccl_rs::Error;
 use nccl_rs::ops::{
-    AdamW, AdamWLists, Sgd, SgdLists, clip_grad_norm_, cpu_capability, fused_adamw_,
-    fused_adamw_masters_, fused_sgd_, total_norm, zero_,
+    AdamW, AdamWLists, Sgd, SgdLists, clip_grad_norm_, cpu_capability, fused_adamw_, fused_sgd_,
+    total_norm, zero_,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -114,48 +114,6 @@ fn fused_adamw_refuses_what_it_cannot_do() -> Result<()> {
     ensure!(error.to_string().contains("BFloat16"), "{error}");
     // Nothing was touched.
     ensure!(state.steps.iter().all(|step| step.double_value(&[]).abs() < f64::EPSILON));
-    Ok(())
-}
-
-#[test]
-fn masters_step_as_f32_and_copies_follow() -> Result<()> {
-    for kind in [Kind::BFloat16, Kind::Half, Kind::Float] {
-        let masters = State::new(Kind::Float);
-        let plain = State::new(Kind::Float);
-        let copy_kind = if kind == Kind::Half { Kind::Half } else { Kind::BFloat16 };
-        let copies: Vec<Tensor> =
-            masters.parameters.iter().map(|master| master.to_kind(copy_kind)).collect();
-        for step in 1..=5 {
-            let gradients: Vec<Tensor> = masters
-                .parameters
-                .iter()
-                .map(|parameter| (parameter * f64::from(step)).cos().to_kind(kind))
-                .collect();
-            let lists = AdamWLists {
-                parameters: &masters.parameters,
-                gradients: &gradients,
-                exp_avgs: &masters.exp_avgs,
-                exp_avg_sqs: &masters.exp_avg_sqs,
-                steps: &masters.steps,
-            };
-            fused_adamw_masters_(&HYPER, &lists, &copies)?;
-            let cast: Vec<Tensor> = gradients.iter().map(|g| g.to_kind(Kind::Float)).collect();
-            plain.fused_step(&cast)?;
-        }
-        ensure!(masters.parameters == plain.parameters);
-        let rounded = masters.parameters.iter().map(|master| master.to_kind(copy_kind));
-        ensure!(rounded.zip(&copies).all(|(rounded, copy)| rounded == *copy));
-
-        let lists = AdamWLists {
-            parameters: &copies,
-            gradients: &copies,
-            exp_avgs: &copies,
-            exp_avg_sqs: &copies,
-            steps: &masters.steps,
-        };
-        let error = fused_adamw_masters_(&HYPER, &lists, &copies).unwrap_err();
-        ensure!(error.to_string().contains("its master is"), "{error}");
-    }
     Ok(())
 }
 

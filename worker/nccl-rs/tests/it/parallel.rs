@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use nccl_rs::autograd::{backward, checkpoints};
+use nccl_rs::autograd::backward;
 use nccl_rs::{Error, GroupOptions, Interface, Mesh, ProcessGroup, ReduceOp, Transport};
 use tch::{Device, Kind, Tensor};
 
@@ -167,24 +167,6 @@ fn a_layer_split_over_ranks_is_the_whole() -> Result<()> {
         let loss = y.square().mean(Kind::Float);
         assert_close(&loss.detach(), &want_loss, 1e-6)?;
         backward(&[&loss], &[None], false)?;
-        assert_shares(&group, &up, &down)?;
-        assert_close(&x.grad(), &want_x, 1e-6)?;
-
-        // Recomputed: the collectives of forward run in backward, too.
-        let (up, down) = shares(&group);
-        let shared = std::cell::RefCell::new(group);
-        let x = layers().2.set_requires_grad(true);
-        checkpoints(|parts| -> Result<()> {
-            let y = parts.run(&[&x], |inputs| -> Result<Tensor, Error> {
-                let copied = shared.borrow_mut().copy_to_ranks(&inputs[0])?;
-                let hidden = dense(&copied, &up, &down);
-                let whole = shared.borrow_mut().sum_of_ranks(&hidden)?;
-                // Kept for backward, so that the sum is made again.
-                whole.f_square().map_err(|e| Error::InvalidArgument(e.to_string()))
-            })?;
-            Ok(backward(&[&y.mean(Kind::Float)], &[None], false)?)
-        })?;
-        let group = shared.into_inner();
         assert_shares(&group, &up, &down)?;
         assert_close(&x.grad(), &want_x, 1e-6)?;
         Ok(group.shutdown()?)

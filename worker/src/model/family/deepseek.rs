@@ -112,6 +112,7 @@ impl ExpertConfig {
                 .collect::<Result<_, _>>()?,
             shared: shared.transpose()?,
             spread: None,
+            dealt: None,
         }))
     }
 }

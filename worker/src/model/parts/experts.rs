@@ -2,6 +2,7 @@
 //! ones for all.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tch::Tensor;
 
@@ -23,6 +24,17 @@ pub struct Mixture {
     pub shared: Option<GatedMlp>,
     /// Where experts are on several ranks.
     pub spread: Option<Box<dyn Spread>>,
+    /// Where the tokens of a row are on several ranks.
+    pub dealt: Option<Arc<dyn Dealt>>,
+}
+
+/// Tokens that are dealt to ranks.
+pub trait Dealt: fmt::Debug + Send + Sync {
+    /// Whole rows `[B, T, D]` of this rank's part, on all ranks.
+    fn join(&self, part: &Tensor) -> Result<Tensor, ModelError>;
+
+    /// This rank's part of `whole [B, T, D]`, which all ranks have.
+    fn part(&self, whole: &Tensor) -> Result<Tensor, ModelError>;
 }
 
 /// What one expert gives for its rows `[n, D]`: `[n, D]`.
@@ -45,6 +57,13 @@ module!(Mixture: router, experts, shared);
 impl Mixture {
     /// `[B, T, D]` → `[B, T, D]`.
     pub fn forward(&self, hidden: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
+        match &self.dealt {
+            Some(dealt) => dealt.part(&self.whole(&dealt.join(hidden)?, dropout)?),
+            None => self.whole(hidden, dropout),
+        }
+    }
+
+    fn whole(&self, hidden: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
         let size = hidden.size();
         let tokens = hidden.f_view([-1, size[2]])?;
         let routing = self.router.route(&tokens)?;

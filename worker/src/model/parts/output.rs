@@ -149,7 +149,8 @@ impl Output {
         }
     }
 
-    fn targets(&self) -> Option<&Tensor> {
+    /// i64 `[N]`, where a loss is wanted.
+    pub fn targets(&self) -> Option<&Tensor> {
         match self {
             Self::Logits | Self::Hidden => None,
             Self::CrossEntropy { targets, .. }

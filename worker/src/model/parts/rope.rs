@@ -130,6 +130,11 @@ impl Rope {
 }
 
 impl RopeTable {
+    /// `T`.
+    pub fn tokens(&self) -> i64 {
+        self.cos.size()[2]
+    }
+
     /// Shares the tensors.
     #[must_use]
     pub fn shallow_clone(&self) -> Self {
