@@ -1,51 +1,29 @@
 // Element-wise parts of a decoder in one pass over memory, with gradients, on the
 // CPU. libtorch composes them of operators that each read and write everything.
 // (SwiGLU written this way was slower than libtorch's own kernels.)
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
 #include <algorithm>
-#include <bit>
 
-#include "status.hpp"
+#include "fused.hpp"
 
 using hearth::guarded;
 
-// As qlinear.cpp's HEARTH_VECTORIZED, at the level at which GCC vectorizes loops of
-// any length. What these functions call has to be inlined into each clone.
-#define HEARTH_FUSED \
-  __attribute__((optimize("O3"), target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define HEARTH_INLINE inline __attribute__((always_inline))
-
 namespace {
 
+using hearth::Bf16;
+using hearth::in;
+using hearth::kGrain;
+using hearth::load;
+using hearth::out_of;
+using hearth::recorded;
+using hearth::store;
+using hearth::with_type;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 // Lanes of a sum, so that it is vectorized, and the same with every instruction set.
 constexpr int64_t kLanes = 16;
-
-// The bits of a bf16: a struct would not be vectorized.
-using Bf16 = uint16_t;
-
-HEARTH_INLINE float load(float x) {
-  return x;
-}
-HEARTH_INLINE float load(Bf16 x) {
-  return std::bit_cast<float>(static_cast<uint32_t>(x) << 16);
-}
-HEARTH_INLINE void store(float& to, float x) {
-  to = x;
-}
-// To the nearest, ties to even; NaN stays one.
-HEARTH_INLINE void store(Bf16& to, float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  to = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
-}
 
 template <typename T>
 HEARTH_INLINE float sum_of_products(const T* a, const T* b, int64_t n) {
@@ -138,33 +116,6 @@ HEARTH_INLINE void rope_loop(const T* x, const float* cos, const float* sin, flo
 HEARTH_KERNELS(float)
 HEARTH_KERNELS(Bf16)
 #undef HEARTH_KERNELS
-
-// Elements that are worth a thread of their own.
-constexpr int64_t kGrain = 1 << 15;
-
-// Calls `body` with a pointer type for the tensor's elements.
-template <typename Body>
-void with_type(const at::Tensor& tensor, Body&& body) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      body(static_cast<float*>(nullptr));
-      break;
-    case at::kBFloat16:
-      body(static_cast<Bf16*>(nullptr));
-      break;
-    default:
-      throw std::runtime_error("only f32 and bf16 are fused");
-  }
-}
-
-template <typename T>
-const T* in(const at::Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-template <typename T>
-T* out_of(const at::Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
 
 std::pair<at::Tensor, at::Tensor> rms_norm(const at::Tensor& x, const at::Tensor& weight,
                                            double eps) {
@@ -272,24 +223,6 @@ struct RopeBackward : torch::autograd::Node {
     sin.reset_data();
   }
 };
-
-// Runs `forward` without recording, and where a gradient is wanted hangs `Back` on
-// what it gives, prepared by `save`.
-template <typename Back, typename Forward, typename Save, typename... Inputs>
-at::Tensor recorded(Forward&& forward, Save&& save, const Inputs&... inputs) {
-  at::Tensor output;
-  {
-    const at::NoGradGuard no_grad;
-    output = forward();
-  }
-  if (torch::autograd::compute_requires_grad(inputs...)) {
-    const std::shared_ptr<Back> node(new Back(), torch::autograd::deleteNode);
-    node->set_next_edges(torch::autograd::collect_next_edges(inputs...));
-    save(*node);
-    torch::autograd::set_history(output, node);
-  }
-  return output;
-}
 
 } // namespace
 

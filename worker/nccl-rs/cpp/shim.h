@@ -210,6 +210,13 @@ int32_t hearth_rms_norm(const at::Tensor* x, const at::Tensor* weight, double ep
 int32_t hearth_rope(const at::Tensor* x, const at::Tensor* cos, const at::Tensor* sin,
                     at::Tensor** out, char** message);
 
+// --- dropout.cpp -----------------------------------------------------------
+// x f32 or bf16 on the CPU; the probability is below 1. Draws one number from the
+// CPU's default generator.
+int32_t hearth_dropout(const at::Tensor* x, double probability, at::Tensor** out, char** message);
+// The four numbers of a counter.
+void hearth_philox(uint64_t counter, uint64_t key, uint32_t* numbers);
+
 // --- head.cpp --------------------------------------------------------------
 struct hearth_linear_loss_options {
   int64_t block;     // rows whose logits are in memory at a time

@@ -5,5 +5,6 @@
 #include "autograd.cpp"
 #include "storage.cpp"
 #include "fused.cpp"
+#include "dropout.cpp"
 #include "head.cpp"
 #include "frozen.cpp"

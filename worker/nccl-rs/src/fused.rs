@@ -1,4 +1,4 @@
-//! Parts of a decoder in one pass over memory, with gradients, on the CPU: what
+//! Parts of a network in one pass over memory, with gradients, on the CPU: what
 //! libtorch composes of operators that each read and write everything.
 //!
 //! They compute in f32, whatever the kind, and round once. The result does not
@@ -59,6 +59,35 @@ pub fn rotary(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     })?;
     // SAFETY: the shim gave a tensor of its own making.
     Ok(unsafe { Tensor::from_ptr(raw.as_ptr()) })
+}
+
+/// Dropout (Srivastava et al. 2014) of `x`, f32 or bf16: an element is 0 with
+/// `probability`, rounded to a 65536th, else divided by the share that stays. Numbers are
+/// those of [Philox](philox), by the element's place, under a key that is drawn from the
+/// CPU's default generator; backward draws them again, so that nothing is kept but the key.
+/// The same after the same seed, whatever the number of threads.
+pub fn dropout(x: &Tensor, probability: f64) -> Result<Tensor> {
+    const OPERATION: &str = "dropout";
+    ensure_strided(OPERATION, x, Device::Cpu)?;
+    ensure_fusible(OPERATION, x)?;
+    if !(0.0..1.0).contains(&probability) {
+        let detail = format!("a probability of {probability} is not from 0 to below 1");
+        return Err(Error::InvalidArgument(detail));
+    }
+    let raw = created(OPERATION, |out, message| {
+        // SAFETY: the tensor is strided, on the CPU and of a fusible kind.
+        unsafe { sys::hearth_dropout(x.as_ptr(), probability, out, message) }
+    })?;
+    // SAFETY: the shim gave a tensor of its own making.
+    Ok(unsafe { Tensor::from_ptr(raw.as_ptr()) })
+}
+
+/// The four numbers that Philox 4x32-10 (Salmon et al. 2011) has for a counter.
+pub fn philox(counter: u64, key: u64) -> [u32; 4] {
+    let mut numbers = [0; 4];
+    // SAFETY: four numbers are written.
+    unsafe { sys::hearth_philox(counter, key, numbers.as_mut_ptr()) };
+    numbers
 }
 
 fn ensure_fusible(operation: &'static str, tensor: &Tensor) -> Result<()> {

@@ -384,6 +384,14 @@ unsafe extern "C" {
         message: Message,
     ) -> i32;
 
+    pub(crate) fn hearth_dropout(
+        x: *const C_tensor,
+        probability: f64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_philox(counter: u64, key: u64, numbers: *mut u32);
+
     pub(crate) fn hearth_linear_loss(
         options: *const LinearLoss,
         hidden: *const C_tensor,

@@ -63,7 +63,7 @@ pub struct Member {
     chunk: i64,
     /// Where the part starts among this rank's elements.
     start: i64,
-    /// Whether any rank had a gradient of it yet.
+    /// Whether any rank has a gradient of it in this step.
     seen: bool,
 }
 
@@ -129,8 +129,7 @@ impl Unit {
         let start = self.elements;
         self.elements += chunk * row;
         let own = None;
-        // Experts wait for their first token.
-        let seen = !piece.parameter.name.contains(".experts.");
+        let seen = false;
         self.members.push(Member { piece, own, first: 0, trained, row, chunk, start, seen });
     }
 
@@ -251,17 +250,16 @@ impl Unit {
         Ok(())
     }
 
-    /// Begins a step: gradients are 0.
+    /// Begins a step: there are no gradients.
     pub fn zero(&mut self) -> Result<(), ModelError> {
-        if let Some(gradient) = &mut self.gradient {
-            let _ = gradient.f_zero_()?;
-        }
-        for member in self.members.iter().filter(|member| member.trained) {
+        self.gradient = None;
+        for member in &mut self.members {
+            member.seen = !member.piece.parameter.name.contains(".experts.");
+            if !member.trained {
+                continue;
+            }
             if self.mode == Sharding::None {
-                let mut gradient = member.piece.parameter.tensor.grad();
-                if gradient.defined() {
-                    let _ = gradient.f_zero_()?;
-                }
+                set_grad(&member.piece.parameter.tensor, None)?;
             } else if let Some(own) = &member.own {
                 set_grad(&own.tensor, None)?;
             }
@@ -397,7 +395,7 @@ impl Unit {
         tch::no_grad(|| spread_back(&flat, &gradients))
     }
 
-    /// Experts that no rank ever sent a token to have no gradient, as in a run of one rank.
+    /// Experts that no rank sends a token to in a step have no gradient, as in a run of one rank.
     fn agree_on_seen(&mut self) -> Result<(), ModelError> {
         if !self.may_lack || self.members.iter().all(|member| member.seen) {
             return Ok(());

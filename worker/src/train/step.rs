@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nccl_rs::autograd::set_grad;
 use nccl_rs::ops;
 use tch::{Kind, Tensor};
 
@@ -93,7 +94,7 @@ impl Trainer {
         if let Some(chain) = self.team.chain.clone() {
             return self.by_stages(&chain, (samples, share), after_pass);
         }
-        self.zero_gradients()?;
+        self.clear_gradients(share.passes.len())?;
         let last = share.passes.len().saturating_sub(1);
         let mut loss_sum = Tensor::f_zeros([], (Kind::Float, self.place.device))?;
         for (pass, rows) in share.passes.iter().enumerate() {
@@ -301,10 +302,18 @@ impl Trainer {
         tch::manual_seed(i64::from_le_bytes(seed.to_le_bytes()));
     }
 
-    fn zero_gradients(&self) -> Result<(), Error> {
-        let gradients: Vec<Tensor> =
-            self.parameters.iter().map(|parameter| parameter.tensor.grad()).collect();
-        ops::zero_(&gradients)?;
+    /// Before a step of `passes`. Gradients are let go, so that the first pass makes them and
+    /// experts without a token have none. Those of several passes stay where the reducer has them,
+    /// which would copy them otherwise.
+    fn clear_gradients(&self, passes: usize) -> Result<(), Error> {
+        if self.team.reducer.is_some() && passes > 1 && !self.team.may_lack_gradients {
+            let gradients: Vec<Tensor> =
+                self.parameters.iter().map(|parameter| parameter.tensor.grad()).collect();
+            return Ok(ops::zero_(&gradients)?);
+        }
+        for parameter in &self.parameters {
+            set_grad(&parameter.tensor, None)?;
+        }
         Ok(())
     }
 }

@@ -22,6 +22,8 @@ pub struct Team {
     pub(super) reducer: Option<Reducer>,
     pub(super) chain: Option<Arc<Chain>>,
     owned: Vec<Owned>,
+    /// Whether a step may pass by a parameter: experts to which no token goes.
+    pub(super) may_lack_gradients: bool,
     /// Of gradients that copies exchange at once, where it was said.
     bucket_bytes: Option<usize>,
 }
@@ -111,11 +113,11 @@ impl Team {
             .iter()
             .map(|parameter| (parameter.name.clone(), parameter.tensor.shallow_clone()))
             .collect();
+        self.may_lack_gradients = named.iter().any(|(name, _)| name.contains(".experts."));
         let defaults = ReducerOptions::default();
         let options = ReducerOptions {
             bucket_bytes: self.bucket_bytes.unwrap_or(defaults.bucket_bytes),
-            // Experts to which no token goes take no part in a step.
-            find_unused_parameters: named.iter().any(|(name, _)| name.contains(".experts.")),
+            find_unused_parameters: self.may_lack_gradients,
             ..defaults
         };
         self.reducer = Some(Reducer::new(&named, group, &options)?);

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use nccl_rs::Error;
 use nccl_rs::autograd::backward;
-use nccl_rs::fused::{rms_norm, rotary};
+use nccl_rs::fused::{dropout, philox, rms_norm, rotary};
 use tch::{Device, Kind, Tensor};
 
 use crate::ranks::assert_close;
@@ -94,5 +94,53 @@ fn rotary_equals_the_formula() -> Result<()> {
         let turned = rotary(&shared, &cos, &sin)?;
         ensure!(turned.select(1, 0) == turned.select(1, 2));
     }
+    Ok(())
+}
+
+#[test]
+fn philox_gives_the_numbers_of_its_authors() {
+    // kat_vectors of Random123, those whose upper half of the counter is 0.
+    assert_eq!(philox(0, 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+    assert_ne!(philox(1, 0), philox(0, 0));
+    assert_ne!(philox(0, 1), philox(0, 0));
+}
+
+#[test]
+fn dropout_zeroes_a_share_scales_the_rest_and_does_the_same_in_backward() -> Result<()> {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let ones = || Tensor::ones([313, 331], (kind, Device::Cpu)).set_requires_grad(true);
+        let drawn = |seed: i64, threads: i32| -> Result<(Tensor, Tensor)> {
+            tch::set_num_threads(threads);
+            tch::manual_seed(seed);
+            let x = ones();
+            let y = dropout(&x, 0.25)?;
+            backward(&[&y], &[Some(&(ones().detach() * 3.0))], false)?;
+            Ok((y.detach().to_kind(Kind::Float), x.grad().to_kind(Kind::Float)))
+        };
+        let (y, gradient) = drawn(7, 2)?;
+        let dropped = y.eq(0.0).to_kind(Kind::Float);
+        let share = dropped.mean(Kind::Double).double_value(&[]);
+        ensure!((share - 0.25).abs() < 0.005, "{share}");
+        // Neighbours know nothing of each other: along rows and columns both go together in p^2.
+        for (a, b) in [
+            (dropped.narrow(1, 0, 330), dropped.narrow(1, 1, 330)),
+            (dropped.narrow(0, 0, 312), dropped.narrow(0, 1, 312)),
+        ] {
+            let both = (a * b).mean(Kind::Double).double_value(&[]);
+            ensure!((both - 0.0625).abs() < 0.005, "{both}");
+        }
+        let kept = y.max().double_value(&[]);
+        ensure!((kept - 4.0 / 3.0).abs() < 0.01, "{kept}");
+        ensure!(gradient.allclose(&(&y * 3.0), 0.01, 0.0, false));
+        ensure!(drawn(7, 1)?.0 == y && drawn(8, 1)?.0 != y);
+    }
+    let x = leaf(&[5, 7], Kind::Float);
+    tch::manual_seed(1);
+    let turned = dropout(&x.tr(), 0.5)?;
+    ensure!(turned.size() == [7, 5]);
+    ensure!(dropout(&x, 0.0)?.allclose(&x, 0.0, 0.0, false));
+    ensure!(dropout(&leaf(&[0, 3], Kind::Float), 0.5)?.size() == [0, 3]);
+    ensure!(matches!(dropout(&x, 1.0), Err(Error::InvalidArgument(_))));
+    ensure!(matches!(dropout(&x.to_kind(Kind::Double), 0.5), Err(Error::InvalidTensor { .. })));
     Ok(())
 }

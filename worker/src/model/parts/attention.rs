@@ -4,8 +4,10 @@
 //! The number of heads is read off the projections' outputs, so that a rank that holds some of
 //! the heads needs nothing else changed.
 
-use tch::Tensor;
+use nccl_rs::fused;
+use tch::{Kind, Tensor};
 
+use super::dropout::is_fusible;
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::RopeTable;
@@ -85,10 +87,14 @@ pub fn attend(
     scores: Scores,
 ) -> Result<Tensor, ModelError> {
     let grouped = query.size()[1] != key.size()[1];
+    let dropped = scores.dropout > 0.0 && !grouped && is_fusible(query);
     let plain = |query: &Tensor, key: &Tensor, value: &Tensor, keys: Option<&Tensor>, causal| {
         // One query at the end of what is remembered sees all of it.
         let causal = causal && query.size()[2] > 1;
-        Tensor::f_scaled_dot_product_attention(
+        if dropped {
+            return composed((query, key, value), keys, causal, scores);
+        }
+        Ok(Tensor::f_scaled_dot_product_attention(
             query,
             key,
             value,
@@ -97,7 +103,7 @@ pub fn attend(
             causal,
             scores.scale,
             grouped,
-        )
+        )?)
     };
     let mixed = match mask {
         Mask::None => plain(query, key, value, None, false)?,
@@ -116,4 +122,28 @@ pub fn attend(
     };
     let (rows, queries) = (query.size()[0], query.size()[2]);
     Ok(mixed.f_transpose(1, 2)?.f_reshape([rows, queries, -1])?)
+}
+
+/// Attention that drops weights, on the CPU. libtorch composes it, too, there being no kernel, but
+/// draws its random numbers one by one.
+fn composed(
+    (query, key, value): (&Tensor, &Tensor, &Tensor),
+    keys: Option<&Tensor>,
+    causal: bool,
+    scores: Scores,
+) -> Result<Tensor, ModelError> {
+    let width = query.size()[3];
+    let scale = scores.scale.unwrap_or((width as f64).powf(-0.5));
+    let mut logits = query.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(2, 3)?)?;
+    if let Some(keys) = keys {
+        logits = logits.f_masked_fill_(&keys.f_logical_not()?, f64::NEG_INFINITY)?;
+    }
+    if causal {
+        let (queries, all) = (logits.size()[2], logits.size()[3]);
+        let later = Tensor::f_ones([queries, all], (Kind::Bool, logits.device()))?.f_triu(1)?;
+        logits = logits.f_masked_fill_(&later, f64::NEG_INFINITY)?;
+    }
+    let kind = logits.kind();
+    let weights = logits.f_softmax(-1, kind)?;
+    Ok(fused::dropout(&weights, scores.dropout)?.f_matmul(value)?)
 }

@@ -1,6 +1,7 @@
 //! Dropout (Srivastava et al. 2014).
 
-use tch::Tensor;
+use nccl_rs::fused;
+use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
 
@@ -24,10 +25,18 @@ impl Dropout {
 
     /// Zeroes a share `probability` of `input` and scales the rest up, in training.
     pub fn apply(self, input: Tensor, probability: f64) -> Result<Tensor, ModelError> {
-        if self.share(probability) > 0.0 {
-            Ok(input.f_dropout(probability, true)?)
-        } else {
-            Ok(input)
+        let share = self.share(probability);
+        if share <= 0.0 {
+            return Ok(input);
         }
+        if share < 1.0 && is_fusible(&input) {
+            return Ok(fused::dropout(&input, share)?);
+        }
+        Ok(input.f_dropout(share, true)?)
     }
+}
+
+/// Whether one pass over memory does it.
+pub fn is_fusible(input: &Tensor) -> bool {
+    input.device() == Device::Cpu && [Kind::Float, Kind::BFloat16].contains(&input.kind())
 }
