@@ -82,7 +82,7 @@ fn training_goes_on_after_the_coordinators_pod_and_another_agents_pod_died() {
 fn training_goes_on_after_a_node_died() {
     let namespace = Namespace::create("e2e-node").unwrap();
     jobs::fill(&namespace).unwrap();
-    namespace.apply(&jobs::training_job("hit", 2, STEPS, |_| {})).unwrap();
+    namespace.apply(&jobs::training_job("hit", 2, MANY_STEPS, |_| {})).unwrap();
     under_way(&namespace, "hit", 300);
     let pod = agent_pod(&namespace, "hit", 1);
     let node = pod["spec"]["nodeName"].as_str().unwrap().to_owned();

@@ -58,7 +58,7 @@ pub struct Splits {
     /// Where embeddings are split.
     vocabulary: Option<Vocabulary>,
     /// Whether the head is, too.
-    splits_head: bool,
+    head_is_split: bool,
 }
 
 impl Splits {
@@ -97,7 +97,7 @@ impl Splits {
             (Some(vocabulary), 0) => sequence.scatter_sum(&vocabulary.embed(network, input, pass)?),
             (None, 0) => sequence.part(&network.forward(0, input, pass)?),
             _ if stage + 1 < network.stages() => network.forward(stage, input, pass),
-            (Some(vocabulary), _) if self.splits_head => {
+            (Some(vocabulary), _) if self.head_is_split => {
                 vocabulary.output(network, &sequence.gather(input)?, pass)
             }
             _ => network.forward(stage, &sequence.join(input)?, pass),
@@ -155,7 +155,7 @@ fn partial(model: &Model, splits: &Splits, whole: &BTreeSet<String>) -> BTreeSet
         let name = &tensor.name;
         let of_tokens =
             splits.sequence.is_some() && (1..last).contains(&tensor.stage) && !whole.contains(name);
-        let beside_tokens = splits.splits_head && name == LAST_NORM;
+        let beside_tokens = splits.head_is_split && name == LAST_NORM;
         let of_heads = WITHIN_HEADS.iter().any(|end| ends_in(name, end));
         !splits.parts.contains_key(name) && (of_tokens || beside_tokens || of_heads)
     });
@@ -274,7 +274,7 @@ impl Cutter<'_> {
         if let Some(head) = find(HEAD) {
             self.cut(HEAD, &head.tensor, 0)?;
         }
-        self.splits.splits_head = model.head == Head::CausalLm;
+        self.splits.head_is_split = model.head == Head::CausalLm;
         let vocabulary = Vocabulary::new(self.group, self.place * tokens, tokens, whole);
         self.splits.vocabulary = Some(vocabulary);
         Ok(())

@@ -147,3 +147,41 @@ fn composed(
     let weights = logits.f_softmax(-1, kind)?;
     Ok(fused::dropout(&weights, scores.dropout)?.f_matmul(value)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    /// A share that drops nothing, and so shows the rest of what drops.
+    const NOTHING: f64 = 1e-9;
+
+    #[test]
+    fn attention_that_could_drop_equals_libtorch_s() {
+        tch::manual_seed(5);
+        let draw = |tokens| Tensor::randn([2, 3, tokens, 8], (Kind::Float, Device::Cpu));
+        let keys = Tensor::arange(7, (Kind::Int64, Device::Cpu)).lt(5).view([1, 1, 1, 7]);
+        for (mask, queries) in [
+            (Mask::None, 7),
+            (Mask::None, 1),
+            (Mask::Keys(keys), 7),
+            (Mask::Causal, 7),
+            (Mask::Packed(vec![3, 4]), 7),
+        ] {
+            let (query, key, value) = (draw(queries), draw(7), draw(7));
+            let run = |dropout: f64| {
+                let leaves = [&query, &key, &value].map(|of| of.copy().set_requires_grad(true));
+                let scores = Scores { scale: Some(0.3), dropout };
+                let mixed = attend(&leaves[0], &leaves[1], &leaves[2], &mask, scores).unwrap();
+                mixed.square().sum(Kind::Float).backward();
+                (mixed.detach(), leaves.map(|leaf| leaf.grad()))
+            };
+            let (want, wants) = run(0.0);
+            let (got, gots) = run(NOTHING);
+            assert!(got.allclose(&want, 1e-5, 1e-5, false), "{mask:?}");
+            for (got, want) in gots.iter().zip(&wants) {
+                assert!(got.allclose(want, 1e-4, 1e-4, false), "{mask:?}");
+            }
+        }
+    }
+}
