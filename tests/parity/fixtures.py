@@ -31,6 +31,8 @@ from templates import templates
 HERE = pathlib.Path(__file__).parent / "fixtures"
 # Committed figures and new ones may differ by this much: other CPUs round otherwise.
 TOLERANCE = 2e-5
+# So do gradients, and after many steps their norm shows it: that of the Rust tests.
+NORM_TOLERANCE = 1e-3
 
 TEXTS = [
     "",
@@ -243,7 +245,7 @@ def make(data, gguf, out):
 
 
 def difference(want, got, where):
-    """The first place where two JSON values differ by more than TOLERANCE, or None."""
+    """The first place where two JSON values differ by more than they may, or None."""
     if isinstance(want, dict) and isinstance(got, dict):
         if want.keys() != got.keys():
             return f"{where}: keys {sorted(want)} and {sorted(got)}"
@@ -253,7 +255,8 @@ def difference(want, got, where):
             return f"{where}: {len(want)} and {len(got)} entries"
         pairs = ((f"{where}[{index}]", a, b) for index, (a, b) in enumerate(zip(want, got)))
     elif isinstance(want, float) and isinstance(got, (int, float)):
-        near = math.isclose(want, got, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        tolerance = NORM_TOLERANCE if ".gradNorms[" in where else TOLERANCE
+        near = math.isclose(want, got, rel_tol=tolerance, abs_tol=tolerance)
         return None if near else f"{where}: {want} and {got}"
     else:
         return None if want == got else f"{where}: {want!r} and {got!r}"
