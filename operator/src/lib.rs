@@ -30,6 +30,7 @@ pub mod run;
 pub mod seen;
 pub mod settings;
 pub mod source_rules;
+pub mod sweep;
 pub mod telemetry;
 pub mod training_job;
 pub mod watch;
