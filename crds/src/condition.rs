@@ -19,6 +19,18 @@ pub mod training_job {
     pub const DIAGNOSIS: &str = "Diagnosis";
 }
 
+/// Condition types of a [`HyperparamSweep`](crate::HyperparamSweep).
+pub mod sweep {
+    /// The spec is valid, and so is every job that it can make.
+    pub const ACCEPTED: &str = "Accepted";
+    /// Trials run, or are about to.
+    pub const RUNNING: &str = "Running";
+    /// All trials have ended, and one is the best.
+    pub const SUCCEEDED: &str = "Succeeded";
+    /// Too many trials failed.
+    pub const FAILED: &str = "Failed";
+}
+
 /// Condition types of a [`ModelDeployment`](crate::ModelDeployment).
 pub mod model_deployment {
     /// The address answers with the revision named in `status.stable`.

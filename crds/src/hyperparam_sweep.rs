@@ -25,14 +25,23 @@ use crate::training_job::TrainingJobSpec;
     derive = "PartialEq",
     cel,
     doc = "HyperparamSweep searches hyperparameters by running one TrainingJob a trial.",
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "One word for people; programs read conditions"
+    ),
+    printcolumn(name = "Running", type_ = "integer", json_path = ".status.trials.running"),
     printcolumn(name = "Done", type_ = "integer", json_path = ".status.trials.succeeded"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.trials.failed"),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.trials.max"),
     printcolumn(name = "Best", type_ = "number", json_path = ".status.best.value"),
+    printcolumn(name = "Trial", type_ = "string", json_path = ".status.best.job"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("false").message("this version of Hearth does not run sweeps yet: create a TrainingJob for each combination"),
+    validation = Rule::new("self.algorithm.type != 'ASHA'").message("this version of Hearth does not run ASHA yet: use Grid, Random, Sobol or TPE").field_path(".algorithm.type"),
+    validation = Rule::new("self.objective == oldSelf.objective && self.algorithm == oldSelf.algorithm").message("objective and algorithm cannot change after creation: create another HyperparamSweep"),
     validation = Rule::new("self.trials.parallel <= self.trials.max").message("trials.parallel cannot exceed trials.max").field_path(".trials.parallel"),
     validation = Rule::new("self.algorithm.type != 'Grid' || self.parameters.all(p, !has(p.range))").message("algorithm Grid needs values, not a range, for every parameter").field_path(".parameters"),
 )]
@@ -48,7 +57,8 @@ pub struct HyperparamSweepSpec {
     pub parameters: Vec<Parameter>,
     /// How many trials.
     pub trials: Trials,
-    /// The job that each trial runs, before its parameters are set.
+    /// The job that each trial runs, before its parameters are set. A trial writes to
+    /// `trial-NUMBER` below `output.destination`.
     pub job: TrainingJobSpec,
 }
 
@@ -120,6 +130,22 @@ pub struct Parameter {
     /// An interval to draw from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<ParameterRange>,
+    /// Set it only where an earlier parameter has one of these values; elsewhere the
+    /// job's own value stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+/// A condition on an earlier parameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct When {
+    /// Path of a parameter that stands before this one and has `values`.
+    #[schemars(length(min = 1, max = 256))]
+    pub path: String,
+    /// Those of its values with which this parameter is set.
+    #[schemars(length(min = 1, max = 1000))]
+    pub values: Vec<ParameterValue>,
 }
 
 /// A number, a string or a boolean.
@@ -161,14 +187,14 @@ pub enum Scale {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Trials {
-    /// Trials in all.
+    /// Trials in all. May be raised at any time, also after the sweep's end: it goes on.
     #[schemars(range(min = 1, max = 10000))]
     pub max: i32,
     /// Trials at once.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 1000))]
     pub parallel: i32,
-    /// Failed trials after which the sweep fails.
+    /// Failed trials that are put up with: one more, and the sweep fails.
     #[serde(default)]
     #[schemars(range(min = 0, max = 10000))]
     pub max_failed: i32,
@@ -185,6 +211,13 @@ pub struct HyperparamSweepStatus {
     /// Newest generation that the operator acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// One word for `kubectl get`: `Running`, `Succeeded`, `Failed`, `Invalid`. Programs
+    /// read the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Hash of what the sweep started with, without the numbers of trials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_hash: Option<String>,
     /// `Accepted`, `Running`, `Succeeded`, `Failed`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
@@ -217,4 +250,8 @@ pub struct BestTrial {
     pub job: String,
     /// Its metric.
     pub value: f64,
+    /// What it set in the job, as `path=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub parameters: Vec<String>,
 }

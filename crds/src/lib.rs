@@ -20,7 +20,7 @@ pub mod training_arguments;
 pub mod training_job;
 pub mod worker_config;
 
-pub use hyperparam_sweep::{HyperparamSweep, HyperparamSweepSpec};
+pub use hyperparam_sweep::{HyperparamSweep, HyperparamSweepSpec, HyperparamSweepStatus};
 pub use model_deployment::{ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus};
 pub use training_arguments::TrainingArguments;
 pub use training_job::{TrainingJob, TrainingJobSpec, TrainingJobStatus};

@@ -16,6 +16,10 @@ pub const LABEL_KIND: &str = "hearth.dev/kind";
 pub const LABEL_NAME: &str = "hearth.dev/name";
 /// Label on deployment children: the revision.
 pub const LABEL_REVISION: &str = "hearth.dev/revision";
+/// Annotation on a trial: its number in its sweep, from 0.
+pub const ANNOTATION_TRIAL: &str = "hearth.dev/trial";
+/// Annotation on a trial: what it set in the job, a JSON object by path.
+pub const ANNOTATION_POINT: &str = "hearth.dev/point";
 /// Standard label: who manages this object.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Standard label: the part an object plays (`worker`, `server`, `gateway`, `quantize`).

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use hearth_crds::hyperparam_sweep::AlgorithmType;
 use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob, all_crds};
 use serde_json::{Value, json};
 
@@ -158,7 +159,7 @@ fn a_deployment_names_exactly_one_model() {
 }
 
 #[test]
-fn a_sweep_is_refused_until_something_runs_it() {
+fn a_sweep_is_checked_by_the_schema() {
     let job: Value = serde_yaml_ng::from_str(JOB).unwrap();
     let sweep: HyperparamSweep = serde_json::from_value(json!({
         "apiVersion": "hearth.dev/v1alpha1", "kind": "HyperparamSweep", "metadata": {"name": "x"},
@@ -168,8 +169,17 @@ fn a_sweep_is_refused_until_something_runs_it() {
         }
     }))
     .unwrap();
-    let said = sweep.validate_cel().unwrap_err().to_string();
-    assert!(said.contains("does not run sweeps yet"), "{said}");
+    sweep.validate_cel().unwrap();
+    let mut asha = sweep.clone();
+    asha.spec.algorithm.type_ = AlgorithmType::ASHA;
+    let said = asha.validate_cel().unwrap_err().to_string();
+    assert!(said.contains("does not run ASHA yet"), "{said}");
+    let mut other = sweep.clone();
+    other.spec.algorithm.seed = 3;
+    assert!(other.validate_cel_update(&sweep).is_err(), "a search has one seed");
+    let mut more = sweep.clone();
+    more.spec.trials.max = 9;
+    more.validate_cel_update(&sweep).unwrap();
 }
 
 #[test]

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hearth_crds::{ModelDeployment, TrainingJob, names};
-use kube::ResourceExt;
+use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob, names};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Resource, ResourceExt};
 
 use crate::children::{ANNOTATION_PARENT, ChildId, Kind, Live, LiveChildren};
-use crate::observed::{JobView, PodView, controller, live};
+use crate::observed::{JobView, PodView, controller, live, live_metadata, owner};
 use crate::seen::Seen;
 
 /// A TrainingJob, or what is known of one that cannot be read.
 pub type GuardedJob = DeserializeGuard<TrainingJob>;
+/// A HyperparamSweep, or what is known of one that cannot be read.
+pub type GuardedSweep = DeserializeGuard<HyperparamSweep>;
 /// A ModelDeployment, or what is known of one that cannot be read.
 pub type GuardedDeployment = DeserializeGuard<ModelDeployment>;
 
@@ -22,6 +24,8 @@ pub type GuardedDeployment = DeserializeGuard<ModelDeployment>;
 pub struct Caches {
     /// All TrainingJobs.
     pub training_jobs: Store<GuardedJob>,
+    /// All HyperparamSweeps.
+    pub sweeps: Store<GuardedSweep>,
     /// All ModelDeployments.
     pub model_deployments: Store<GuardedDeployment>,
     /// Hearth's objects of Kubernetes' own kinds, and all claims.
@@ -76,7 +80,18 @@ impl Caches {
 
     /// The child of this kind and name, whoever owns it.
     pub fn child(&self, namespace: &str, id: &ChildId) -> Option<Live> {
+        if id.kind == Kind::TrainingJob {
+            let job = self.training_jobs.get(&ObjectRef::new(&id.name).within(namespace))?;
+            return Some(live_metadata(job.meta()));
+        }
         self.get(id.kind, namespace, &id.name).map(|object| live(&object))
+    }
+
+    /// The TrainingJobs that the sweep with this UID controls.
+    pub fn trials_of(&self, namespace: &str, uid: &str) -> Vec<Arc<GuardedJob>> {
+        self.training_jobs.state_filter(|job| {
+            job.meta().namespace.as_deref() == Some(namespace) && owner(job.meta()) == Some(uid)
+        })
     }
 
     /// All children that the object with this UID controls.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_crds::names;
+use hearth_crds::{TrainingJob, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
@@ -47,6 +47,8 @@ pub enum Child {
     Job(Box<Job>),
     /// Servers or gateways.
     Deployment(Box<Deployment>),
+    /// A trial of a sweep. Created once.
+    TrainingJob(Box<TrainingJob>),
 }
 
 impl Child {
@@ -62,6 +64,7 @@ impl Child {
             Self::PodDisruptionBudget(_) => Kind::PodDisruptionBudget,
             Self::Job(_) => Kind::Job,
             Self::Deployment(_) => Kind::Deployment,
+            Self::TrainingJob(_) => Kind::TrainingJob,
         }
     }
 
@@ -77,6 +80,7 @@ impl Child {
             Self::PodDisruptionBudget(object) => &object.metadata,
             Self::Job(object) => &object.metadata,
             Self::Deployment(object) => &object.metadata,
+            Self::TrainingJob(object) => &object.metadata,
         }
     }
 
@@ -110,6 +114,7 @@ impl Child {
             Self::PodDisruptionBudget(object) => serde_json::to_value(object),
             Self::Job(object) => serde_json::to_value(object),
             Self::Deployment(object) => serde_json::to_value(object),
+            Self::TrainingJob(object) => serde_json::to_value(object),
         };
         // Maps with string keys throughout: this cannot fail.
         value.unwrap_or_default()
@@ -203,6 +208,7 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
             None => writes.push(Write::Create(id, child.manifest())),
             Some(there) if there.owner != owner => return Err(NameTaken(id)),
             Some(there) if there.deleting => {}
+            Some(_) if id.kind == Kind::TrainingJob => {}
             Some(there) if id.kind == Kind::Job => {
                 if let Some(suspend) = plan.suspend
                     && suspend != there.suspended

@@ -1,5 +1,7 @@
 //! Views of live Jobs and pods: what decisions need, and nothing else.
 
+use std::collections::BTreeMap;
+
 use hearth_crds::names;
 use hearth_crds::worker_config::WorkerResult;
 use k8s_openapi::api::core::v1::ContainerState;
@@ -215,22 +217,37 @@ fn exit_of(state: &ContainerState) -> Option<Exit> {
 
 /// What matters about a live child.
 pub fn live(object: &Seen) -> Live {
-    let metadata = &object.metadata;
     Live {
-        uid: metadata.uid.clone().unwrap_or_default(),
-        owner: controller(object).unwrap_or_default().to_owned(),
-        hash: object.annotations().get(ANNOTATION_HASH).cloned().unwrap_or_default(),
-        revision: object.labels().get(names::LABEL_REVISION).cloned(),
         data: object.data.clone(),
         suspended: object.spec.suspend.unwrap_or(false),
+        ..live_metadata(&object.metadata)
+    }
+}
+
+/// What an object's metadata says of it.
+pub fn live_metadata(metadata: &ObjectMeta) -> Live {
+    let text = |map: &Option<BTreeMap<String, String>>, key: &str| {
+        map.as_ref().and_then(|map| map.get(key)).cloned()
+    };
+    Live {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        owner: owner(metadata).unwrap_or_default().to_owned(),
+        hash: text(&metadata.annotations, ANNOTATION_HASH).unwrap_or_default(),
+        revision: text(&metadata.labels, names::LABEL_REVISION),
         deleting: metadata.deletion_timestamp.is_some(),
         version: version(metadata),
+        ..Live::default()
     }
 }
 
 /// UID of the owner that controls an object.
 pub fn controller(object: &Seen) -> Option<&str> {
-    let mut owners = object.owner_references().iter();
+    owner(&object.metadata)
+}
+
+/// UID of the controlling owner.
+pub fn owner(metadata: &ObjectMeta) -> Option<&str> {
+    let mut owners = metadata.owner_references.iter().flatten();
     owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 

@@ -47,7 +47,8 @@ pub fn faults(plan: &Plan) -> Vec<String> {
             | Child::ServiceAccount(_)
             | Child::RoleBinding(_)
             | Child::Service(_)
-            | Child::PodDisruptionBudget(_) => {}
+            | Child::PodDisruptionBudget(_)
+            | Child::TrainingJob(_) => {}
         }
     }
     faults

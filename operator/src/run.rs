@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use futures::{Stream, StreamExt};
 use hearth_crds::names;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::{Recorder, Reporter};
@@ -18,7 +19,7 @@ use kube::{Api, Client, Config, Resource, ResourceExt};
 use tokio::sync::mpsc;
 
 use crate::args::RunArgs;
-use crate::cache::{Caches, GuardedDeployment, GuardedJob};
+use crate::cache::{Caches, GuardedDeployment, GuardedJob, GuardedSweep};
 use crate::children::ANNOTATION_PARENT;
 use crate::context::{Clock, Context, SystemClock};
 use crate::error::{ReconcileError, retry_after};
@@ -27,7 +28,7 @@ use crate::lease::Elector;
 use crate::metrics::Metrics;
 use crate::seen::{Kind, Seen};
 use crate::watch::{WatchHealth, Watching};
-use crate::{agent_client, deployment, http, training_job};
+use crate::{agent_client, deployment, http, sweep, training_job};
 
 /// Reconciles at once, a controller. Each may hold one socket.
 const CONCURRENCY: u16 = 8;
@@ -99,9 +100,10 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     let client = Client::try_from(config.clone()).context("cannot make a client")?;
     let watching = Watching { metrics: probes.metrics.clone(), health: probes.watches.clone() };
     let (jobs, job_queue) = queue::<GuardedJob>();
+    let (sweeps, sweep_queue) = queue::<GuardedSweep>();
     let (deployments, deployment_queue) = queue::<GuardedDeployment>();
-    let caches =
-        watch_all(&client, args.watch_namespace.as_deref(), &watching, &jobs, &deployments);
+    let parents = Parents { jobs, sweeps, deployments };
+    let caches = watch_all(&client, args.watch_namespace.as_deref(), &watching, &parents);
     ready(&caches).await?;
     probes.ready.store(true, Ordering::Relaxed);
     tracing::info!("all lists are here");
@@ -127,6 +129,7 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
             cx.clone(),
             training_job::reconcile
         ),
+        control("HyperparamSweep", caches.sweeps, sweep_queue, cx.clone(), sweep::reconcile),
         control(
             "ModelDeployment",
             caches.model_deployments,
@@ -223,16 +226,24 @@ fn watch_all(
     client: &Client,
     namespace: Option<&str>,
     watching: &Watching,
-    jobs: &Sender<GuardedJob>,
-    deployments: &Sender<GuardedDeployment>,
+    parents: &Parents,
 ) -> Caches {
-    let parents = Parents { jobs: jobs.clone(), deployments: deployments.clone() };
-    let to_deployment = deployments.clone();
+    let to_deployment = parents.deployments.clone();
     let model_deployments: Store<GuardedDeployment> = watching.start(
         Kind::ModelDeployment,
         (api(client, namespace), ()),
         None,
         Box::new(move |object| tell(&to_deployment, object)),
+    );
+    let (to_parents, waiting) = (parents.clone(), model_deployments.clone());
+    let sweeps: Store<GuardedSweep> = watching.start(
+        Kind::HyperparamSweep,
+        (api(client, namespace), ()),
+        None,
+        Box::new(move |object| {
+            tell(&to_parents.sweeps, object);
+            to_parents.users_of_sweep(object, &waiting);
+        }),
     );
     let (to_parents, waiting) = (parents.clone(), model_deployments.clone());
     let training_jobs: Store<GuardedJob> = watching.start(
@@ -241,6 +252,7 @@ fn watch_all(
         None,
         Box::new(move |object| {
             tell(&to_parents.jobs, object);
+            to_parents.of_child(object.meta());
             to_parents.users_of_job(object, &waiting);
         }),
     );
@@ -257,36 +269,45 @@ fn watch_all(
         .chain([Kind::Pod])
         .map(|kind| {
             let parents = parents.clone();
-            watch(kind, Some(&ours), Box::new(move |object| parents.of_child(object)))
+            watch(
+                kind,
+                Some(&ours),
+                Box::new(move |object: &Seen| parents.of_child(&object.metadata)),
+            )
         })
         .collect();
+    let to_parents = parents.clone();
     let (claim_jobs, claim_deployments) = (training_jobs.clone(), model_deployments.clone());
     seen.extend([watch(
         Kind::PersistentVolumeClaim,
         None,
         Box::new(move |claim| {
             let namespace = claim.metadata.namespace.as_deref();
-            parents.waiting_in(namespace, &claim_jobs, &claim_deployments);
+            to_parents.waiting_in(namespace, &claim_jobs, &claim_deployments);
         }),
     )]);
-    Caches { training_jobs, model_deployments, seen }
+    Caches { training_jobs, sweeps, model_deployments, seen }
 }
 
 /// The controllers that a change may concern.
 #[derive(Clone)]
 struct Parents {
     jobs: Sender<GuardedJob>,
+    sweeps: Sender<GuardedSweep>,
     deployments: Sender<GuardedDeployment>,
 }
 
 impl Parents {
     /// The parent of a child, by label and annotation: pods belong to a Job or
     /// a ReplicaSet, not to the parent itself.
-    fn of_child(&self, child: &Seen) {
-        let namespace = child.namespace().unwrap_or_default();
-        let Some(parent) = child.annotations().get(ANNOTATION_PARENT) else { return };
-        match child.labels().get(names::LABEL_KIND).map(String::as_str) {
+    fn of_child(&self, child: &ObjectMeta) {
+        let namespace = child.namespace.clone().unwrap_or_default();
+        let annotations = child.annotations.as_ref();
+        let Some(parent) = annotations.and_then(|all| all.get(ANNOTATION_PARENT)) else { return };
+        let labels = child.labels.as_ref();
+        match labels.and_then(|all| all.get(names::LABEL_KIND)).map(String::as_str) {
             Some("trainingjob") => send(&self.jobs, parent, &namespace),
+            Some("hyperparamsweep") => send(&self.sweeps, parent, &namespace),
             Some("modeldeployment") => send(&self.deployments, parent, &namespace),
             _ => {}
         }
@@ -294,11 +315,24 @@ impl Parents {
 
     /// Deployments that serve this job's model.
     fn users_of_job(&self, job: &GuardedJob, deployments: &Store<GuardedDeployment>) {
-        let (name, namespace) = (job.name_any(), job.namespace());
+        self.users_of(job.meta(), deployments, |from| from.from_training_job.as_deref());
+    }
+
+    /// Deployments that serve the model of this sweep's best trial.
+    fn users_of_sweep(&self, sweep: &GuardedSweep, deployments: &Store<GuardedDeployment>) {
+        self.users_of(sweep.meta(), deployments, |from| from.from_sweep.as_deref());
+    }
+
+    fn users_of(
+        &self,
+        object: &ObjectMeta,
+        deployments: &Store<GuardedDeployment>,
+        named: impl Fn(&hearth_crds::model_deployment::ModelRef) -> Option<&str>,
+    ) {
         for deployment in deployments.state() {
             let Ok(found) = &deployment.0 else { continue };
-            let from = found.spec.model.from_training_job.as_deref();
-            if from == Some(name.as_str()) && found.metadata.namespace == namespace {
+            let from = named(&found.spec.model);
+            if from == object.name.as_deref() && found.metadata.namespace == object.namespace {
                 tell(&self.deployments, deployment.as_ref());
             }
         }
@@ -346,6 +380,7 @@ where
 /// Waits for the first list of every kind.
 async fn ready(caches: &Caches) -> anyhow::Result<()> {
     caches.training_jobs.wait_until_ready().await?;
+    caches.sweeps.wait_until_ready().await?;
     caches.model_deployments.wait_until_ready().await?;
     for store in caches.seen.values() {
         store.wait_until_ready().await?;

@@ -31,6 +31,7 @@ pub enum Kind {
     PersistentVolumeClaim,
     Node,
     TrainingJob,
+    HyperparamSweep,
     ModelDeployment,
 }
 
@@ -74,13 +75,16 @@ impl Kind {
             Self::PersistentVolumeClaim => ("", "PersistentVolumeClaim", "persistentvolumeclaims"),
             Self::Node => ("", "Node", "nodes"),
             Self::TrainingJob => (hearth_crds::GROUP, "TrainingJob", "trainingjobs"),
+            Self::HyperparamSweep => (hearth_crds::GROUP, "HyperparamSweep", "hyperparamsweeps"),
             Self::ModelDeployment => (hearth_crds::GROUP, "ModelDeployment", "modeldeployments"),
         }
     }
 
     fn version(self) -> &'static str {
         match self {
-            Self::TrainingJob | Self::ModelDeployment => hearth_crds::VERSION,
+            Self::TrainingJob | Self::HyperparamSweep | Self::ModelDeployment => {
+                hearth_crds::VERSION
+            }
             _ => "v1",
         }
     }
@@ -254,6 +258,7 @@ mod tests {
         same::<PersistentVolumeClaim>(Kind::PersistentVolumeClaim);
         same::<Node>(Kind::Node);
         same::<hearth_crds::TrainingJob>(Kind::TrainingJob);
+        same::<hearth_crds::HyperparamSweep>(Kind::HyperparamSweep);
         same::<hearth_crds::ModelDeployment>(Kind::ModelDeployment);
     }
 

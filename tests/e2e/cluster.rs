@@ -7,3 +7,4 @@ mod faults;
 mod many;
 mod rollout;
 mod support;
+mod sweep;

@@ -83,11 +83,47 @@ fn expected(valid: &ValidDeployment, target: Option<&Target>) -> Vec<ChildId> {
 }
 
 fn model(cx: &Context, valid: &ValidDeployment) -> Model {
-    let name = match &valid.origin {
-        Origin::Directory(uri) => return Model::Here { uri: uri.clone(), digest: None },
-        Origin::TrainingJob(name) => name,
+    match &valid.origin {
+        Origin::Directory(uri) => Model::Here { uri: uri.clone(), digest: None },
+        Origin::TrainingJob(name) => model_of_job(cx, valid, name),
+        Origin::Sweep(name) => model_of_sweep(cx, valid, name),
+    }
+}
+
+/// The model of a sweep's best trial, once all trials have ended.
+fn model_of_sweep(cx: &Context, valid: &ValidDeployment, name: &str) -> Model {
+    let key = ObjectRef::new(name).within(&valid.namespace);
+    let guarded = cx.caches.sweeps.get(&key);
+    let Some(Ok(sweep)) = guarded.as_deref().map(|guard| &guard.0) else {
+        let message = format!(
+            "namespace {} has no HyperparamSweep {name}: create it, or correct model.fromSweep",
+            valid.namespace
+        );
+        return missing("MissingSweep", message, false);
     };
-    let missing = |reason, message, hopeless| Model::Missing { reason, message, hopeless };
+    let status = sweep.status.clone().unwrap_or_default();
+    if let Some(failed) = condition::get(&status.conditions, condition::sweep::FAILED)
+        && failed.status == "True"
+    {
+        let message = format!("HyperparamSweep {name} failed: {}", failed.message);
+        return missing("SweepFailed", message, true);
+    }
+    match status
+        .best
+        .filter(|_| condition::is_true(&status.conditions, condition::sweep::SUCCEEDED))
+    {
+        Some(best) => model_of_job(cx, valid, &best.job),
+        None => {
+            missing("WaitingForSweep", format!("waits for HyperparamSweep {name} to end"), false)
+        }
+    }
+}
+
+fn missing(reason: &'static str, message: String, hopeless: bool) -> Model {
+    Model::Missing { reason, message, hopeless }
+}
+
+fn model_of_job(cx: &Context, valid: &ValidDeployment, name: &str) -> Model {
     let key = ObjectRef::new(name).within(&valid.namespace);
     let guarded = cx.caches.training_jobs.get(&key);
     let Some(Ok(job)) = guarded.as_deref().map(|guard| &guard.0) else {

@@ -38,6 +38,8 @@ pub struct ValidDeployment {
 pub enum Origin {
     /// A TrainingJob of the same namespace.
     TrainingJob(String),
+    /// The best trial of a HyperparamSweep of the same namespace.
+    Sweep(String),
     /// A directory.
     Directory(Source),
 }
@@ -74,10 +76,12 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
             None
         }
     };
-    let origin = match (&spec.model.from_training_job, &spec.model.source) {
-        (Some(job), _) => Some(Origin::TrainingJob(job.clone())),
-        (None, Some(uri)) => source("spec.model.source", uri).map(Origin::Directory),
-        (None, None) => None,
+    let model = &spec.model;
+    let origin = match (&model.from_training_job, &model.from_sweep, &model.source) {
+        (Some(job), _, _) => Some(Origin::TrainingJob(job.clone())),
+        (None, Some(sweep), _) => Some(Origin::Sweep(sweep.clone())),
+        (None, None, Some(uri)) => source("spec.model.source", uri).map(Origin::Directory),
+        (None, None, None) => None,
     };
     let compression = spec.compression.as_ref();
     let gate_rows = compression
@@ -89,7 +93,7 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
 
     SpecFaults::unless_empty(faults, ())?;
     let origin = origin.ok_or_else(|| {
-        Fault::invalid("spec.model", "names no model", "set fromTrainingJob or source")
+        Fault::invalid("spec.model", "names no model", "set fromTrainingJob, fromSweep or source")
     })?;
     Ok(ValidDeployment {
         namespace: object.namespace().unwrap_or_default(),
@@ -105,13 +109,6 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
 /// What a spec may say and this version does not do.
 pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
-    if spec.model.from_sweep.is_some() {
-        faults.push(Fault::unsupported(
-            "spec.model.fromSweep",
-            "this version runs no sweeps",
-            "use fromTrainingJob or source",
-        ));
-    }
     if let Some(compression) = &spec.compression {
         if compression.quantization != Quantization::INT8 {
             faults.push(Fault::unsupported(
@@ -188,8 +185,7 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field() {
         type Change = fn(&mut Value);
-        let cases: [(&str, Change); 8] = [
-            ("spec.model.fromSweep:", |d| d["spec"]["model"] = json!({"fromSweep": "s"})),
+        let cases: [(&str, Change); 7] = [
             ("spec.model.source:", |d| d["spec"]["model"] = json!({"source": "file:///m"})),
             ("spec.compression.quantization:", |d| {
                 d["spec"]["compression"]["quantization"] = "FP8".into();

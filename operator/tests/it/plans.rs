@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use hearth_crds::source::Source;
-use hearth_crds::{ModelDeployment, TrainingJob};
+use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob};
 use hearth_operator::children::{Child, Live, LiveChildren, Plan, Write, difference};
 use hearth_operator::deployment::observed::Model;
 use hearth_operator::deployment::policy::Decision;
 use hearth_operator::deployment::{self, target};
 use hearth_operator::seen::Seen;
 use hearth_operator::training_job::{self, Backend};
-use hearth_operator::{observed, plan_check};
+use hearth_operator::{observed, plan_check, sweep};
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -44,11 +44,22 @@ fn deployment_plan(mut deployment: ModelDeployment) -> Plan {
     deployment::plan::build(&valid, Some(&target), &decision, &live, &crate::common::settings())
 }
 
+/// The first trials.
+fn sweep_plan(mut sweep: HyperparamSweep) -> Plan {
+    sweep.metadata.namespace = Some("team-a".into());
+    sweep.metadata.uid = Some("55555555-2222-3333-4444-555555555555".into());
+    let valid = sweep::validate::sweep(&sweep).unwrap();
+    let jobs = sweep::policy::decide(&valid, &sweep::gather::Observed::default()).start;
+    let children = jobs.into_iter().map(|job| Child::TrainingJob(Box::new(job))).collect();
+    Plan { children, ..Plan::default() }
+}
+
 fn plan_of(text: &str) -> Plan {
     let document: Value = serde_yaml_ng::from_str(text).unwrap();
     match document["kind"].as_str() {
         Some("TrainingJob") => training_plan(serde_json::from_value(document).unwrap()),
         Some("ModelDeployment") => deployment_plan(serde_json::from_value(document).unwrap()),
+        Some("HyperparamSweep") => sweep_plan(serde_json::from_value(document).unwrap()),
         kind => panic!("no plan for kind {kind:?}"),
     }
 }

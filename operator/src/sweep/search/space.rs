@@ -122,7 +122,7 @@ impl Domain {
     }
 
     /// As it stands in YAML.
-    fn value(&self, place: Coordinate) -> Option<Value> {
+    pub fn value(&self, place: Coordinate) -> Option<Value> {
         match (self, place) {
             (Self::Choices(values), Coordinate::Choice(choice)) => values.get(choice).cloned(),
             // Whole numbers stand without a point.

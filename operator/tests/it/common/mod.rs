@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use hearth_operator::cache::{Caches, GuardedDeployment, GuardedJob};
+use hearth_operator::cache::{Caches, GuardedDeployment, GuardedJob, GuardedSweep};
 use hearth_operator::context::{Clock, Context};
 use hearth_operator::pods::Images;
 use hearth_operator::seen::{Kind, Seen};
@@ -51,6 +51,7 @@ pub fn settings() -> Settings {
 
 struct Writers {
     training_jobs: Writer<GuardedJob>,
+    sweeps: Writer<GuardedSweep>,
     model_deployments: Writer<GuardedDeployment>,
     seen: BTreeMap<Kind, Writer<Seen>>,
 }
@@ -60,6 +61,7 @@ impl Writers {
         let watched = Kind::CHILDREN.into_iter().chain([Kind::Pod, Kind::PersistentVolumeClaim]);
         Self {
             training_jobs: Writer::default(),
+            sweeps: Writer::default(),
             model_deployments: Writer::default(),
             seen: watched.map(|kind| (kind, Writer::new(kind))).collect(),
         }
@@ -69,6 +71,7 @@ impl Writers {
         let seen = self.seen.iter().map(|(kind, writer)| (*kind, writer.as_reader()));
         Caches {
             training_jobs: self.training_jobs.as_reader(),
+            sweeps: self.sweeps.as_reader(),
             model_deployments: self.model_deployments.as_reader(),
             seen: seen.collect(),
         }
@@ -77,6 +80,7 @@ impl Writers {
     fn show(&mut self, plural: &str, object: &Value, gone: bool) {
         match plural {
             "trainingjobs" => show(&mut self.training_jobs, object, gone),
+            "hyperparamsweeps" => show(&mut self.sweeps, object, gone),
             "modeldeployments" => show(&mut self.model_deployments, object, gone),
             _ => {
                 let of = |kind: &Kind| Seen::plural(kind) == plural;

@@ -1,0 +1,151 @@
+//! What a sweep does next: a pure function of its trials.
+
+use hearth_crds::hyperparam_sweep::{Goal, TrialCounts};
+use hearth_crds::training_job::TrainingJob;
+
+use super::gather::Observed;
+use super::search::{self, space::Point};
+use super::trial::{self, State, Trial};
+use super::validate::ValidSweep;
+
+/// What a sweep does next, and how it stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// Jobs of new trials.
+    pub start: Vec<TrainingJob>,
+    /// Trials by outcome, the new ones included.
+    pub counts: TrialCounts,
+    /// The best trial, with its metric.
+    pub best: Option<(Trial, f64)>,
+    /// Why the trial failed that failed last, with its number.
+    pub last_failure: Option<(usize, String)>,
+    /// Set where no trial is to come.
+    pub end: Option<End>,
+    /// The store lags behind what was written: look again soon.
+    pub catching_up: bool,
+}
+
+/// How a sweep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All trials have ended.
+    Done,
+    /// More failed than may.
+    TooManyFailed,
+    /// None has a metric.
+    NoMetric,
+}
+
+/// Decides. A combination that no job can have takes its number and counts as failed.
+pub fn decide(valid: &ValidSweep, seen: &Observed) -> Decision {
+    let mut run = Run { valid, trials: with_gaps(valid, &seen.trials), start: Vec::new() };
+    let limits = &valid.spec.trials;
+    let exhausted = !seen.catching_up && run.fill(limits.parallel, limits.max, limits.max_failed);
+    let counts = run.counts();
+    let best = best(&run.trials, valid.spec.objective.goal);
+    let last_failure = run.trials.iter().rev().find_map(|trial| match &trial.state {
+        State::Failed(why) => Some((trial.number, why.clone())),
+        _ => None,
+    });
+    let full = run.trials.len() >= size(limits.max) || exhausted;
+    let end = match () {
+        () if counts.running > 0 || seen.catching_up => None,
+        () if counts.failed > limits.max_failed => Some(End::TooManyFailed),
+        () if full && best.is_none() => Some(End::NoMetric),
+        () if full => Some(End::Done),
+        () => None,
+    };
+    Decision { start: run.start, counts, best, last_failure, end, catching_up: seen.catching_up }
+}
+
+struct Run<'a> {
+    valid: &'a ValidSweep,
+    trials: Vec<Trial>,
+    start: Vec<TrainingJob>,
+}
+
+impl Run<'_> {
+    /// Starts what may start; whether the space has no further point.
+    fn fill(&mut self, parallel: i32, max: i32, max_failed: i32) -> bool {
+        let mut history: Vec<search::Trial> =
+            self.trials.iter().map(|trial| self.remembered(trial)).collect();
+        loop {
+            let counts = self.counts();
+            let number = self.trials.len();
+            if counts.running >= parallel || number >= size(max) || counts.failed > max_failed {
+                return false;
+            }
+            let seed = self.valid.spec.algorithm.seed.unsigned_abs();
+            let next = search::next(&self.valid.space, self.valid.method, seed, &history);
+            let Some(point) = next else { return true };
+            let state = match trial::job(self.valid, number, &point) {
+                Ok(job) => {
+                    self.start.push(job);
+                    State::Running
+                }
+                Err(why) => State::Failed(why),
+            };
+            let trial = Trial { number, point, state };
+            history.push(self.remembered(&trial));
+            self.trials.push(trial);
+        }
+    }
+
+    fn remembered(&self, trial: &Trial) -> search::Trial {
+        let loss = match trial.state {
+            State::Succeeded(value) => Some(loss(value, self.valid.spec.objective.goal)),
+            State::Running | State::Failed(_) => None,
+        };
+        search::Trial { point: trial.point.clone(), loss }
+    }
+
+    fn counts(&self) -> TrialCounts {
+        let mut counts = TrialCounts::default();
+        for trial in &self.trials {
+            *match trial.state {
+                State::Running => &mut counts.running,
+                State::Succeeded(_) => &mut counts.succeeded,
+                State::Failed(_) => &mut counts.failed,
+            } += 1;
+        }
+        counts
+    }
+}
+
+/// All numbers up to the highest: those without a job were refused, or were deleted since.
+fn with_gaps(valid: &ValidSweep, trials: &[Trial]) -> Vec<Trial> {
+    let mut all: Vec<Trial> = Vec::with_capacity(trials.len());
+    let nowhere = Point(vec![None; valid.space.dimensions().len()]);
+    for trial in trials {
+        while all.len() < trial.number {
+            let why = "its combination was refused, or its TrainingJob was deleted".to_owned();
+            let (number, point) = (all.len(), nowhere.clone());
+            all.push(Trial { number, point, state: State::Failed(why) });
+        }
+        if all.len() == trial.number {
+            all.push(trial.clone());
+        }
+    }
+    all
+}
+
+fn best(trials: &[Trial], goal: Goal) -> Option<(Trial, f64)> {
+    let told = trials.iter().filter_map(|trial| match trial.state {
+        State::Succeeded(value) => Some((trial, value)),
+        State::Running | State::Failed(_) => None,
+    });
+    // The earliest of equals.
+    told.min_by(|a, b| loss(a.1, goal).total_cmp(&loss(b.1, goal)))
+        .map(|(trial, value)| (trial.clone(), value))
+}
+
+fn loss(value: f64, goal: Goal) -> f64 {
+    match goal {
+        Goal::Minimize => value,
+        Goal::Maximize => -value,
+    }
+}
+
+fn size(number: i32) -> usize {
+    usize::try_from(number).unwrap_or(0)
+}

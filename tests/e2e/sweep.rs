@@ -1,0 +1,99 @@
+//! Sweeps: every combination is tried, the best is named and served, and a sweep goes on.
+
+use std::time::Duration;
+
+use hearth_tests::cluster::{Namespace, condition, told};
+use hearth_tests::jobs;
+use serde_json::{Value, json};
+
+use crate::support::PATIENCE;
+
+/// A sweep over two learning rates and two batch sizes.
+fn sweep(name: &str, max: u32, change: impl FnOnce(&mut Value)) -> String {
+    let job: Value = serde_json::from_str(&jobs::training_job(name, 1, 60, |_| {})).unwrap();
+    let mut sweep = json!({
+        "apiVersion": "hearth.dev/v1alpha1", "kind": "HyperparamSweep", "metadata": {"name": name},
+        "spec": {
+            "objective": {"metric": "f1", "goal": "Maximize"},
+            "algorithm": {"type": "Grid"},
+            "parameters": [
+                {"path": "training.learningRate", "values": [1e-7, 1e-2]},
+                {"path": "training.perDeviceTrainBatchSize", "values": [8, 16]}
+            ],
+            "trials": {"max": max, "parallel": 2},
+            "job": job["spec"]
+        }
+    });
+    sweep["spec"]["job"]["training"]["evalSteps"] = 30.into();
+    change(&mut sweep);
+    sweep.to_string()
+}
+
+fn ended(namespace: &Namespace, name: &str, trials: i64) -> Value {
+    let over = |s: &Value| {
+        let counts = &s["status"]["trials"];
+        let done =
+            counts["succeeded"].as_i64().unwrap_or(0) + counts["failed"].as_i64().unwrap_or(0);
+        done >= trials && (condition(s, "Succeeded") == "True" || condition(s, "Failed") == "True")
+    };
+    namespace.wait("hyperparamsweep", name, PATIENCE, over).unwrap()
+}
+
+#[test]
+fn a_sweep_tries_all_names_the_best_goes_on_and_is_served() {
+    let namespace = Namespace::create("e2e-sweep").unwrap();
+    jobs::fill(&namespace).unwrap();
+    let serve = json!({
+        "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "best"},
+        "spec": {"model": {"fromSweep": "grid"}, "serving": {"replicas": 1, "resources": {
+            "limits": {"memory": "1Gi"}, "requests": {"cpu": "50m", "memory": "64Mi"}}}}
+    });
+    namespace.apply(&serve.to_string()).unwrap();
+    namespace.apply(&sweep("grid", 2, |_| {})).unwrap();
+    let first = ended(&namespace, "grid", 2);
+    assert_eq!(first["status"]["trials"]["succeeded"], 2, "{}", told(&first, "Failed"));
+    let low = first["status"]["best"]["value"].as_f64().unwrap();
+
+    namespace.apply(&sweep("grid", 9, |_| {})).unwrap();
+    let all = ended(&namespace, "grid", 4);
+    assert_eq!(condition(&all, "Succeeded"), "True", "{}", told(&all, "Failed"));
+    let trials = namespace.list("trainingjobs", "hearth.dev/name=grid").unwrap();
+    let set: Vec<_> = trials
+        .iter()
+        .map(|t| {
+            let training = &t["spec"]["training"];
+            (
+                training["learningRate"].as_f64().unwrap(),
+                training["perDeviceTrainBatchSize"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(set, [(1e-7, 8), (1e-7, 16), (1e-2, 8), (1e-2, 16)]);
+    let f1 = |trial: &Value| trial["status"]["progress"]["f1"].as_f64().unwrap();
+    let highest = trials.iter().map(f1).fold(f64::NEG_INFINITY, f64::max);
+    let best = &all["status"]["best"];
+    assert_eq!(best["value"].as_f64(), Some(highest));
+    assert!(highest > low, "a learning rate of 1e-7 learned as much: {highest} and {low}");
+    let named = trials.iter().find(|t| t["metadata"]["name"] == best["job"]).unwrap();
+    assert_eq!(named["status"]["progress"]["f1"], best["value"]);
+
+    let ready = |d: &Value| condition(d, "Ready") == "True";
+    namespace.wait("modeldeployment", "best", PATIENCE, ready).unwrap();
+}
+
+#[test]
+fn a_sweep_whose_trials_fail_says_why_and_stops() {
+    let namespace = Namespace::create("e2e-sweep-bad").unwrap();
+    jobs::fill(&namespace).unwrap();
+    let bad = sweep("bad", 4, |s| {
+        s["spec"]["trials"]["parallel"] = 1.into();
+        s["spec"]["job"]["model"]["source"] = "pvc://models/nothing-here".into();
+    });
+    namespace.apply(&bad).unwrap();
+    let failed = ended(&namespace, "bad", 1);
+    let said = told(&failed, "Failed");
+    assert!(said.contains("bad-0") && said.contains("nothing-here"), "{said}");
+    std::thread::park_timeout(Duration::from_secs(5));
+    let trials = namespace.list("trainingjobs", "hearth.dev/name=bad").unwrap();
+    assert_eq!(trials.len(), 1, "no trial follows");
+}
