@@ -98,6 +98,7 @@ e2e() {
   need images tests/setup/images.sh
   stage demo tests/demo.sh && tail -n 1 "$logs/demo.log"
   # More than cores: these wait for the cluster most of the time.
+  stage kustomize tests/kustomize.sh
   stage e2e cargo nextest run --release --workspace --test-threads 3 -E 'binary(cluster)'
   if [ -z "$own" ]; then
     trap - EXIT

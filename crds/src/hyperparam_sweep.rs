@@ -211,7 +211,7 @@ pub struct HyperparamSweepStatus {
     /// Newest generation that the operator acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One word for `kubectl get`: `Running`, `Succeeded`, `Failed`, `Invalid`. Programs
+    /// One word for `kubectl get`: `Pending`, `Running`, `Succeeded`, `Failed`, `Invalid`. Programs
     /// read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,

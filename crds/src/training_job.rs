@@ -66,6 +66,7 @@ use crate::training_arguments::TrainingArguments;
     validation = Rule::new("(self.workers.replicas * self.workers.processesPerWorker) % (self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.expert) == 0").message("workers.replicas x workers.processesPerWorker must be a multiple of parallelism.tensor x parallelism.pipeline x parallelism.expert").field_path(".parallelism"),
     validation = Rule::new("self.task == oldSelf.task && self.model == oldSelf.model && self.data == oldSelf.data && self.training == oldSelf.training && self.parallelism == oldSelf.parallelism && self.output == oldSelf.output").message("task, model, data, training, parallelism and output cannot change after creation: create another TrainingJob"),
     validation = Rule::new("has(self.objective) == has(oldSelf.objective) && (!has(self.objective) || self.objective == oldSelf.objective) && has(self.distillation) == has(oldSelf.distillation) && (!has(self.distillation) || self.distillation == oldSelf.distillation) && has(self.peft) == has(oldSelf.peft) && (!has(self.peft) || self.peft == oldSelf.peft)").message("objective, distillation and peft cannot change after creation: create another TrainingJob"),
+    validation = Rule::new("has(self.activeDeadlineSeconds) == has(oldSelf.activeDeadlineSeconds) && (!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds == oldSelf.activeDeadlineSeconds)").message("activeDeadlineSeconds cannot change after creation: create another TrainingJob"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TrainingJobSpec {
@@ -99,6 +100,15 @@ pub struct TrainingJobSpec {
     /// How often a failure is retried.
     #[serde(default)]
     pub restart_policy: RestartPolicy,
+    /// Seconds that the job may run, restarts included; then it fails with reason
+    /// `DeadlineExceeded`, after a last checkpoint. Time suspended does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub active_deadline_seconds: Option<i64>,
+    /// Seconds after its end at which the job is deleted. What it wrote stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub ttl_seconds_after_finished: Option<i32>,
     /// Do not start, or stop after the next checkpoint. With Kueue's queue
     /// label on the job, Kueue decides and this must stay false.
     #[serde(default)]

@@ -102,7 +102,8 @@ async fn patch(
     Ok(())
 }
 
-async fn delete(
+/// Deletes the object with this UID.
+pub(crate) async fn delete(
     cx: &Context,
     namespace: &str,
     id: &ChildId,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_tests::cluster::{Namespace, condition, told};
+use hearth_tests::cluster::{Namespace, condition, kubectl, told};
 use hearth_tests::jobs;
 use serde_json::{Value, json};
 
@@ -37,6 +37,11 @@ fn ended(namespace: &Namespace, name: &str, trials: i64) -> Value {
         done >= trials && (condition(s, "Succeeded") == "True" || condition(s, "Failed") == "True")
     };
     namespace.wait("hyperparamsweep", name, PATIENCE, over).unwrap()
+}
+
+/// What `kubectl diff` says of a manifest.
+fn differs(namespace: &Namespace, manifest: &str) -> String {
+    kubectl(&["-n", &namespace.name, "diff", "-f", "-"], Some(manifest)).unwrap().text
 }
 
 #[test]
@@ -79,6 +84,13 @@ fn a_sweep_tries_all_names_the_best_goes_on_and_is_served() {
 
     let ready = |d: &Value| condition(d, "Ready") == "True";
     namespace.wait("modeldeployment", "best", PATIENCE, ready).unwrap();
+
+    // GitOps: what was applied is what is there.
+    for applied in [sweep("grid", 9, |_| {}), serve.to_string()] {
+        assert_eq!(differs(&namespace, &applied), "");
+    }
+    let planted = sweep("grid", 8, |_| {});
+    assert!(differs(&namespace, &planted).contains("max: 8"), "the diff finds nothing");
 }
 
 #[test]

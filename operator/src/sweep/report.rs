@@ -93,7 +93,7 @@ pub fn next_status(
             ("Invalid", vec![finding])
         }
         Verdict::Trouble(said) => (
-            "Running",
+            "Pending",
             vec![accepted, finding(types::RUNNING, Truth::False, "Rejected", said.clone())],
         ),
         Verdict::Standing(valid, decision) => {

@@ -88,6 +88,13 @@ pub fn sweep(object: &HyperparamSweep) -> Result<ValidSweep, SpecFaults> {
         ));
     }
     faults.extend(metric_faults(spec));
+    if spec.job.ttl_seconds_after_finished.is_some() {
+        faults.push(Fault::invalid(
+            "spec.job.ttlSecondsAfterFinished",
+            "a search remembers by its trials' jobs",
+            "remove it; deleting the sweep deletes its trials",
+        ));
+    }
     let template = serde_json::to_value(&spec.job).unwrap_or_default();
     let mut dimensions = Vec::new();
     for (index, parameter) in spec.parameters.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! TrainingJobs: gather, validate, decide, plan, apply, report.
 
+pub mod expiry;
 pub mod gather;
 pub mod plan;
 pub mod policy;
@@ -36,7 +37,7 @@ pub async fn reconcile(
         Err(unreadable) => return report::unreadable(&cx, unreadable).await,
     };
     if is_over(job) {
-        return Ok(Action::await_change());
+        return expiry::expire(&cx, job).await;
     }
     let valid = match validate::job(job, &Backend::Cluster) {
         Ok(valid) => valid,

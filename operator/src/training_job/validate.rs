@@ -46,7 +46,7 @@ impl ValidJob {
         names::child(&self.name, "train")
     }
 
-    /// Hash of what the job starts with. `suspend` is left out: it may change.
+    /// Hash of what the job starts with.
     pub fn spec_hash(&self) -> String {
         spec_hash(&self.spec)
     }
@@ -77,9 +77,13 @@ pub enum ClaimUse {
     Write,
 }
 
-/// Hash of a spec, its `suspend` left out.
+/// Hash of a spec, without what may change later: `suspend` and `ttlSecondsAfterFinished`.
 pub fn spec_hash(spec: &TrainingJobSpec) -> String {
-    names::digest(&TrainingJobSpec { suspend: false, ..spec.clone() })
+    names::digest(&TrainingJobSpec {
+        suspend: false,
+        ttl_seconds_after_finished: None,
+        ..spec.clone()
+    })
 }
 
 /// The job as something that can be planned, or everything wrong with it.
@@ -161,6 +165,19 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
     }
     if let Some(storage) = &spec.output.checkpoints {
         faults.extend(bucket_faults(storage, backend));
+    }
+    if *backend != Backend::Cluster {
+        let clocks = [
+            ("spec.activeDeadlineSeconds", spec.active_deadline_seconds.is_some()),
+            ("spec.ttlSecondsAfterFinished", spec.ttl_seconds_after_finished.is_some()),
+        ];
+        faults.extend(clocks.into_iter().filter(|(_, set)| *set).map(|(field, _)| {
+            Fault::invalid(
+                field,
+                "a local run has nobody who keeps its time",
+                "remove it; timeout(1) ends a local run as a deadline would",
+            )
+        }));
     }
     if let Some(queue) = queue
         && spec.suspend

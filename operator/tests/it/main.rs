@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+mod argocd;
 mod common;
 mod deployment;
 mod lease;
 mod plans;
+mod sweep;
 mod training_job;

@@ -196,6 +196,25 @@ async fn a_failed_write_at_any_place_changes_nothing_in_the_end() {
 }
 
 #[tokio::test]
+async fn an_ended_job_goes_when_its_time_is_over() {
+    let world = world(|j| {
+        j["spec"]["ttlSecondsAfterFinished"] = 60.into();
+        j["status"] = json!({
+            "completionTime": "2027-01-15T08:00:00Z",
+            "conditions": [{"type": "Failed", "status": "True", "reason": "BadData",
+                            "message": "", "lastTransitionTime": "2027-01-15T08:00:00Z"}],
+        });
+    });
+    world.train("spam").await.unwrap();
+    let early = world.now();
+    let deleted = world.writes();
+    world.pass(61);
+    world.train("spam").await.unwrap();
+    let writes = [deleted, world.writes()].concat();
+    assert_eq!(writes, ["delete trainingjobs/spam"], "begun at {early}");
+}
+
+#[tokio::test]
 async fn a_missing_claim_is_named_and_its_arrival_starts_the_job() {
     let world = world(|_| {});
     world.remove("persistentvolumeclaims/data");

@@ -43,6 +43,7 @@ pub(super) fn job(valid: &ValidJob, parent: &Parent, images: &Images) -> Job {
             parallelism: Some(replicas),
             // Agents restart ranks in place; this counts lost pods.
             backoff_limit: Some(valid.spec.restart_policy.max_restarts),
+            active_deadline_seconds: valid.spec.active_deadline_seconds,
             pod_failure_policy: Some(failure_policy(CONTAINER)),
             // Two pods of one index would write the same checkpoint, so the
             // next one waits until the last one has surely ended.

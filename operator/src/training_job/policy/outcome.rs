@@ -10,6 +10,10 @@ use crate::observed::{JobEnd, JobView, PodView};
 /// separately.
 const RESULT_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
+/// A Job's reason for having run too long.
+const DEADLINE: &str = "DeadlineExceeded";
+const OUT_OF_TIME: &str = "The job ran longer than activeDeadlineSeconds. Its checkpoints stay: create it anew with a longer deadline, more workers or fewer steps";
+
 /// How a job stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -50,6 +54,9 @@ pub fn outcome(
             None if old => Outcome::Succeeded(None),
             None => Outcome::ResultOnItsWay,
         },
+        JobEnd::Failed { reason, .. } if reason == DEADLINE => {
+            Outcome::Failed { reason: reason.clone(), message: OUT_OF_TIME.to_owned(), result }
+        }
         JobEnd::Failed { reason, message, .. } => match (result, last_exit(pods)) {
             (Some(result), _) => Outcome::Failed {
                 reason: result.reason.clone(),
@@ -202,6 +209,17 @@ mod tests {
                 "failed RestartsExhausted: RestartsExhausted happened",
             ),
             ("nothing seen yet", failed.clone(), vec![], 101, "wait"),
+            (
+                "too slow, whatever the workers say",
+                Some(JobEnd::Failed {
+                    reason: "DeadlineExceeded".into(),
+                    message: "Job was active longer than specified deadline".into(),
+                    at: Some(at(100)),
+                }),
+                vec![pod(0, 143, 99, &told(false, "Terminated"))],
+                101,
+                "failed DeadlineExceeded: The job ran longer than activeDeadlineSeconds. Its checkpoints stay: create it anew with a longer deadline, more workers or fewer steps",
+            ),
             (
                 "no words at all",
                 failed,

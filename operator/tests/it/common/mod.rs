@@ -232,6 +232,20 @@ impl World {
         done.map(drop).map_err(|error| error.sentence())
     }
 
+    /// Reconciles a HyperparamSweep once.
+    pub async fn search(&self, name: &str) -> Result<(), String> {
+        let key = ObjectRef::new(name).within("team-a");
+        let sweep = self.cx.caches.sweeps.get(&key).expect("no such sweep");
+        let done = hearth_operator::sweep::reconcile(sweep, self.cx.clone()).await;
+        done.map(drop).map_err(|error| error.sentence())
+    }
+
+    /// The operator starts anew: it knows what is in the cluster, and nothing else.
+    pub fn restart(&self) {
+        self.catch_up();
+        *self.cx.memory.lock().unwrap() = hearth_operator::context::Memory::default();
+    }
+
     /// Reconciles a ModelDeployment once.
     pub async fn deploy(&self, name: &str) -> Result<(), String> {
         let key = ObjectRef::new(name).within("team-a");
