@@ -97,8 +97,8 @@ e2e() {
   stage smoke tests/cluster/smoke.sh
   need images tests/setup/images.sh
   stage demo tests/demo.sh && tail -n 1 "$logs/demo.log"
-  # More than cores: these wait for the cluster most of the time.
   stage kustomize tests/kustomize.sh
+  # More than cores: these wait for the cluster most of the time.
   stage e2e cargo nextest run --release --workspace --test-threads 3 -E 'binary(cluster)'
   if [ -z "$own" ]; then
     trap - EXIT

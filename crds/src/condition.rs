@@ -54,6 +54,16 @@ pub struct Finding {
     pub message: String,
 }
 
+/// A finding.
+pub fn finding(
+    type_: &'static str,
+    status: Truth,
+    reason: &'static str,
+    message: String,
+) -> Finding {
+    Finding { type_, status, reason, message }
+}
+
 /// The three values of a condition's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truth {
@@ -115,9 +125,14 @@ pub fn get<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition
     conditions.iter().find(|c| c.type_ == type_)
 }
 
+/// The condition of this type, if it is `True`.
+pub fn holding<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    get(conditions, type_).filter(|c| c.status == "True")
+}
+
 /// Whether the condition of this type is `True`.
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
-    get(conditions, type_).is_some_and(|c| c.status == "True")
+    holding(conditions, type_).is_some()
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@ use hearth_crds::names::MANAGER;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::runtime::events::{Event, EventType};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::children::{
     ChildId, Kind, Live, LiveChildren, LostPod, NameTaken, Plan, Write, difference,
 };
 use crate::context::{Context, WrittenStatus};
-use crate::error::{ApplyError, CallError};
+use crate::error::{ApplyError, CallError, ReconcileError};
 use crate::observed;
 use crate::seen::Seen;
 
@@ -166,8 +167,9 @@ pub async fn status(
     cx: &Context,
     kind: Kind,
     of: &ObjectReference,
-    status: &Value,
-) -> Result<(), CallError> {
+    status: &impl Serialize,
+) -> Result<(), ReconcileError> {
+    let status = serde_json::to_value(status).unwrap_or_default();
     let (namespace, name) = (of.namespace.as_deref().unwrap_or_default(), of.name.as_deref());
     let (name, uid) = (name.unwrap_or_default(), of.uid.as_deref().unwrap_or_default());
     let body = json!({
@@ -179,14 +181,13 @@ pub async fn status(
     cx.metrics.wrote(kind.as_str(), "status");
     let api = api(cx, namespace, kind);
     let params = PatchParams::apply(MANAGER).force();
-    let written = cx.in_time(api.patch_status(name, &params, &Patch::Apply(&body))).await?;
+    let written = cx
+        .in_time(api.patch_status(name, &params, &Patch::Apply(&body)))
+        .await
+        .map_err(|source| ReconcileError::Status { name: name.to_owned(), source })?;
     cx.remember_status(
         uid,
-        WrittenStatus {
-            version: observed::version(&written.metadata),
-            status: status.clone(),
-            at: cx.clock.now(),
-        },
+        WrittenStatus { version: observed::version(&written.metadata), status, at: cx.clock.now() },
     );
     Ok(())
 }

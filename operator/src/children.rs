@@ -208,8 +208,7 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
             None => writes.push(Write::Create(id, child.manifest())),
             Some(there) if there.owner != owner => return Err(NameTaken(id)),
             Some(there) if there.deleting => {}
-            Some(_) if id.kind == Kind::TrainingJob => {}
-            Some(there) if id.kind == Kind::Job => {
+            Some(there) if matches!(id.kind, Kind::Job | Kind::TrainingJob) => {
                 if let Some(suspend) = plan.suspend
                     && suspend != there.suspended
                 {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::{Api, Client};
+use kube::core::object::HasStatus;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::agent_client::{AgentAnswer, PodClient};
@@ -17,6 +19,7 @@ use crate::cache::Caches;
 use crate::children::{ChildId, Live};
 use crate::error::{CallError, GatherError};
 use crate::metrics::Metrics;
+use crate::observed::version;
 use crate::seen::{Condition, Kind, Seen};
 use crate::settings::Settings;
 
@@ -179,6 +182,18 @@ impl Context {
     /// The status that was written to an object since version `seen` of it.
     pub fn newer_status(&self, uid: &str, seen: u64) -> Option<WrittenStatus> {
         self.memory().statuses.get(uid).filter(|written| written.version > seen).cloned()
+    }
+
+    /// An object's status: as the watch shows it, or as it was written since.
+    pub fn status_of<K>(&self, object: &K) -> K::Status
+    where
+        K: Resource + HasStatus<Status: Clone + Default + DeserializeOwned>,
+    {
+        let uid = object.meta().uid.as_deref().unwrap_or_default();
+        match self.newer_status(uid, version(object.meta())) {
+            Some(written) => serde_json::from_value(written.status).unwrap_or_default(),
+            None => object.status().cloned().unwrap_or_default(),
+        }
     }
 
     /// When this process last wrote an object's status.

@@ -1,6 +1,6 @@
 //! Deadlines, and jobs that go by themselves.
 
-use hearth_tests::cluster::{Namespace, await_value, kubectl, told};
+use hearth_tests::cluster::{Namespace, await_value, told};
 use hearth_tests::jobs;
 
 use crate::support::{PATIENCE, ended, succeeded};
@@ -35,7 +35,6 @@ fn a_job_goes_by_itself_and_its_model_stays() {
     await_value(PATIENCE, || Ok((left("trainingjobs")?, left("jobs")?)), &|n| *n == (1, 1))
         .unwrap();
     assert!(namespace.volume("models").join("brief/model/model.safetensors").exists());
-    let diff = ["-n", &namespace.name, "diff", "-f", "-"];
-    let said = kubectl(&diff, Some(&jobs::training_job("stays", 1, 20, |_| {}))).unwrap();
-    assert_eq!(said.text, "", "an applied job is OutOfSync");
+    let applied = jobs::training_job("stays", 1, 20, |_| {});
+    assert_eq!(namespace.diff(&applied).unwrap(), "", "an applied job is OutOfSync");
 }

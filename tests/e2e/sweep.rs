@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_tests::cluster::{Namespace, condition, kubectl, told};
+use hearth_tests::cluster::{Namespace, condition, told};
 use hearth_tests::jobs;
 use serde_json::{Value, json};
 
@@ -37,11 +37,6 @@ fn ended(namespace: &Namespace, name: &str, trials: i64) -> Value {
         done >= trials && (condition(s, "Succeeded") == "True" || condition(s, "Failed") == "True")
     };
     namespace.wait("hyperparamsweep", name, PATIENCE, over).unwrap()
-}
-
-/// What `kubectl diff` says of a manifest.
-fn differs(namespace: &Namespace, manifest: &str) -> String {
-    kubectl(&["-n", &namespace.name, "diff", "-f", "-"], Some(manifest)).unwrap().text
 }
 
 #[test]
@@ -87,10 +82,10 @@ fn a_sweep_tries_all_names_the_best_goes_on_and_is_served() {
 
     // GitOps: what was applied is what is there.
     for applied in [sweep("grid", 9, |_| {}), serve.to_string()] {
-        assert_eq!(differs(&namespace, &applied), "");
+        assert_eq!(namespace.diff(&applied).unwrap(), "");
     }
     let planted = sweep("grid", 8, |_| {});
-    assert!(differs(&namespace, &planted).contains("max: 8"), "the diff finds nothing");
+    assert!(namespace.diff(&planted).unwrap().contains("max: 8"), "the diff finds nothing");
 }
 
 #[test]

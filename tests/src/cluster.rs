@@ -76,6 +76,11 @@ impl Namespace {
         kubectl_ok(&["-n", &self.name, "apply", "-f", "-"], Some(manifest)).map(drop)
     }
 
+    /// What `kubectl diff` says of a manifest; nothing where it is what is there.
+    pub fn diff(&self, manifest: &str) -> Result<String> {
+        Ok(kubectl(&["-n", &self.name, "diff", "-f", "-"], Some(manifest))?.text)
+    }
+
     /// One object as JSON.
     pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.kubectl(&["get", kind, name, "-o", "json"])?)?)

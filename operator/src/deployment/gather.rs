@@ -102,9 +102,7 @@ fn model_of_sweep(cx: &Context, valid: &ValidDeployment, name: &str) -> Model {
         return missing("MissingSweep", message, false);
     };
     let status = sweep.status.clone().unwrap_or_default();
-    if let Some(failed) = condition::get(&status.conditions, condition::sweep::FAILED)
-        && failed.status == "True"
-    {
+    if let Some(failed) = condition::holding(&status.conditions, condition::sweep::FAILED) {
         let message = format!("HyperparamSweep {name} failed: {}", failed.message);
         return missing("SweepFailed", message, true);
     }
@@ -134,9 +132,7 @@ fn model_of_job(cx: &Context, valid: &ValidDeployment, name: &str) -> Model {
         return missing("MissingTrainingJob", message, false);
     };
     let status = job.status.clone().unwrap_or_default();
-    if let Some(failed) = condition::get(&status.conditions, condition::training_job::FAILED)
-        && failed.status == "True"
-    {
+    if let Some(failed) = condition::holding(&status.conditions, condition::training_job::FAILED) {
         let message = format!("TrainingJob {name} failed and left no model: {}", failed.message);
         return missing("TrainingFailed", message, true);
     }

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use hearth_crds::condition::{self, Finding, Truth, model_deployment as types};
+use hearth_crds::condition::{self, Finding, Truth, finding, model_deployment as types};
 use hearth_crds::model_deployment::{ModelDeployment, ModelDeploymentStatus, RevisionStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::Resource;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
-use kube::{Resource, ResourceExt};
 
 use super::observed::Observed;
 use super::policy::{Decision, Stage};
@@ -21,7 +21,6 @@ use crate::apply::{self, Notice};
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::fault::{Fault, SpecFaults};
-use crate::observed::version;
 use crate::seen::Kind;
 
 /// Time until a deployment is looked at again though nothing happened to it.
@@ -43,30 +42,14 @@ pub async fn publish(
     deployment: &ModelDeployment,
     verdict: Verdict<'_>,
 ) -> Result<Action, ReconcileError> {
-    let (uid, now) = (deployment.uid().unwrap_or_default(), cx.clock.now());
-    let before: ModelDeploymentStatus = match cx.newer_status(&uid, version(deployment.meta())) {
-        Some(written) => serde_json::from_value(written.status).unwrap_or_default(),
-        None => deployment.status.clone().unwrap_or_default(),
-    };
-    let after = next_status(deployment, &before, &verdict, now);
+    let before = cx.status_of(deployment);
+    let after = next_status(deployment, &before, &verdict, cx.clock.now());
     if after != before {
         let about = deployment.object_ref(&());
-        write(cx, &about, &after).await?;
+        apply::status(cx, Kind::ModelDeployment, &about, &after).await?;
         apply::notify(cx, &about, "Deploy", &notices(&before, &after)).await;
     }
     Ok(look_again(&verdict))
-}
-
-async fn write(
-    cx: &Context,
-    about: &ObjectReference,
-    status: &ModelDeploymentStatus,
-) -> Result<(), ReconcileError> {
-    let value = serde_json::to_value(status).unwrap_or_default();
-    let name = || about.name.clone().unwrap_or_default();
-    apply::status(cx, Kind::ModelDeployment, about, &value)
-        .await
-        .map_err(|source| ReconcileError::Status { name: name(), source })
 }
 
 /// Tells the user of a refusal by the cluster, and hands the error on so that
@@ -111,7 +94,7 @@ pub async fn unreadable(cx: &Context, object: &InvalidObject) -> Result<Action, 
         ..before.clone()
     };
     if after != before {
-        write(cx, &about, &after).await?;
+        apply::status(cx, Kind::ModelDeployment, &about, &after).await?;
     }
     Ok(Action::await_change())
 }
@@ -276,8 +259,7 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
     if let Some(revision) = stable(after).filter(|new| Some(new) != stable(before).as_ref()) {
         say(false, "TrafficSwitched", format!("All traffic goes to revision {revision}."));
     }
-    let degraded =
-        condition::get(&after.conditions, types::DEGRADED).filter(|c| c.status == "True");
+    let degraded = condition::holding(&after.conditions, types::DEGRADED);
     let then = condition::get(&before.conditions, types::DEGRADED);
     if let Some(now) = degraded
         && then.is_none_or(|then| then.status != now.status || then.reason != now.reason)
@@ -303,8 +285,4 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
             Action::requeue(RESYNC)
         }
     }
-}
-
-fn finding(type_: &'static str, status: Truth, reason: &'static str, message: String) -> Finding {
-    Finding { type_, status, reason, message }
 }

@@ -40,7 +40,7 @@ pub enum End {
 pub fn decide(valid: &ValidSweep, seen: &Observed) -> Decision {
     let mut run = Run { valid, trials: with_gaps(valid, &seen.trials), start: Vec::new() };
     let limits = &valid.spec.trials;
-    let exhausted = !seen.catching_up && run.fill(limits.parallel, limits.max, limits.max_failed);
+    let exhausted = !seen.catching_up && run.fill();
     let counts = run.counts();
     let best = best(&run.trials, valid.spec.objective.goal);
     let last_failure = run.trials.iter().rev().find_map(|trial| match &trial.state {
@@ -66,16 +66,15 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Starts what may start; whether the space has no further point.
-    fn fill(&mut self, parallel: i32, max: i32, max_failed: i32) -> bool {
+    fn fill(&mut self) -> bool {
+        if !self.may_start() {
+            return false;
+        }
+        let seed = self.valid.spec.algorithm.seed.unsigned_abs();
         let mut history: Vec<search::Trial> =
             self.trials.iter().map(|trial| self.remembered(trial)).collect();
-        loop {
-            let counts = self.counts();
+        while self.may_start() {
             let number = self.trials.len();
-            if counts.running >= parallel || number >= size(max) || counts.failed > max_failed {
-                return false;
-            }
-            let seed = self.valid.spec.algorithm.seed.unsigned_abs();
             let next = search::next(&self.valid.space, self.valid.method, seed, &history);
             let Some(point) = next else { return true };
             let state = match trial::job(self.valid, number, &point) {
@@ -89,6 +88,14 @@ impl Run<'_> {
             history.push(self.remembered(&trial));
             self.trials.push(trial);
         }
+        false
+    }
+
+    fn may_start(&self) -> bool {
+        let (counts, limits) = (self.counts(), &self.valid.spec.trials);
+        counts.running < limits.parallel
+            && self.trials.len() < size(limits.max)
+            && counts.failed <= limits.max_failed
     }
 
     fn remembered(&self, trial: &Trial) -> search::Trial {

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use hearth_crds::condition::{self, Finding, Truth, sweep as types};
+use hearth_crds::condition::{self, Finding, Truth, finding, sweep as types};
 use hearth_crds::hyperparam_sweep::{BestTrial, HyperparamSweep, HyperparamSweepStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::Resource;
 use kube::runtime::controller::Action;
-use kube::{Resource, ResourceExt};
 
 use super::policy::{Decision, End};
 use super::validate::{ValidSweep, spec_hash};
@@ -18,7 +18,6 @@ use crate::apply::{self, Notice};
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::fault::SpecFaults;
-use crate::observed::version;
 use crate::seen::Kind;
 
 /// Time until a sweep is looked at again though nothing happened to it.
@@ -42,18 +41,11 @@ pub async fn publish(
     sweep: &HyperparamSweep,
     verdict: Verdict<'_>,
 ) -> Result<Action, ReconcileError> {
-    let uid = sweep.uid().unwrap_or_default();
-    let before: HyperparamSweepStatus = match cx.newer_status(&uid, version(sweep.meta())) {
-        Some(written) => serde_json::from_value(written.status).unwrap_or_default(),
-        None => sweep.status.clone().unwrap_or_default(),
-    };
+    let before = cx.status_of(sweep);
     let after = next_status(sweep, &before, &verdict, cx.clock.now());
     if after != before {
         let about = sweep.object_ref(&());
-        let value = serde_json::to_value(&after).unwrap_or_default();
-        apply::status(cx, Kind::HyperparamSweep, &about, &value)
-            .await
-            .map_err(|source| ReconcileError::Status { name: sweep.name_any(), source })?;
+        apply::status(cx, Kind::HyperparamSweep, &about, &after).await?;
         apply::notify(cx, &about, "Search", &notices(&before, &after, &verdict)).await;
     }
     Ok(match verdict {
@@ -194,9 +186,6 @@ fn notices(
     verdict: &Verdict<'_>,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
-    let holds = |status: &HyperparamSweepStatus, type_| {
-        condition::get(&status.conditions, type_).cloned().filter(|found| found.status == "True")
-    };
     let failed = |status: &HyperparamSweepStatus| status.trials.as_ref().map_or(0, |t| t.failed);
     if let Verdict::Standing(valid, decision) = verdict
         && failed(after) > failed(before)
@@ -206,8 +195,9 @@ fn notices(
         notices.push(Notice { warning: true, reason: "TrialFailed", note });
     }
     for (type_, warning) in [(types::SUCCEEDED, false), (types::FAILED, true)] {
-        if let (None, Some(now)) = (holds(before, type_), holds(after, type_)) {
-            notices.push(Notice { warning, reason: type_, note: now.message });
+        let holds = |status| condition::holding(status, type_);
+        if let (None, Some(now)) = (holds(&before.conditions), holds(&after.conditions)) {
+            notices.push(Notice { warning, reason: type_, note: now.message.clone() });
         }
     }
     let refused = |status: &HyperparamSweepStatus| {
@@ -219,8 +209,4 @@ fn notices(
         notices.push(Notice { warning: true, reason: "NotAccepted", note });
     }
     notices
-}
-
-fn finding(type_: &'static str, status: Truth, reason: &'static str, message: String) -> Finding {
-    Finding { type_, status, reason, message }
 }

@@ -98,11 +98,11 @@ fn coordinate(domain: &Domain, value: &Value) -> Option<Coordinate> {
 
 fn state(job: &TrainingJob, metric: Metric) -> State {
     let status = job.status.clone().unwrap_or_default();
-    let of = |type_| condition::get(&status.conditions, type_);
-    if let Some(failed) = of(types::FAILED).filter(|found| found.status == "True") {
+    if let Some(failed) = condition::holding(&status.conditions, types::FAILED) {
         return State::Failed(failed.message.clone());
     }
-    if let Some(refused) = of(types::ACCEPTED).filter(|found| found.status == "False") {
+    let accepted = condition::get(&status.conditions, types::ACCEPTED);
+    if let Some(refused) = accepted.filter(|found| found.status == "False") {
         return State::Failed(refused.message.clone());
     }
     if !condition::is_true(&status.conditions, types::SUCCEEDED) {

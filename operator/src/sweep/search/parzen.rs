@@ -183,8 +183,7 @@ impl Kernel {
                 let below = |place: f64| normal_below((place - mean) / deviation);
                 let inside = (below(high) - below(low)).ln();
                 if range.integer {
-                    let scale = |number: f64| if range.log { number.ln() } else { number };
-                    return (below(scale(number + 0.5)) - below(scale(number - 0.5)))
+                    return (below(range.scaled(number + 0.5)) - below(range.scaled(number - 0.5)))
                         .max(f64::MIN_POSITIVE)
                         .ln()
                         - inside;

@@ -142,8 +142,7 @@ impl Range {
     /// of one around it.
     pub fn ends(&self) -> (f64, f64) {
         let half = if self.integer { 0.5 } else { 0.0 };
-        let scale = |number: f64| if self.log { number.ln() } else { number };
-        (scale(self.min - half), scale(self.max + half))
+        (self.scaled(self.min - half), self.scaled(self.max + half))
     }
 
     /// A number on that scale.

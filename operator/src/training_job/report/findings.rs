@@ -1,6 +1,6 @@
 //! The state and the conditions at each stage. Pure.
 
-use hearth_crds::condition::{Finding, Truth, training_job as types};
+use hearth_crds::condition::{Finding, Truth, finding, training_job as types};
 use hearth_crds::training_job::TrainingJobStatus;
 use hearth_crds::worker_config::{WorkerNote, WorkerState, WorkerStatus};
 
@@ -176,15 +176,6 @@ pub(super) fn valid() -> Finding {
 
 pub(super) fn accepted(status: Truth, reason: &'static str, message: String) -> Finding {
     finding(types::ACCEPTED, status, reason, message)
-}
-
-pub(super) fn finding(
-    type_: &'static str,
-    status: Truth,
-    reason: &'static str,
-    message: String,
-) -> Finding {
-    Finding { type_, status, reason, message }
 }
 
 /// A worker's reason as one of a closed set: what programs may match on.

@@ -6,7 +6,7 @@ mod figures;
 mod findings;
 mod notices;
 
-use hearth_crds::condition::{self, Truth, training_job as types};
+use hearth_crds::condition::{self, Truth, finding, training_job as types};
 use hearth_crds::training_job::{ModelStatus, TrainingJob, TrainingJobStatus, TrainingProgress};
 use hearth_crds::worker_config::WorkerStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -20,14 +20,14 @@ use crate::apply;
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::fault::SpecFaults;
-use crate::observed::{JobView, Phase, version};
+use crate::observed::{JobView, Phase};
 use crate::seen::Kind;
 use crate::training_job::gather::Observed;
 use crate::training_job::plan::config::model_uri;
 use crate::training_job::policy::{Outcome, Stage};
 use crate::training_job::validate::{ValidJob, spec_hash};
 use figures::{count, for_people, rfc3339};
-use findings::{accepted, finding, findings_of, valid};
+use findings::{accepted, findings_of, valid};
 pub use notices::notices;
 
 /// Least time between two writes that change figures only.
@@ -52,11 +52,7 @@ pub async fn publish(
     verdict: Verdict<'_>,
 ) -> Result<Action, ReconcileError> {
     let (uid, now) = (job.uid().unwrap_or_default(), cx.clock.now());
-    let written = cx.newer_status(&uid, version(job.meta()));
-    let before: TrainingJobStatus = match written {
-        Some(written) => serde_json::from_value(written.status).unwrap_or_default(),
-        None => job.status.clone().unwrap_or_default(),
-    };
+    let before = cx.status_of(job);
     let after = next_status(job, &before, &verdict, now);
     let wait = look_again(&verdict);
     if after == before {
@@ -68,10 +64,7 @@ pub async fn publish(
         return Ok(wait);
     }
     let about = job.object_ref(&());
-    let value = serde_json::to_value(&after).unwrap_or_default();
-    apply::status(cx, Kind::TrainingJob, &about, &value)
-        .await
-        .map_err(|source| ReconcileError::Status { name: job.name_any(), source })?;
+    apply::status(cx, Kind::TrainingJob, &about, &after).await?;
     apply::notify(cx, &about, "Train", &notices(&before, &after, &verdict)).await;
     Ok(wait)
 }
@@ -118,10 +111,7 @@ pub async fn unreadable(cx: &Context, object: &InvalidObject) -> Result<Action, 
     after.conditions =
         condition::merge(&before.conditions, &[finding], generation, &Time(cx.clock.now()));
     if after != before {
-        let value = serde_json::to_value(&after).unwrap_or_default();
-        apply::status(cx, Kind::TrainingJob, &about, &value).await.map_err(|source| {
-            ReconcileError::Status { name: about.name.clone().unwrap_or_default(), source }
-        })?;
+        apply::status(cx, Kind::TrainingJob, &about, &after).await?;
     }
     Ok(Action::await_change())
 }
