@@ -164,11 +164,18 @@ impl Ended {
 
     /// Reason and message of rank 0's failure.
     pub(crate) fn failure(&self) -> (String, String) {
-        let failures = self.of_rank_0(|event| match event {
-            RankEvent::Failed { reason, message, .. } => Some((reason.clone(), message.clone())),
+        self.failure_of(0)
+    }
+
+    /// Reason and message of a rank's failure.
+    pub(crate) fn failure_of(&self, rank: usize) -> (String, String) {
+        let failure = self.events.iter().find_map(|(of, event)| match event {
+            RankEvent::Failed { reason, message, .. } if *of == rank => {
+                Some((reason.clone(), message.clone()))
+            }
             _ => None,
         });
-        failures.into_iter().next().unwrap_or_else(|| panic!("no failure\n{}", self.log))
+        failure.unwrap_or_else(|| panic!("no failure of rank {rank}\n{}", self.log))
     }
 
     /// What `pick` takes of rank 0's events.

@@ -164,13 +164,11 @@ fn what_cannot_be_split_is_refused_with_the_reason() {
     let fixture = language_model("llama-tied-biased");
     let refused = |output: &str, ways: Ways| {
         let ended = Gang::run(&config(&fixture, output, ways, |_| ()), ways.ranks);
-        assert!(
-            ended.codes.iter().all(|code| *code == Some(64)),
-            "{:?}\n{}",
-            ended.codes,
-            ended.log
-        );
-        ended.failure().1
+        // A rank that is slow to join finds the first to refuse gone.
+        let refuser = ended.codes.iter().position(|code| *code == Some(64));
+        let refuser = refuser.unwrap_or_else(|| panic!("{:?}\n{}", ended.codes, ended.log));
+        assert!(ended.codes.iter().all(|code| *code != Some(0)), "{:?}", ended.codes);
+        ended.failure_of(refuser).1
     };
     for (output, ways, named) in [
         ("tied", Ways { pipeline: 2, ranks: 2, ..ALONE }, "tie_word_embeddings"),
