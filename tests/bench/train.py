@@ -37,6 +37,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "parity"))
 import hearth  # noqa: E402
 import tiny  # noqa: E402
+from report import row, write  # noqa: E402
 
 # The issue's goals: ratios of Hearth to its peer.
 SPEED, START, MEMORY = 1.2, 0.2, 0.7
@@ -194,25 +195,6 @@ def both(worker, reference, work, job, shape, runs):
     return ours, theirs
 
 
-def machine():
-    models = [line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = models[0].split(":", 1)[1].strip() if models else "unknown processor"
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def row(name, unit, better, goal, ours, theirs, peer):
-    """A row of the report, from lists of figures, one a run."""
-    own = statistics.median(ours)
-    other = statistics.median(theirs) if theirs else None
-    return {
-        "name": name, "unit": unit, "better": better, "goal": goal if theirs else None,
-        "hearth": own, "hearth_min": min(ours), "hearth_max": max(ours),
-        "peer": other, "peer_name": peer if theirs else None,
-        "peer_min": min(theirs) if theirs else None, "peer_max": max(theirs) if theirs else None,
-        "ratio": own / other if theirs else own,
-    }
-
-
 def speed_rows(work, shape, ours, theirs):
     processes = shape[0]
     name = f"{work.name}, {processes} rank{'s' if processes > 1 else ''}"
@@ -237,19 +219,6 @@ def stall_row(work, ours, theirs):
         return [1e3 * statistics.median(run.stalls) for run in runs]
 
     return row(f"stall of a checkpoint, {work.name}, 1 rank", "ms", "lower", None, stalls(ours), stalls(theirs), work.peer)
-
-
-def print_table(rows):
-    print(f"{'':72} {'Hearth':>10} {'min - max':>19} {'peer':>10} {'min - max':>19} {'ratio':>6} {'goal':>5}")
-    for found in rows:
-        peer, spread, ratio = "-", "-", "-"
-        if found["peer"] is not None:
-            peer, ratio = f"{found['peer']:.1f}", f"{found['ratio']:.2f}"
-            spread = f"{found['peer_min']:.1f} - {found['peer_max']:.1f}"
-        goal = "-" if found["goal"] is None else f"{found['goal']:.1f}"
-        own = f"{found['hearth_min']:.1f} - {found['hearth_max']:.1f}"
-        name = f"{found['name']} ({found['unit']}, {found['better']} is better)"
-        print(f"{name:72.72} {found['hearth']:10.1f} {own:>19} {peer:>10} {spread:>19} {ratio:>6} {goal:>5}")
 
 
 def inputs(given, worker, scratch):
@@ -292,9 +261,7 @@ def main():
                 report.append(stall_row(work, *both(worker, reference, work, job, ALONE, runs)))
 
     in_folder(measure)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"machine": machine(), "rows": report}, indent=2) + "\n")
-    print_table(report)
+    write(given.out, report)
 
 
 if __name__ == "__main__":
