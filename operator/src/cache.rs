@@ -10,6 +10,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::children::{ANNOTATION_PARENT, ChildId, Kind, Live, LiveChildren};
 use crate::observed::{JobView, PodView, controller, live, live_metadata, owner};
+use crate::pod_index::PodIndex;
 use crate::seen::Seen;
 
 /// A TrainingJob, or what is known of one that cannot be read.
@@ -30,6 +31,8 @@ pub struct Caches {
     pub model_deployments: Store<GuardedDeployment>,
     /// Hearth's objects of Kubernetes' own kinds, and all claims.
     pub seen: BTreeMap<Kind, Store<Seen>>,
+    /// Whose the pods among them are.
+    pub pods: PodIndex,
 }
 
 impl Caches {
@@ -62,20 +65,19 @@ impl Caches {
         name: &str,
         component: &str,
     ) -> Vec<(BTreeMap<String, String>, PodView)> {
+        let find = |pod: &str| self.get(Kind::Pod, namespace, pod);
         let wanted = [
             (names::LABEL_KIND, kind.to_lowercase()),
-            (names::LABEL_NAME, names::child(name, "")),
             (names::LABEL_COMPONENT, component.to_owned()),
         ];
-        let found = self.filter(Kind::Pod, |pod| {
-            pod.metadata.namespace.as_deref() == Some(namespace)
-                && wanted.iter().all(|(key, value)| pod.labels().get(*key) == Some(value))
-                && pod.annotations().get(ANNOTATION_PARENT).is_none_or(|parent| parent == name)
-        });
-        let mut pods: Vec<_> =
-            found.iter().map(|pod| (pod.labels().clone(), PodView::of(pod))).collect();
-        pods.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
-        pods
+        let pods = self.pods.pods(namespace, &names::child(name, ""), find);
+        pods.iter()
+            .filter(|pod| {
+                wanted.iter().all(|(key, value)| pod.labels().get(*key) == Some(value))
+                    && pod.annotations().get(ANNOTATION_PARENT).is_none_or(|parent| parent == name)
+            })
+            .map(|pod| (pod.labels().clone(), PodView::of(pod)))
+            .collect()
     }
 
     /// The child of this kind and name, whoever owns it.

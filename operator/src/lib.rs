@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod network;
 pub mod observed;
 pub mod plan_check;
+pub mod pod_index;
 pub mod pods;
 // Holds kube's watches and controllers: most of what compiles, and nothing for unit tests.
 #[cfg(not(test))]

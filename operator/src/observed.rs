@@ -21,6 +21,8 @@ pub struct JobView {
     pub suspended: bool,
     /// Hash of the TrainingJob's spec that it was started with.
     pub spec_hash: Option<String>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
     /// Pods that have not ended.
     pub active: i32,
     /// How it ended, if it did.
@@ -74,6 +76,7 @@ impl JobView {
             uid: job.uid().unwrap_or_default(),
             suspended: job.spec.suspend.unwrap_or(false),
             spec_hash: job.annotations().get(ANNOTATION_SPEC_HASH).cloned(),
+            created: job.creation_timestamp().map(|time| time.0),
             active: job.status.active.unwrap_or(0),
             ended,
         }

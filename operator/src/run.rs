@@ -26,6 +26,7 @@ use crate::error::{ReconcileError, retry_after};
 use crate::http::Probes;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
+use crate::pod_index::PodIndex;
 use crate::seen::{Kind, Seen};
 use crate::watch::{WatchHealth, Watching};
 use crate::{agent_client, deployment, http, sweep, training_job};
@@ -264,16 +265,19 @@ fn watch_all(
         };
         (kind, watching.start(kind, (api, kind), labels, touched))
     };
+    let pods = PodIndex::default();
     let mut seen: BTreeMap<Kind, Store<Seen>> = Kind::CHILDREN
         .into_iter()
         .chain([Kind::Pod])
         .map(|kind| {
-            let parents = parents.clone();
-            watch(
-                kind,
-                Some(&ours),
-                Box::new(move |object: &Seen| parents.of_child(&object.metadata)),
-            )
+            let (parents, index) = (parents.clone(), pods.clone());
+            let touched = move |object: &Seen| {
+                if kind == Kind::Pod {
+                    index.saw(object);
+                }
+                parents.of_child(&object.metadata);
+            };
+            watch(kind, Some(&ours), Box::new(touched))
         })
         .collect();
     let to_parents = parents.clone();
@@ -286,7 +290,7 @@ fn watch_all(
             to_parents.waiting_in(namespace, &claim_jobs, &claim_deployments);
         }),
     )]);
-    Caches { training_jobs, sweeps, model_deployments, seen }
+    Caches { training_jobs, sweeps, model_deployments, seen, pods }
 }
 
 /// The controllers that a change may concern.

@@ -6,7 +6,8 @@
 #   tests/bench/operator.sh
 #   tests/bench/operator.sh --smoke      Hearth and the floor, half a minute: does it work?
 #
-# HEARTH_BENCH_JOBS (100,1000), HEARTH_BENCH_RUNS (3) and HEARTH_BENCH_WORKERS (2, of a job).
+# HEARTH_BENCH_JOBS (100,1000), HEARTH_BENCH_RUNS (3) and HEARTH_BENCH_WORKERS (2, of a job);
+# HEARTH_BENCH_ALONE: more sizes, at which Hearth alone runs, once.
 # HEARTH_OPERATOR and HEARTH_LOAD name binaries to measure and to measure with; without them,
 # this checkout's are built.
 set -euo pipefail
@@ -27,4 +28,5 @@ if [[ ${1:-} == --smoke ]]; then
 fi
 peers=$(tests/setup/peers.sh)
 exec python3 tests/bench/scale.py "${common[@]}" --peers "$peers" --jobs "${HEARTH_BENCH_JOBS:-100,1000}" \
+  --alone "${HEARTH_BENCH_ALONE:-}" \
   --runs "${HEARTH_BENCH_RUNS:-3}" --workers "${HEARTH_BENCH_WORKERS:-2}" --out target/bench/operator.json "$@"

@@ -1,7 +1,7 @@
 """Many training jobs at once: Hearth, Kubeflow Trainer with JobSet, and the floor, in turn.
 
     python3 scale.py --operator BINARY --load BINARY --kube BINARY --peers FOLDER --out FILE
-                     [--jobs 100,1000] [--runs 3] [--workers 2]
+                     [--jobs 100,1000] [--alone 5000] [--runs 3] [--workers 2]
     python3 scale.py --smoke --operator BINARY --load BINARY --kube BINARY --out FILE
 
 Each run has a control plane of its own (plane.py): no nodes, so that pods stay Pending. A client
@@ -92,7 +92,7 @@ class Bench:
             processes = subject.start(plane)
             # The API server's first request of a kind takes up to seconds.
             self.load(plane, subject, dataclasses.replace(shape, jobs=WARM_UP, rate=None), replay, "warm")
-            Audit(plane).settle()
+            Audit(plane).settle(quiet=2)
             audit, before = Audit(plane), sum(process.cpu_seconds() for process in processes)
             seen = self.load(plane, subject, shape, replay)
             figures = Figures(shape.jobs / seen["seconds"], seen["p50"], seen["p99"])
@@ -164,13 +164,14 @@ def flat_row(few, many, by_jobs):
 
 
 def measure_all(given, bench):
-    subjects = [Hearth(given.operator)]
-    subjects += [] if given.smoke else [Trainer(given.peers)]
+    hearth, floor = Hearth(given.operator), Floor(given.operator)
+    pair = [hearth] if given.smoke else [hearth, Trainer(given.peers)]
     rows, cost, peaks = [], {}, []
-    for jobs in given.jobs:
+    for jobs in (*given.jobs, *given.alone):
+        subjects, runs = ([hearth], 1) if jobs in given.alone else ([*pair, floor], given.runs)
         for mode in SPEED:
             shape = Shape(jobs, mode, given.workers)
-            found = in_turn(bench, [*subjects, Floor(given.operator)], shape, given.runs)
+            found = in_turn(bench, subjects, shape, runs)
             rows += rows_of(shape, found)
             peaks += [run.memory for run in found["hearth"]]
             if mode == "pods":
@@ -179,7 +180,7 @@ def measure_all(given, bench):
         rows.append(flat_row(min(cost), max(cost), cost))
     rows.append(absolute("peak memory, all of the above", "MiB", MEMORY_MIB, [max(peaks)]))
     if not given.smoke:
-        rows += paced_rows(given, bench, subjects)
+        rows += paced_rows(given, bench, pair)
     return rows
 
 
@@ -191,12 +192,17 @@ def paced_rows(given, bench, subjects):
     return [dict(row(title, "s", "lower", None, ours, theirs, PEER), goal=WAIT)]
 
 
+def sizes(text):
+    return [int(part) for part in text.split(",") if part]
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("operator", "load", "kube", "out"):
         arguments.add_argument(f"--{name}", type=pathlib.Path, required=True)
     arguments.add_argument("--peers", type=pathlib.Path)
-    arguments.add_argument("--jobs", type=lambda text: [int(part) for part in text.split(",")], default=[100, 1000])
+    arguments.add_argument("--jobs", type=sizes, default=[100, 1000])
+    arguments.add_argument("--alone", type=sizes, default=[], help="sizes at which Hearth alone runs, once")
     arguments.add_argument("--runs", type=int, default=3)
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--smoke", action="store_true")

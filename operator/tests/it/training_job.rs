@@ -258,11 +258,22 @@ async fn suspend_goes_to_the_job_by_its_own_manager_and_back() {
     world.train("spam").await.unwrap();
     assert_eq!(world.get("jobs/spam-train")["spec"]["suspend"], true);
     assert_eq!(world.condition(JOB, "Admitted"), "False Suspended");
-    world.writes();
+    assert_eq!(world.writes(), ["apply jobs/spam-train", "status trainingjobs/spam"]);
     world.change(JOB, |j| j["spec"]["suspend"] = false.into());
     world.train("spam").await.unwrap();
     assert_eq!(world.get("jobs/spam-train")["spec"]["suspend"], false);
-    assert_eq!(world.writes(), ["apply jobs/spam-train", "status trainingjobs/spam"]);
+    // What pods need comes before what lets them run.
+    assert_eq!(
+        world.writes(),
+        [
+            "apply configmaps/spam-train",
+            "apply services/spam-train",
+            "apply networkpolicies/spam-train",
+            "apply poddisruptionbudgets/spam-train",
+            "apply jobs/spam-train",
+            "status trainingjobs/spam"
+        ]
+    );
 }
 
 #[tokio::test]

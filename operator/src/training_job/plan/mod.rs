@@ -15,6 +15,8 @@ use crate::settings::Settings;
 use crate::training_job::validate::ValidJob;
 
 /// The objects of a job. `suspend` is absent in a queue: Kueue owns the field.
+///
+/// While its user holds a job back, it has no pods, and nothing that pods need is made.
 pub fn build(valid: &ValidJob, settings: &Settings) -> Plan {
     let parent = Parent {
         kind: "TrainingJob",
@@ -22,16 +24,25 @@ pub fn build(valid: &ValidJob, settings: &Settings) -> Plan {
         name: valid.name.clone(),
         uid: valid.uid.clone(),
     };
+    let suspend = valid.queue.is_none().then_some(valid.spec.suspend);
+    let mut children = match suspend {
+        Some(true) => Vec::new(),
+        Some(false) | None => around_pods(valid, &parent, settings),
+    };
+    children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images))));
+    Plan { children, suspend, ..Plan::default() }
+}
+
+/// What the pods need, in the order of writing.
+fn around_pods(valid: &ValidJob, parent: &Parent, settings: &Settings) -> Vec<Child> {
     let mut children = vec![
-        Child::ConfigMap(surroundings::config_map(valid, &parent)),
-        Child::Service(Box::new(surroundings::service(valid, &parent))),
-        Child::NetworkPolicy(surroundings::network_policy(valid, &parent, settings)),
+        Child::ConfigMap(surroundings::config_map(valid, parent)),
+        Child::Service(Box::new(surroundings::service(valid, parent))),
+        Child::NetworkPolicy(surroundings::network_policy(valid, parent, settings)),
     ];
     // One pod cannot be drained a part at a time.
     if valid.spec.workers.replicas > 1 {
-        children.push(Child::PodDisruptionBudget(surroundings::budget(valid, &parent)));
+        children.push(Child::PodDisruptionBudget(surroundings::budget(valid, parent)));
     }
-    children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images))));
-    let suspend = valid.queue.is_none().then_some(valid.spec.suspend);
-    Plan { children, suspend, ..Plan::default() }
+    children
 }

@@ -5,12 +5,14 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::outcome::{Outcome, outcome};
 use crate::agent_client::AgentAnswer;
-use crate::observed::{Phase, PodView};
+use crate::observed::{JobView, Phase, PodView};
 use crate::training_job::gather::Observed;
 use crate::training_job::validate::ValidJob;
 
 /// How long a worker may run before its silence is worth a word.
 const SILENCE: SignedDuration = SignedDuration::from_secs(30);
+/// How long a Job may be without its pods before that is worth a word.
+const WITHOUT_PODS: SignedDuration = SignedDuration::from_secs(5);
 
 /// Where a job stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +51,7 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
         } else if valid.spec.suspend {
             Stage::Suspended
         } else {
-            starting(valid, seen)
+            starting(valid, seen, now)
         };
     };
     let polled = match &seen.agent {
@@ -79,7 +81,7 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
         AgentAnswer::Silent(_) | AgentAnswer::NotAsked if seen.pods.iter().any(is_done) => {
             Stage::Between
         }
-        AgentAnswer::Silent(_) | AgentAnswer::NotAsked => starting(valid, seen),
+        AgentAnswer::Silent(_) | AgentAnswer::NotAsked => starting(valid, seen, now),
     }
 }
 
@@ -115,7 +117,7 @@ fn replicas(valid: &ValidJob) -> usize {
 }
 
 /// What the pods are waiting for; the first thing that a person can change.
-fn starting(valid: &ValidJob, seen: &Observed) -> Stage {
+fn starting(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
     let wanted = replicas(valid);
     let stuck = |pod: &PodView| {
         let (reason, message) = pod.waiting.clone()?;
@@ -134,7 +136,8 @@ fn starting(valid: &ValidJob, seen: &Observed) -> Stage {
     }
     let there = live_pods(seen).count();
     let running = live_pods(seen).filter(|pod| pod.phase == Phase::Running).count();
-    let message = if there < wanted && seen.job.is_some() {
+    let late = |job: &JobView| job.created.is_none_or(|at| now.duration_since(at) >= WITHOUT_PODS);
+    let message = if there < wanted && seen.job.as_ref().is_some_and(late) {
         format!(
             "{there} of {wanted} worker pods are there; `kubectl describe job {}` tells of any that are refused",
             valid.child_name()

@@ -205,11 +205,12 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
     match verdict {
         Verdict::Refused(_) => Action::await_change(),
         Verdict::Trouble(_) => Action::requeue(RESYNC),
-        Verdict::Stage(_, seen, stage) => match stage {
+        Verdict::Stage(valid, seen, stage) => match stage {
             _ if !seen.silent_nodes.is_empty() || has_overdue_pod(seen) => seconds(5),
             Stage::MissingClaims(_) => seconds(30),
             Stage::Running(_) | Stage::Silent(_) => seconds(5),
             Stage::Starting { .. } if first_runs(seen) => seconds(2),
+            Stage::Starting { .. } if lacks_pods(valid, seen) => seconds(5),
             Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => Action::await_change(),
             Stage::Between | Stage::Ended(_) => seconds(2),
             Stage::Starting { .. } | Stage::SpecChanged | Stage::Suspended | Stage::Queued(_) => {
@@ -221,6 +222,10 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
 
 fn first_runs(seen: &Observed) -> bool {
     seen.pods.iter().any(|pod| pod.index == Some(0) && pod.phase == Phase::Running)
+}
+
+fn lacks_pods(valid: &ValidJob, seen: &Observed) -> bool {
+    usize::try_from(valid.spec.workers.replicas).is_ok_and(|wanted| seen.pods.len() < wanted)
 }
 
 fn has_overdue_pod(seen: &Observed) -> bool {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use hearth_operator::cache::{Caches, GuardedDeployment, GuardedJob, GuardedSweep};
 use hearth_operator::context::{Clock, Context};
+use hearth_operator::pod_index::PodIndex;
 use hearth_operator::pods::Images;
 use hearth_operator::seen::{Kind, Seen};
 use hearth_operator::settings::Settings;
@@ -54,6 +55,7 @@ struct Writers {
     sweeps: Writer<GuardedSweep>,
     model_deployments: Writer<GuardedDeployment>,
     seen: BTreeMap<Kind, Writer<Seen>>,
+    pods: PodIndex,
 }
 
 impl Writers {
@@ -64,6 +66,7 @@ impl Writers {
             sweeps: Writer::default(),
             model_deployments: Writer::default(),
             seen: watched.map(|kind| (kind, Writer::new(kind))).collect(),
+            pods: PodIndex::default(),
         }
     }
 
@@ -74,6 +77,7 @@ impl Writers {
             sweeps: self.sweeps.as_reader(),
             model_deployments: self.model_deployments.as_reader(),
             seen: seen.collect(),
+            pods: self.pods.clone(),
         }
     }
 
@@ -83,6 +87,9 @@ impl Writers {
             "hyperparamsweeps" => show(&mut self.sweeps, object, gone),
             "modeldeployments" => show(&mut self.model_deployments, object, gone),
             _ => {
+                if plural == "pods" {
+                    self.pods.saw(&serde_json::from_value(object.clone()).unwrap());
+                }
                 let of = |kind: &Kind| Seen::plural(kind) == plural;
                 if let Some((_, writer)) = self.seen.iter_mut().find(|(kind, _)| of(kind)) {
                     show(writer, object, gone);
