@@ -82,6 +82,7 @@ unit() {
   stage unit cargo test --release --workspace --lib --no-fail-fast
   stage integration cargo nextest run --release --workspace -E 'not kind(lib) & not binary(cluster)'
   stage bench-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/train.sh --smoke
+  stage bench-operator-smoke tests/bench/operator.sh --smoke
   stage nccl-links worker/nccl-rs/build-nccl.sh "$HEARTH_CACHE/nccl"
 }
 
