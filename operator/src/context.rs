@@ -181,7 +181,14 @@ impl Context {
 
     /// The status that was written to an object since version `seen` of it.
     pub fn newer_status(&self, uid: &str, seen: u64) -> Option<WrittenStatus> {
-        self.memory().statuses.get(uid).filter(|written| written.version > seen).cloned()
+        let mut memory = self.memory();
+        let written = memory.statuses.get_mut(uid)?;
+        if written.version > seen {
+            return Some(written.clone());
+        }
+        // The watch has caught up: only the time is asked for from now on.
+        written.status = Value::Null;
+        None
     }
 
     /// An object's status: as the watch shows it, or as it was written since.

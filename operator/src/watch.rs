@@ -17,7 +17,7 @@ use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::utils::StreamBackoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::metrics::Metrics;
@@ -128,7 +128,8 @@ impl Watching {
             errors = 0;
             self.health.well(kind);
             if let Event::Apply(object) | Event::InitApply(object) = &mut event {
-                object.managed_fields_mut().clear();
+                // Not cleared: that would keep their room.
+                object.meta_mut().managed_fields = None;
             }
             writer.apply_watcher_event(&event);
             match &event {

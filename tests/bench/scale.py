@@ -52,7 +52,7 @@ class Shape:
 
 @dataclasses.dataclass
 class Figures:
-    """What came of a run; CPU seconds and requests are those of one job."""
+    """What came of a run; milliseconds of CPU and requests are those of one job."""
 
     speed: float
     p50: float
@@ -98,7 +98,8 @@ class Bench:
             figures = Figures(shape.jobs / seen["seconds"], seen["p50"], seen["p99"])
             if processes:
                 audit.settle()
-                figures.cpu = (sum(process.cpu_seconds() for process in processes) - before) / shape.jobs
+                spent = sum(process.cpu_seconds() for process in processes) - before
+                figures.cpu = 1000 * spent / shape.jobs
                 figures.memory = sum(process.peak_mib() for process in processes)
                 figures.writes, figures.calls = len(audit.writes) / shape.jobs, audit.calls / shape.jobs
         say(subject, shape, figures)
@@ -147,7 +148,7 @@ def rows_of(shape, found):
         against(*peer, "creation to Job, median", "s", "lower", None, "p50"),
         against(*peer, "creation to Job, p99", "s", "lower", None, "p99"),
         against(*peer, "peak memory", "MiB", "lower", MEMORY, "memory"),
-        against(*peer, "CPU of a job", "s", "lower", None, "cpu"),
+        against(*peer, "CPU of a job", "ms", "lower", None, "cpu"),
         against(*peer, "writes of a job", "1", "lower", WRITES, "writes"),
         against(*peer, "requests of a job", "1", "lower", None, "calls"),
     ]
@@ -160,7 +161,8 @@ def absolute(title, unit, goal, figures):
 def flat_row(few, many, by_jobs):
     """Cost of a job among many, against that of a job among few."""
     ours, theirs = ([run.cpu for run in by_jobs[jobs]] for jobs in (many, few))
-    return row(f"CPU of a job with pods: among {many}, among {few}", "s", "lower", FLAT, ours, theirs, f"Hearth, {few} jobs")
+    title = f"CPU of a job with pods: among {many}, among {few}"
+    return row(title, "ms", "lower", FLAT, ours, theirs, f"Hearth, {few} jobs")
 
 
 def measure_all(given, bench):
