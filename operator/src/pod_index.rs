@@ -11,10 +11,13 @@ use kube::ResourceExt;
 
 use crate::seen::Seen;
 
-/// Names of pods, by namespace and by the label with their parent's name.
+/// A namespace, and the label with the name of a parent in it.
+type Parent = (String, String);
+
+/// Names of pods, by their parent.
 #[derive(Clone, Debug, Default)]
 pub struct PodIndex {
-    names: Arc<Mutex<HashMap<(String, String), BTreeSet<String>>>>,
+    names: Arc<Mutex<HashMap<Parent, BTreeSet<String>>>>,
 }
 
 impl PodIndex {
