@@ -5,6 +5,7 @@
 //! clock. I/O is at both ends: `gather` reads, [`apply`] is the only writer.
 //! The command line uses the pure part for local runs.
 
+pub mod admission;
 pub mod agent_client;
 pub mod apply;
 pub mod args;
