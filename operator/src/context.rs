@@ -14,6 +14,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::admission::Admission;
 use crate::agent_client::{AgentAnswer, PodClient};
 use crate::cache::Caches;
 use crate::children::{ChildId, Live};
@@ -65,6 +66,8 @@ pub struct Context {
     pub recorder: kube::runtime::events::Recorder,
     /// Asks pods.
     pub pods: PodClient,
+    /// Which jobs may start.
+    pub admission: Admission,
     /// Memory.
     pub memory: Mutex<Memory>,
 }

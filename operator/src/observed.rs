@@ -23,6 +23,8 @@ pub struct JobView {
     pub spec_hash: Option<String>,
     /// When it was created.
     pub created: Option<Timestamp>,
+    /// Since when it runs, or runs again.
+    pub started: Option<Timestamp>,
     /// Pods that have not ended.
     pub active: i32,
     /// How it ended, if it did.
@@ -77,6 +79,7 @@ impl JobView {
             suspended: job.spec.suspend.unwrap_or(false),
             spec_hash: job.annotations().get(ANNOTATION_SPEC_HASH).cloned(),
             created: job.creation_timestamp().map(|time| time.0),
+            started: job.status.start_time,
             active: job.status.active.unwrap_or(0),
             ended,
         }

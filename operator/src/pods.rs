@@ -257,7 +257,7 @@ fn tell_share(container: &mut Container, asked: &Resources) {
 
 /// Resources as asked for; memory filled in where nothing is said, so that a
 /// pod that leaks takes no node down with it.
-fn requirements(asked: &Resources, memory: MemoryDefault) -> ResourceRequirements {
+pub(crate) fn requirements(asked: &Resources, memory: MemoryDefault) -> ResourceRequirements {
     let mut wanted = asked.to_requirements();
     let limits = wanted.limits.get_or_insert_default();
     let limited = limits.contains_key("memory");

@@ -119,6 +119,7 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
         metrics: probes.metrics,
         recorder: Recorder::new(client, reporter),
         pods: agent_client::PodClient::default(),
+        admission: crate::admission::Admission::default(),
         memory: std::sync::Mutex::default(),
     });
     tokio::spawn(tidy(cx.clone()));

@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ContainerState;
+use k8s_openapi::api::core::v1::{ContainerState, ResourceRequirements, ScopeSelector, Taint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
@@ -30,6 +31,8 @@ pub enum Kind {
     Pod,
     PersistentVolumeClaim,
     Node,
+    ResourceQuota,
+    PriorityClass,
     TrainingJob,
     HyperparamSweep,
     ModelDeployment,
@@ -74,6 +77,8 @@ impl Kind {
             Self::Pod => ("", "Pod", "pods"),
             Self::PersistentVolumeClaim => ("", "PersistentVolumeClaim", "persistentvolumeclaims"),
             Self::Node => ("", "Node", "nodes"),
+            Self::ResourceQuota => ("", "ResourceQuota", "resourcequotas"),
+            Self::PriorityClass => ("scheduling.k8s.io", "PriorityClass", "priorityclasses"),
             Self::TrainingJob => (hearth_crds::GROUP, "TrainingJob", "trainingjobs"),
             Self::HyperparamSweep => (hearth_crds::GROUP, "HyperparamSweep", "hyperparamsweeps"),
             Self::ModelDeployment => (hearth_crds::GROUP, "ModelDeployment", "modeldeployments"),
@@ -104,6 +109,11 @@ pub struct Seen {
     pub status: Status,
     /// Contents of a ConfigMap.
     pub data: Option<BTreeMap<String, String>>,
+    /// Of a PriorityClass.
+    pub value: Option<i64>,
+    /// Of a PriorityClass.
+    #[serde(rename = "globalDefault")]
+    pub global_default: Option<bool>,
 }
 
 /// What was asked for.
@@ -116,6 +126,27 @@ pub struct Spec {
     pub replicas: Option<i32>,
     /// Of a pod.
     pub node_name: Option<String>,
+    /// Of a pod.
+    #[serde(default)]
+    pub containers: Vec<ContainerSpec>,
+    /// Of a node.
+    pub unschedulable: Option<bool>,
+    /// Of a node.
+    pub taints: Option<Vec<Taint>>,
+    /// Of a ResourceQuota.
+    pub hard: Option<BTreeMap<String, Quantity>>,
+    /// Of a ResourceQuota.
+    pub scopes: Option<Vec<String>>,
+    /// Of a ResourceQuota.
+    pub scope_selector: Option<ScopeSelector>,
+}
+
+/// A pod's container as asked for.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ContainerSpec {
+    /// What it asks for.
+    #[serde(default)]
+    pub resources: ResourceRequirements,
 }
 
 /// What is.
@@ -125,6 +156,12 @@ pub struct Status {
     /// Of a Job, a Deployment, a pod and a node.
     #[serde(deserialize_with = "null_is_default")]
     pub conditions: Vec<Condition>,
+    /// Since when a Job runs, or runs again.
+    pub start_time: Option<Timestamp>,
+    /// Of a node.
+    pub allocatable: Option<BTreeMap<String, Quantity>>,
+    /// Of a ResourceQuota.
+    pub used: Option<BTreeMap<String, Quantity>>,
     /// Pods of a Job that have not ended.
     pub active: Option<i32>,
     /// Of a Deployment.
@@ -229,11 +266,12 @@ mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
     use k8s_openapi::api::batch::v1::Job;
     use k8s_openapi::api::core::v1::{
-        ConfigMap, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+        ConfigMap, Node, PersistentVolumeClaim, Pod, ResourceQuota, Service, ServiceAccount,
     };
     use k8s_openapi::api::networking::v1::NetworkPolicy;
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+    use k8s_openapi::api::scheduling::v1::PriorityClass;
 
     use super::*;
 
@@ -257,6 +295,8 @@ mod tests {
         same::<Pod>(Kind::Pod);
         same::<PersistentVolumeClaim>(Kind::PersistentVolumeClaim);
         same::<Node>(Kind::Node);
+        same::<ResourceQuota>(Kind::ResourceQuota);
+        same::<PriorityClass>(Kind::PriorityClass);
         same::<hearth_crds::TrainingJob>(Kind::TrainingJob);
         same::<hearth_crds::HyperparamSweep>(Kind::HyperparamSweep);
         same::<hearth_crds::ModelDeployment>(Kind::ModelDeployment);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::admission::Grant;
 use crate::agent_client::AgentAnswer;
 use crate::children::{ChildId, Kind, LiveChildren};
 use crate::context::Context;
@@ -22,6 +23,8 @@ pub struct Observed {
     pub pods: Vec<PodView>,
     /// Claims that it names and that are not there.
     pub missing_claims: Vec<String>,
+    /// Whether it may start.
+    pub grant: Grant,
     /// What agent 0 said.
     pub agent: AgentAnswer,
     /// Nodes of pods that should have ended, where the node does not answer.
@@ -60,7 +63,8 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
         _ => cx.last_answer(&valid.uid),
     };
     let silent_nodes = cx.silent_nodes(suspects(&pods)).await?;
-    Ok(Observed { children, job, pods, missing_claims, agent, silent_nodes })
+    let grant = cx.admission.grant(&cx.caches, valid);
+    Ok(Observed { children, job, pods, missing_claims, grant, agent, silent_nodes })
 }
 
 /// Address of the pod that runs agent 0.

@@ -53,7 +53,7 @@ pub async fn reconcile(
 }
 
 /// A job that has ended, or is being deleted, is left alone for good.
-fn is_over(job: &TrainingJob) -> bool {
+pub(crate) fn is_over(job: &TrainingJob) -> bool {
     let conditions = job.status.as_ref().map(|status| status.conditions.as_slice());
     let conditions = conditions.unwrap_or_default();
     job.metadata.deletion_timestamp.is_some()
@@ -68,10 +68,12 @@ fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Pl
         Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) => Plan::default(),
         Stage::Suspended
         | Stage::Queued(_)
+        | Stage::Waiting(_)
+        | Stage::Yielding(_)
         | Stage::Starting { .. }
         | Stage::Running(_)
         | Stage::Silent(_)
-        | Stage::Between => plan::build(valid, &cx.settings),
+        | Stage::Between => plan::build(valid, &cx.settings, policy::is_held(seen)),
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
     let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());

@@ -43,7 +43,7 @@ pub struct ValidJob {
 impl ValidJob {
     /// Name of the child Job, Service, ConfigMap, NetworkPolicy and PDB.
     pub fn child_name(&self) -> String {
-        names::child(&self.name, "train")
+        child_name(&self.name)
     }
 
     /// Hash of what the job starts with.
@@ -75,6 +75,11 @@ pub enum ClaimUse {
     Read,
     /// Read and written.
     Write,
+}
+
+/// Name of the objects of the TrainingJob `name`.
+pub fn child_name(name: &str) -> String {
+    names::child(name, "train")
 }
 
 /// Hash of a spec, without what may change later: `suspend` and `ttlSecondsAfterFinished`.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use hearth_crds::names;
-use hearth_crds::training_job::Accelerator;
+use hearth_crds::training_job::{Accelerator, Workers};
 use hearth_crds::worker_config::{AGENT_PORT, CONFIG_PATH};
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
     PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };
-use k8s_openapi::api::core::v1::{ContainerPort, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{ContainerPort, PodTemplateSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::children::{ANNOTATION_PARENT, ANNOTATION_SPEC_HASH, Parent};
@@ -25,8 +25,18 @@ pub const GRACE_SECONDS: i64 = 120;
 /// Memory of workers that ask for none.
 const MEMORY: MemoryDefault = MemoryDefault { request: "1Gi", limit: "16Gi" };
 
+/// Resources of a worker's pod.
+pub(crate) fn pod_resources(workers: &Workers) -> ResourceRequirements {
+    pods::requirements(&workers.resources, MEMORY)
+}
+
 /// One pod an agent, each with a stable index and host name.
-pub(super) fn job(valid: &ValidJob, parent: &Parent, images: &Images) -> Job {
+pub(super) fn job(
+    valid: &ValidJob,
+    parent: &Parent,
+    images: &Images,
+    suspend: Option<bool>,
+) -> Job {
     let replicas = valid.spec.workers.replicas;
     let mut metadata = parent.child_meta(&valid.child_name(), COMPONENT);
     let annotations = metadata.annotations.get_or_insert_default();
@@ -48,7 +58,7 @@ pub(super) fn job(valid: &ValidJob, parent: &Parent, images: &Images) -> Job {
             // Two pods of one index would write the same checkpoint, so the
             // next one waits until the last one has surely ended.
             pod_replacement_policy: Some("Failed".to_owned()),
-            suspend: valid.queue.is_none().then_some(valid.spec.suspend),
+            suspend,
             template: template(valid, parent, images),
             ..JobSpec::default()
         }),

@@ -7,8 +7,8 @@ pub mod config;
 mod job;
 mod surroundings;
 
-pub(crate) use job::failure_policy;
 pub use job::{COMPONENT, GRACE_SECONDS};
+pub(crate) use job::{failure_policy, pod_resources};
 
 use crate::children::{Child, Parent, Plan};
 use crate::settings::Settings;
@@ -16,20 +16,20 @@ use crate::training_job::validate::ValidJob;
 
 /// The objects of a job. `suspend` is absent in a queue: Kueue owns the field.
 ///
-/// While its user holds a job back, it has no pods, and nothing that pods need is made.
-pub fn build(valid: &ValidJob, settings: &Settings) -> Plan {
+/// While a job is held back, by its user or by admission, it has no pods, and nothing that pods need is made.
+pub fn build(valid: &ValidJob, settings: &Settings, held: bool) -> Plan {
     let parent = Parent {
         kind: "TrainingJob",
         namespace: valid.namespace.clone(),
         name: valid.name.clone(),
         uid: valid.uid.clone(),
     };
-    let suspend = valid.queue.is_none().then_some(valid.spec.suspend);
+    let suspend = valid.queue.is_none().then_some(valid.spec.suspend || held);
     let mut children = match suspend {
         Some(true) => Vec::new(),
         Some(false) | None => around_pods(valid, &parent, settings),
     };
-    children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images))));
+    children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images, suspend))));
     Plan { children, suspend, ..Plan::default() }
 }
 

@@ -4,5 +4,5 @@ mod outcome;
 mod stage;
 
 pub use outcome::{Outcome, outcome};
-pub(crate) use stage::trains;
 pub use stage::{Stage, stage};
+pub(crate) use stage::{is_held, trains};

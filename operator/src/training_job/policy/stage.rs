@@ -4,6 +4,8 @@ use hearth_crds::worker_config::{WorkerState, WorkerStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::outcome::{Outcome, outcome};
+use crate::admission::Grant;
+use crate::admission::policy::Decision;
 use crate::agent_client::AgentAnswer;
 use crate::observed::{JobView, Phase, PodView};
 use crate::training_job::gather::Observed;
@@ -25,6 +27,10 @@ pub enum Stage {
     Suspended,
     /// Kueue has not let it start.
     Queued(String),
+    /// Admission has not let it start; why.
+    Waiting(String),
+    /// Admission took its place away; for whom.
+    Yielding(String),
     /// Pods are on their way.
     Starting {
         /// CamelCase.
@@ -50,6 +56,8 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
             Stage::MissingClaims(seen.missing_claims.clone())
         } else if valid.spec.suspend {
             Stage::Suspended
+        } else if let Some(stage) = kept(&seen.grant) {
+            stage
         } else {
             starting(valid, seen, now)
         };
@@ -70,6 +78,11 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
         None if valid.spec.suspend => return Stage::Suspended,
         _ => {}
     }
+    if is_held(seen)
+        && let Some(stage) = kept(&seen.grant)
+    {
+        return stage;
+    }
     match &seen.agent {
         AgentAnswer::Status(status) => Stage::Running(status.clone()),
         AgentAnswer::Silent(why) if all_run_since(valid, seen, now, SILENCE) => {
@@ -82,6 +95,24 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
             Stage::Between
         }
         AgentAnswer::Silent(_) | AgentAnswer::NotAsked => starting(valid, seen, now),
+    }
+}
+
+/// Whether admission holds the job back. One that it has not looked at yet stays as it is.
+pub(crate) fn is_held(seen: &Observed) -> bool {
+    match &seen.grant {
+        Grant::Free | Grant::Decided(Decision::Admit) => false,
+        Grant::Decided(Decision::Wait(_) | Decision::Yield(_)) => true,
+        Grant::Undecided => seen.job.as_ref().is_none_or(|job| job.suspended),
+    }
+}
+
+fn kept(grant: &Grant) -> Option<Stage> {
+    match grant {
+        Grant::Free | Grant::Decided(Decision::Admit) => None,
+        Grant::Decided(Decision::Wait(why)) => Some(Stage::Waiting(why.clone())),
+        Grant::Decided(Decision::Yield(to)) => Some(Stage::Yielding(to.clone())),
+        Grant::Undecided => Some(Stage::Waiting("its place in the queue is being decided".into())),
     }
 }
 

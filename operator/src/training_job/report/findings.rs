@@ -45,6 +45,16 @@ pub(super) fn findings_of(
             held("Queued", format!("waits for Kueue's queue {queue}")),
             running(Truth::False, "Queued", "The job has not been let in.".into()),
         ]),
+        Stage::Waiting(why) => (Some("Pending"), vec![
+            valid(),
+            held("Queued", why.clone()),
+            running(Truth::False, "Queued", "The job has not been let in.".into()),
+        ]),
+        Stage::Yielding(to) => (Some("Pending"), vec![
+            valid(),
+            held("Preempted", format!("saves a checkpoint and makes room for {to}; goes on from there when there is room again")),
+            running(Truth::False, "Preempted", "The job makes room for another.".into()),
+        ]),
         Stage::Starting { reason, message } => {
             let word = if *reason == "Unschedulable" { "Pending" } else { "Starting" };
             (Some(word), vec![

@@ -192,6 +192,8 @@ fn take_figures(
         | Stage::MissingClaims(_)
         | Stage::Suspended
         | Stage::Queued(_)
+        | Stage::Waiting(_)
+        | Stage::Yielding(_)
         | Stage::Starting { .. }
         | Stage::Silent(_)
         | Stage::Between
@@ -213,9 +215,12 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
             Stage::Starting { .. } if lacks_pods(valid, seen) => seconds(5),
             Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => Action::await_change(),
             Stage::Between | Stage::Ended(_) => seconds(2),
-            Stage::Starting { .. } | Stage::SpecChanged | Stage::Suspended | Stage::Queued(_) => {
-                Action::requeue(RESYNC)
-            }
+            Stage::Starting { .. }
+            | Stage::SpecChanged
+            | Stage::Suspended
+            | Stage::Queued(_)
+            | Stage::Waiting(_)
+            | Stage::Yielding(_) => Action::requeue(RESYNC),
         },
     }
 }

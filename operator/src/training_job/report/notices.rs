@@ -56,6 +56,7 @@ pub fn notices(
             let reason = match type_ {
                 types::SUCCEEDED => "Succeeded",
                 types::FAILED => "Failed",
+                types::ADMITTED if now.reason == "Preempted" => "Preempted",
                 types::ADMITTED => "NotAdmitted",
                 _ => "NotAccepted",
             };

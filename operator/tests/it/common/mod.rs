@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use hearth_operator::admission::Admission;
 use hearth_operator::cache::{Caches, GuardedDeployment, GuardedJob, GuardedSweep};
 use hearth_operator::context::{Clock, Context};
 use hearth_operator::pod_index::PodIndex;
@@ -60,7 +61,13 @@ struct Writers {
 
 impl Writers {
     fn new() -> Self {
-        let watched = Kind::CHILDREN.into_iter().chain([Kind::Pod, Kind::PersistentVolumeClaim]);
+        let watched = Kind::CHILDREN.into_iter().chain([
+            Kind::Pod,
+            Kind::PersistentVolumeClaim,
+            Kind::Node,
+            Kind::ResourceQuota,
+            Kind::PriorityClass,
+        ]);
         Self {
             training_jobs: Writer::default(),
             sweeps: Writer::default(),
@@ -153,6 +160,7 @@ impl World {
             metrics: hearth_operator::metrics::Metrics::default(),
             recorder: Recorder::new(client, reporter),
             pods: hearth_operator::agent_client::PodClient::default(),
+            admission: Admission::new(Some(SignedDuration::from_secs(300))),
             memory: Mutex::default(),
         });
         Self { state, clock, cx }
@@ -237,6 +245,11 @@ impl World {
         let job = self.cx.caches.training_jobs.get(&key).expect("no such job");
         let done = hearth_operator::training_job::reconcile(job, self.cx.clone()).await;
         done.map(drop).map_err(|error| error.sentence())
+    }
+
+    /// Decides which jobs may start.
+    pub fn admit(&self) -> hearth_operator::admission::News {
+        self.cx.admission.decide(&self.cx.caches, self.clock.now())
     }
 
     /// Reconciles a HyperparamSweep once.
