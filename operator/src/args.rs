@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use k8s_openapi::jiff::SignedDuration;
 
+use crate::admission::Admission;
 use crate::pods::Images;
 use crate::settings::Settings;
 
@@ -58,6 +60,13 @@ pub struct RunArgs {
     /// The namespace of Prometheus, which may then scrape the pods.
     #[arg(long, env = "HEARTH_METRICS_NAMESPACE", value_parser = non_empty)]
     pub metrics_namespace: Option<String>,
+    /// Start jobs that ask for devices, or whose namespace has a ResourceQuota, as gangs: all
+    /// pods of a job or none, by PriorityClass and age. Not for jobs in a queue of Kueue's.
+    #[arg(long, env = "HEARTH_ADMISSION")]
+    pub admission: bool,
+    /// Seconds that a job may run before it makes room for one of a higher priority.
+    #[arg(long, env = "HEARTH_ADMISSION_MIN_RUNTIME_SECONDS", default_value_t = 300)]
+    pub admission_min_runtime_seconds: u32,
     /// Act only while holding a lease, so that replicas can stand by.
     #[arg(long, env = "HEARTH_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,
@@ -77,6 +86,12 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// Which jobs may start.
+    pub fn admission(&self) -> Admission {
+        let seconds = SignedDuration::from_secs(self.admission_min_runtime_seconds.into());
+        Admission::new(self.admission.then_some(seconds))
+    }
+
     /// What plans need to know.
     pub fn settings(&self) -> Settings {
         Settings {

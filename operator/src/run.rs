@@ -16,7 +16,7 @@ use kube::runtime::controller::{self, Action, applier};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Config, Resource, ResourceExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::args::RunArgs;
 use crate::cache::{Caches, GuardedDeployment, GuardedJob, GuardedSweep};
@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::pod_index::PodIndex;
 use crate::seen::{Kind, Seen};
 use crate::watch::{WatchHealth, Watching};
-use crate::{agent_client, deployment, http, sweep, training_job};
+use crate::{admission, agent_client, deployment, http, sweep, training_job};
 
 /// Reconciles at once, a controller. Each may hold one socket.
 const CONCURRENCY: u16 = 8;
@@ -103,8 +103,12 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     let (jobs, job_queue) = queue::<GuardedJob>();
     let (sweeps, sweep_queue) = queue::<GuardedSweep>();
     let (deployments, deployment_queue) = queue::<GuardedDeployment>();
-    let parents = Parents { jobs, sweeps, deployments };
-    let caches = watch_all(&client, args.watch_namespace.as_deref(), &watching, &parents);
+    let changed = Arc::new(Notify::new());
+    let parents = Parents { jobs, sweeps, deployments, changed: changed.clone() };
+    let mut caches = watch_all(&client, args.watch_namespace.as_deref(), &watching, &parents);
+    if args.admission {
+        watch_pool(&client, args.watch_namespace.as_deref(), &watching, &changed, &mut caches);
+    }
     ready(&caches).await?;
     probes.ready.store(true, Ordering::Relaxed);
     tracing::info!("all lists are here");
@@ -119,10 +123,13 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
         metrics: probes.metrics,
         recorder: Recorder::new(client, reporter),
         pods: agent_client::PodClient::default(),
-        admission: crate::admission::Admission::default(),
+        admission: args.admission(),
         memory: std::sync::Mutex::default(),
     });
     tokio::spawn(tidy(cx.clone()));
+    if args.admission {
+        tokio::spawn(admission::run::run(cx.clone(), changed, parents.jobs.clone()));
+    }
     tokio::join!(
         control(
             "TrainingJob",
@@ -294,18 +301,40 @@ fn watch_all(
     Caches { training_jobs, sweeps, model_deployments, seen, pods }
 }
 
+/// Starts to watch what only admission looks at.
+fn watch_pool(
+    client: &Client,
+    namespace: Option<&str>,
+    watching: &Watching,
+    changed: &Arc<Notify>,
+    caches: &mut Caches,
+) {
+    for kind in [Kind::Node, Kind::ResourceQuota, Kind::PriorityClass] {
+        let api = match namespace.filter(|_| kind == Kind::ResourceQuota) {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+            None => Api::all_with(client.clone(), &kind),
+        };
+        let changed = changed.clone();
+        let touched = Box::new(move |_: &Seen| changed.notify_one());
+        caches.seen.insert(kind, watching.start(kind, (api, kind), None, touched));
+    }
+}
+
 /// The controllers that a change may concern.
 #[derive(Clone)]
 struct Parents {
     jobs: Sender<GuardedJob>,
     sweeps: Sender<GuardedSweep>,
     deployments: Sender<GuardedDeployment>,
+    /// Something that admission decides on has changed.
+    changed: Arc<Notify>,
 }
 
 impl Parents {
     /// The parent of a child, by label and annotation: pods belong to a Job or
     /// a ReplicaSet, not to the parent itself.
     fn of_child(&self, child: &ObjectMeta) {
+        self.changed.notify_one();
         let namespace = child.namespace.clone().unwrap_or_default();
         let annotations = child.annotations.as_ref();
         let Some(parent) = annotations.and_then(|all| all.get(ANNOTATION_PARENT)) else { return };

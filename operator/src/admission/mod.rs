@@ -11,6 +11,7 @@ mod back_fill;
 pub mod gather;
 pub mod policy;
 pub mod pool;
+pub mod run;
 #[cfg(test)]
 mod tests;
 
