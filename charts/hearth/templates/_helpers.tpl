@@ -20,3 +20,16 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
+
+{{/* The operator's labels and those of a value: (list . LABELS). */}}
+{{- define "hearth.labelled" -}}
+{{- $own := include "hearth.labels" (index . 0) | fromYaml -}}
+{{- merge (dict) $own (index . 1 | default dict) | toYaml -}}
+{{- end }}
+
+{{/* Refuses metrics.VALUE.enabled where nobody may scrape: (list . VALUE). */}}
+{{- define "hearth.scraped" -}}
+{{- if not (index . 0).Values.metrics.namespace -}}
+{{- fail (printf "metrics.%s.enabled needs metrics.namespace: while that is empty, the NetworkPolicies let nobody scrape. Set it to the namespace that Prometheus runs in." (index . 1)) -}}
+{{- end -}}
+{{- end }}
