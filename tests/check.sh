@@ -83,6 +83,7 @@ unit() {
   stage integration cargo nextest run --release --workspace -E 'not kind(lib) & not binary(cluster)'
   stage bench-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/train.sh --smoke
   stage bench-operator-smoke tests/bench/operator.sh --smoke
+  stage monitoring env HEARTH_BINARIES="$HEARTH_BIN" tests/monitoring/run.sh
   stage nccl-links worker/nccl-rs/build-nccl.sh "$HEARTH_CACHE/nccl"
 }
 

@@ -1,0 +1,244 @@
+"""Real processes that measure something: the operator on a real API server, and the workers, servers
+and gateways that it plans, each started here in the place of its pod.
+
+There are no nodes: the controller manager makes the pods, and they stay Pending. What runs here has
+the configuration that the operator wrote for the pod, with folders of this machine for its claims.
+"""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from plane import free_port
+from subjects import pending_claim
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = ROOT / "tests/parity/fixtures/tiny-bert"
+SYSTEM, TEAM, FULL = "hearth-system", "team-a", "team-full"
+VALUES = [
+    "replicas=1", "metrics.namespace=monitoring", "metrics.serviceMonitor.enabled=true", "metrics.rules.enabled=true",
+    "metrics.dashboard.enabled=true", "metrics.serviceMonitor.labels.release=prometheus",
+]
+
+
+def training_job(namespace):
+    return {
+        "apiVersion": "hearth.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "spam", "namespace": namespace},
+        "spec": {
+            "task": "SequenceClassification", "model": {"source": "pvc://models/tiny"},
+            "data": {"train": {"source": "pvc://data/rows.jsonl", "text": "text", "label": "label"}, "evalSplit": 0.25},
+            # It goes on until it is stopped.
+            "training": {"perDeviceTrainBatchSize": 4, "maxSteps": 1000000, "learningRate": 1e-4, "loggingSteps": 100,
+                         "evalStrategy": "Steps", "evalSteps": 100, "saveSteps": 100, "maxLength": 16},
+            "workers": {"replicas": 2, "accelerator": "CPU", "resources": {"limits": {"memory": "1Gi"}}},
+            "output": {"destination": "pvc://models/spam", "keepCheckpoints": 1},
+        },
+    }
+
+
+DEPLOYMENT = {
+    "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "spam", "namespace": TEAM},
+    "spec": {"model": {"source": "pvc://models/tiny"}, "serving": {"replicas": 1}, "gateway": {"replicas": 1}},
+}
+# In this namespace no Job may be made, so that reconciles fail.
+QUOTA = {
+    "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "no-jobs", "namespace": FULL},
+    "spec": {"hard": {"count/jobs.batch": "0"}},
+}
+
+
+def await_that(what, found, seconds=60):
+    """Waits until `found` gives something, and gives it."""
+    end = time.monotonic() + seconds
+    while not (it := found()):
+        if time.monotonic() > end:
+            raise SystemExit(f"waited {seconds} s for {what}")
+        time.sleep(0.2)
+    return it
+
+
+def read(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+class Stand:
+    """Everything that is scraped. `address_of` tells which process plays which port of which pod."""
+
+    def __init__(self, plane, binaries, crds, helm):
+        self.plane, self.binaries, self.crds, self.helm = plane, binaries, crds, helm
+        self.addresses, self.processes = {}, []
+        self.folder = plane.folder / "claims"
+        self.stopping = threading.Event()
+
+    def address_of(self, pod, port):
+        return self.addresses[pod, port]
+
+    def run(self, name, program, *arguments, environment=()):
+        process = self.plane.run(name, self.binaries / program, *arguments, environment=environment)
+        self.processes.append(process)
+        return process
+
+    def stop(self):
+        """Tells all at once to end; the control plane waits for each."""
+        self.stopping.set()
+        for process in self.processes:
+            process.popen.terminate()
+
+    def objects(self, kind, namespace, **labels):
+        chosen = ",".join(f"{key}={value}" for key, value in labels.items())
+        text = self.plane.kubectl("get", kind, "--namespace", namespace, "--selector", chosen, "--output", "json")
+        return json.loads(text)["items"]
+
+    def pods(self, namespace, count, component):
+        """So many pods in this role, once they are made."""
+        def found():
+            pods = self.objects("pods", namespace, **{"app.kubernetes.io/component": component})
+            return pods if len(pods) == count else None
+        return await_that(f"{count} pods of component {component} in {namespace}", found)
+
+    def start(self):
+        self.fill_claims()
+        self.install()
+        operator = self.pods(SYSTEM, 1, "operator")
+        self.start_operator(operator[0])
+        workers = self.pods(TEAM, 2, "worker")
+        servers, gateways = self.pods(TEAM, 1, "server"), self.pods(TEAM, 1, "gateway")
+        self.start_workers(workers)
+        self.start_server(servers[0])
+        self.start_gateway(gateways[0], servers[0]["metadata"]["labels"]["hearth.dev/revision"])
+        return operator + workers + servers + gateways
+
+    def fill_claims(self):
+        (self.folder / "models").mkdir(parents=True)
+        (self.folder / "data").mkdir()
+        shutil.copytree(TINY, self.folder / "models/tiny", ignore=shutil.ignore_patterns("*.jsonl"))
+        shutil.copy(TINY / "train.jsonl", self.folder / "data/rows.jsonl")
+
+    def install(self):
+        """CRDs of prometheus-operator, the chart with all of its monitoring, and what it is to act on."""
+        for crd in sorted(self.crds.iterdir()):
+            self.plane.apply(crd.read_text())
+        self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        for name in (SYSTEM, TEAM, FULL):
+            self.plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        for name in ("models", "data"):
+            for namespace in (TEAM, FULL):
+                claim = pending_claim(name)
+                claim["metadata"]["namespace"] = namespace
+                self.plane.apply(claim)
+        self.plane.apply(QUOTA)
+        self.plane.apply(self.rendered())
+        self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        await_that("the quota's count", lambda: "hard" in self.get("resourcequota", FULL, "no-jobs").get("status", {}))
+        for thing in (training_job(TEAM), training_job(FULL), DEPLOYMENT):
+            self.plane.apply(thing)
+
+    def rendered(self):
+        settings = [part for value in VALUES for part in ("--set", value)]
+        command = [self.helm, "template", "hearth", ROOT / "charts/hearth", "--namespace", SYSTEM, *settings]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"helm template: {done.stderr}")
+        return done.stdout
+
+    def get(self, kind, namespace, name):
+        return json.loads(self.plane.kubectl("get", kind, name, "--namespace", namespace, "--output", "json"))
+
+    def start_operator(self, pod):
+        listen = f"127.0.0.1:{free_port()}"
+        (container,) = pod["spec"]["containers"]
+        environment = {
+            "KUBECONFIG": str(self.plane.kubeconfig("hearth")), "POD_NAMESPACE": SYSTEM,
+            "POD_NAME": pod["metadata"]["name"], "RUST_LOG": "info",
+        }
+        process = self.run(
+            "hearth", "hearth-operator", *container["args"], "--listen", listen,
+            environment=environment.items(),
+        )
+        process.await_ready(f"http://{listen}/readyz")
+        self.addresses[pod["metadata"]["name"], 8080] = listen
+
+    def configured(self, config_map, name, **changes):
+        """A file with the configuration that the operator wrote for a pod."""
+        found = await_that(f"ConfigMap {config_map}", lambda: self.find_config(config_map))
+        settings = json.loads(found.replace("/mnt/hearth", str(self.folder)))
+        path = self.plane.folder / f"{name}.json"
+        path.write_text(json.dumps({**settings, **changes}))
+        return path
+
+    def find_config(self, name):
+        try:
+            return self.get("configmap", TEAM, name)["data"]["config.json"]
+        except RuntimeError:
+            return None
+
+    def start_workers(self, pods):
+        ports = [free_port() for _ in pods]
+        config = self.configured("spam", "train", coordinatorHost="127.0.0.1", coordinatorPort=ports[0])
+        for pod in pods:
+            index = int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+            listen = f"127.0.0.1:{ports[index]}"
+            self.run(
+                f"worker-{index}", "hearth-worker", "agent", "--config", config, "--index", index,
+                "--listen", listen, environment=self.worker_environment(f"worker-{index}"),
+            )
+            self.addresses[pod["metadata"]["name"], 8470] = listen
+
+    def worker_environment(self, name):
+        log = self.plane.folder / f"{name}.result"
+        return {"HEARTH_CPUS": "1", "HEARTH_THREADS": "1", "HEARTH_TERMINATION_LOG": str(log)}.items()
+
+    def start_server(self, pod):
+        self.server = free_port()
+        (config,) = [v["configMap"]["name"] for v in pod["spec"]["volumes"] if "configMap" in v]
+        config = self.configured(config, "serve", port=self.server)
+        process = self.run(
+            "server", "hearth-worker", "serve", "--config", config,
+            environment=self.worker_environment("server"),
+        )
+        process.await_ready(f"http://127.0.0.1:{self.server}/readyz")
+        self.addresses[pod["metadata"]["name"], 8080] = f"127.0.0.1:{self.server}"
+
+    def start_gateway(self, pod, revision):
+        """One whose canary has no server, and whose routing table is unreadable at first."""
+        traffic, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        table = self.plane.folder / "routing.json"
+        table.write_text("not a routing table")
+        self.run(
+            "gateway", "hearth-gateway", "--routing", table, "--listen", traffic,
+            "--admin-listen", admin, "--drain-delay", "0s", "--drain-timeout", "1s",
+        )
+        self.addresses[pod["metadata"]["name"], 9090] = admin
+        await_that("the gateway to tell of the unreadable table", lambda: "Malformed" in read(f"http://{admin}/metrics"))
+        limits = {"maxBodyBytes": 65536, "maxInFlightRequests": 64, "requestTimeoutSeconds": 10}
+        good = {"deployment": "spam", "limits": limits, "variants": [
+            {"name": "stable", "revision": revision, "backend": f"127.0.0.1:{self.server}", "weight": 80},
+            {"name": "canary", "revision": "dead", "backend": f"127.0.0.1:{free_port()}", "weight": 20},
+        ]}
+        whole = table.with_suffix(".new")
+        whole.write_text(json.dumps(good))
+        whole.rename(table)
+        await_that("the gateway to be ready", lambda: read(f"http://{admin}/readyz"))
+        for _ in range(4):
+            threading.Thread(target=self.ask, args=(traffic,), daemon=True).start()
+
+    def ask(self, address):
+        """Requests, until the stand is stopped; those to the canary fail after a few seconds."""
+        body = json.dumps({"inputs": ["win free cash", "lunch"]}).encode()
+        while not self.stopping.wait(0.05):
+            request = urllib.request.Request(
+                f"http://{address}/v1/classify", body, {"Content-Type": "application/json"}
+            )
+            try:
+                urllib.request.urlopen(request, timeout=10).read()
+            except OSError:
+                pass
