@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests/bench"))
 from expressions import Mentions, selector  # noqa: E402
 from plane import Plane, free_port  # noqa: E402
 from scrape import Prometheus, configuration  # noqa: E402
-from stand import SYSTEM, Stand  # noqa: E402
+from stand import SYSTEM, Stand, await_that  # noqa: E402
 
 CHART = ROOT / "charts/hearth"
 ALERT_TESTS = ROOT / "tests/monitoring/alerts_test.yaml"
@@ -261,6 +261,7 @@ def check_real(report, given, folder):
             rules.write_text(json.dumps(stand.get("prometheusrule", SYSTEM, "hearth-operator")["spec"]))
             prometheus = Prometheus(plane, given.prometheus / "bin/prometheus", free_port(), scraped, rules)
             targets = prometheus.await_targets(len(pods))
+            await_that("figures of ranks", lambda: prometheus.query("hearth_rank_cpu_cores"))
             print(f"{len(targets)} pods are scraped, as {', '.join(sorted(one['job_name'] for one in scraped))}")
             (page,) = stand.objects("configmaps", SYSTEM, grafana_dashboard="1")
             dashboard = Dashboard(json.loads(page["data"]["hearth.json"]))
@@ -269,6 +270,9 @@ def check_real(report, given, folder):
             alerts = check_alerts(report, prometheus, series)
             check_alert_tests(report, series, alerts)
             check_docs(report, series, alerts)
+        except BaseException:
+            print(stand.logs())
+            raise
         finally:
             stand.stop()
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 
 from plane import free_port
@@ -52,6 +51,16 @@ QUOTA = {
 }
 
 
+def claim(name, namespace):
+    found = pending_claim(name)
+    found["metadata"]["namespace"] = namespace
+    return found
+
+
+def listed(*things):
+    return {"apiVersion": "v1", "kind": "List", "items": things}
+
+
 def await_that(what, found, seconds=60):
     """Waits until `found` gives something, and gives it."""
     end = time.monotonic() + seconds
@@ -86,6 +95,9 @@ class Stand:
         process = self.plane.run(name, self.binaries / program, *arguments, environment=environment)
         self.processes.append(process)
         return process
+
+    def logs(self):
+        return "\n".join(f"== {one.name}\n{one.log.read_text()[-2000:]}" for one in self.processes)
 
     def stop(self):
         """Tells all at once to end; the control plane waits for each."""
@@ -125,22 +137,17 @@ class Stand:
 
     def install(self):
         """CRDs of prometheus-operator, the chart with all of its monitoring, and what it is to act on."""
-        for crd in sorted(self.crds.iterdir()):
-            self.plane.apply(crd.read_text())
+        self.plane.apply("---\n".join(crd.read_text() for crd in sorted(self.crds.iterdir())))
         self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        for name in (SYSTEM, TEAM, FULL):
-            self.plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        for name in ("models", "data"):
-            for namespace in (TEAM, FULL):
-                claim = pending_claim(name)
-                claim["metadata"]["namespace"] = namespace
-                self.plane.apply(claim)
-        self.plane.apply(QUOTA)
+        namespaces = [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in (SYSTEM, TEAM, FULL)
+        ]
+        claims = [claim(name, namespace) for name in ("models", "data") for namespace in (TEAM, FULL)]
+        self.plane.apply(listed(*namespaces, *claims, QUOTA))
         self.plane.apply(self.rendered())
         self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         await_that("the quota's count", lambda: "hard" in self.get("resourcequota", FULL, "no-jobs").get("status", {}))
-        for thing in (training_job(TEAM), training_job(FULL), DEPLOYMENT):
-            self.plane.apply(thing)
+        self.plane.apply(listed(training_job(TEAM), training_job(FULL), DEPLOYMENT))
 
     def rendered(self):
         settings = [part for value in VALUES for part in ("--set", value)]
@@ -167,23 +174,17 @@ class Stand:
         process.await_ready(f"http://{listen}/readyz")
         self.addresses[pod["metadata"]["name"], 8080] = listen
 
-    def configured(self, config_map, name, **changes):
+    def configured(self, pod, name, **changes):
         """A file with the configuration that the operator wrote for a pod."""
-        found = await_that(f"ConfigMap {config_map}", lambda: self.find_config(config_map))
-        settings = json.loads(found.replace("/mnt/hearth", str(self.folder)))
+        (config_map,) = [volume["configMap"]["name"] for volume in pod["spec"]["volumes"] if "configMap" in volume]
+        text = self.get("configmap", TEAM, config_map)["data"]["config.json"]
         path = self.plane.folder / f"{name}.json"
-        path.write_text(json.dumps({**settings, **changes}))
+        path.write_text(json.dumps({**json.loads(text.replace("/mnt/hearth", str(self.folder))), **changes}))
         return path
-
-    def find_config(self, name):
-        try:
-            return self.get("configmap", TEAM, name)["data"]["config.json"]
-        except RuntimeError:
-            return None
 
     def start_workers(self, pods):
         ports = [free_port() for _ in pods]
-        config = self.configured("spam", "train", coordinatorHost="127.0.0.1", coordinatorPort=ports[0])
+        config = self.configured(pods[0], "train", coordinatorHost="127.0.0.1", coordinatorPort=ports[0])
         for pod in pods:
             index = int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
             listen = f"127.0.0.1:{ports[index]}"
@@ -199,8 +200,7 @@ class Stand:
 
     def start_server(self, pod):
         self.server = free_port()
-        (config,) = [v["configMap"]["name"] for v in pod["spec"]["volumes"] if "configMap" in v]
-        config = self.configured(config, "serve", port=self.server)
+        config = self.configured(pod, "serve", port=self.server)
         process = self.run(
             "server", "hearth-worker", "serve", "--config", config,
             environment=self.worker_environment("server"),
@@ -209,36 +209,50 @@ class Stand:
         self.addresses[pod["metadata"]["name"], 8080] = f"127.0.0.1:{self.server}"
 
     def start_gateway(self, pod, revision):
-        """One whose canary has no server, and whose routing table is unreadable at first."""
+        """One that has seen trouble: an unreadable routing table, no server, and then a canary without one."""
         traffic, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        table = self.plane.folder / "routing.json"
-        table.write_text("not a routing table")
+        self.table = self.plane.folder / "routing.json"
+        self.table.write_text("not a routing table")
         self.run(
-            "gateway", "hearth-gateway", "--routing", table, "--listen", traffic,
-            "--admin-listen", admin, "--drain-delay", "0s", "--drain-timeout", "1s",
+            "gateway", "hearth-gateway", "--routing", self.table, "--listen", traffic, "--admin-listen", admin,
+            "--drain-delay", "0s", "--drain-timeout", "1s",
         )
         self.addresses[pod["metadata"]["name"], 9090] = admin
-        await_that("the gateway to tell of the unreadable table", lambda: "Malformed" in read(f"http://{admin}/metrics"))
-        limits = {"maxBodyBytes": 65536, "maxInFlightRequests": 64, "requestTimeoutSeconds": 10}
-        good = {"deployment": "spam", "limits": limits, "variants": [
-            {"name": "stable", "revision": revision, "backend": f"127.0.0.1:{self.server}", "weight": 80},
-            {"name": "canary", "revision": "dead", "backend": f"127.0.0.1:{free_port()}", "weight": 20},
-        ]}
-        whole = table.with_suffix(".new")
-        whole.write_text(json.dumps(good))
-        whole.rename(table)
-        await_that("the gateway to be ready", lambda: read(f"http://{admin}/readyz"))
-        for _ in range(4):
-            threading.Thread(target=self.ask, args=(traffic,), daemon=True).start()
 
-    def ask(self, address):
-        """Requests, until the stand is stopped; those to the canary fail after a few seconds."""
-        body = json.dumps({"inputs": ["win free cash", "lunch"]}).encode()
+        def tells(text):
+            await_that(f"{text} in the gateway's figures", lambda: text in read(f"http://{admin}/metrics"))
+
+        tells('reason="Malformed"')
+        nobody = free_port()
+        self.route(stable=(revision, nobody, 100))
+        tells('variant_weight{variant="stable"} 100')
+        ask(traffic)
+        tells('requests_total{variant="stable",code="5xx"} 1')
+        self.route(stable=(revision, self.server, 80), canary=("dead", nobody, 20))
+        tells('variant_weight{variant="canary"} 20')
+        for _ in range(4):
+            threading.Thread(target=self.keep_asking, args=(traffic,), daemon=True).start()
+
+    def route(self, **variants):
+        """Replaces the gateway's routing table."""
+        limits = {"maxBodyBytes": 65536, "maxInFlightRequests": 64, "requestTimeoutSeconds": 10}
+        whole = self.table.with_suffix(".new")
+        whole.write_text(json.dumps({"deployment": "spam", "limits": limits, "variants": [
+            {"name": name, "revision": revision, "backend": f"127.0.0.1:{port}", "weight": weight}
+            for name, (revision, port, weight) in variants.items()
+        ]}))
+        whole.rename(self.table)
+
+    def keep_asking(self, address):
+        """Until the stand is stopped; requests to the canary fail after a few seconds."""
         while not self.stopping.wait(0.05):
-            request = urllib.request.Request(
-                f"http://{address}/v1/classify", body, {"Content-Type": "application/json"}
-            )
-            try:
-                urllib.request.urlopen(request, timeout=10).read()
-            except OSError:
-                pass
+            ask(address)
+
+
+def ask(address):
+    body = json.dumps({"inputs": ["win free cash", "lunch"]}).encode()
+    request = urllib.request.Request(f"http://{address}/v1/classify", body, {"Content-Type": "application/json"})
+    try:
+        urllib.request.urlopen(request, timeout=10).read()
+    except OSError:
+        pass
