@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -170,7 +171,7 @@ def check_dashboard(report, prometheus, series, dashboard):
             mentions = Mentions(target["expr"])
             if series.needs_gpu(mentions):
                 legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-                wrong = [f"no label {label}" for name, _ in mentions.selectors for label in legend - series.labels[name]]
+                wrong = [f"no label {l}" for name, _ in mentions.selectors for l in legend - series.labels[name]]
                 report.say(what, [*series.lacks(mentions), *wrong])
                 unchecked += 1
                 continue
@@ -196,7 +197,8 @@ def check_alerts(report, prometheus, series):
                 complaints.append(f"no series is {selector(name, matchers)}")
         text = " ".join(rule["annotations"].values())
         kept = mentions.labels or series.labels[mentions.selectors[0][0]]
-        complaints += [f"no label {label} for its text" for label in re.findall(r"\$labels\.(\w+)", text) if label not in kept]
+        told = set(re.findall(r"\$labels\.(\w+)", text))
+        complaints += [f"its text has label {label}, its series have not" for label in sorted(told - kept)]
         complaints += [f"no {part}" for part in ("summary", "description") if not rule["annotations"].get(part)]
         if rule["labels"].get("severity") not in ("critical", "warning"):
             complaints.append("no severity")
@@ -282,6 +284,8 @@ def main():
     for name in ("binaries", "prometheus", "kube", "helm"):
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
     given, report = parser.parse_args(), Report()
+    # Asked to end, it still stops what it started and removes its folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     refusals(report, given.helm)
     with tempfile.TemporaryDirectory(prefix="hearth-monitoring-") as folder:
         check_real(report, given, pathlib.Path(folder))

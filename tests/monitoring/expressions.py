@@ -8,8 +8,8 @@ AGGREGATIONS = {
 LABEL_LISTS = {"by", "without", "on", "ignoring", "group_left", "group_right"}
 WORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"} | AGGREGATIONS | LABEL_LISTS
 TOKEN = re.compile(r"""\s+|(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<range>\[[^\]]*\])
-                       |(?P<name>[A-Za-z_:][A-Za-z0-9_:]*)|(?P<number>[0-9][0-9A-Za-z.]*)|(?P<sign>=~|!~|!=|==|>=|<=|.)""",
-                   re.VERBOSE)
+                       |(?P<name>[A-Za-z_:][A-Za-z0-9_:]*)|(?P<number>[0-9][0-9A-Za-z.]*)
+                       |(?P<sign>=~|!~|!=|==|>=|<=|.)""", re.VERBOSE)
 
 
 class Mentions:

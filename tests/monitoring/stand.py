@@ -27,7 +27,8 @@ VALUES = [
 
 def training_job(namespace):
     return {
-        "apiVersion": "hearth.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "spam", "namespace": namespace},
+        "apiVersion": "hearth.dev/v1alpha1", "kind": "TrainingJob",
+        "metadata": {"name": "spam", "namespace": namespace},
         "spec": {
             "task": "SequenceClassification", "model": {"source": "pvc://models/tiny"},
             "data": {"train": {"source": "pvc://data/rows.jsonl", "text": "text", "label": "label"}, "evalSplit": 0.25},
@@ -89,6 +90,8 @@ class Stand:
         self.stopping = threading.Event()
 
     def address_of(self, pod, port):
+        if (pod, port) not in self.addresses:
+            raise SystemExit(f"a monitor selects port {port} of {pod}, which has no /metrics: see its port's name")
         return self.addresses[pod, port]
 
     def run(self, name, program, *arguments, environment=()):
