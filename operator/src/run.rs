@@ -128,7 +128,8 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     });
     tokio::spawn(tidy(cx.clone()));
     if args.admission {
-        tokio::spawn(admission::run::run(cx.clone(), changed, parents.jobs.clone()));
+        let jobs = parents.jobs.clone();
+        tokio::spawn(admission::run::run(cx.clone(), changed, move |job| tell(&jobs, job)));
     }
     tokio::join!(
         control(
@@ -267,11 +268,7 @@ fn watch_all(
     );
     let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
     let watch = |kind, labels, touched| {
-        let api = match namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
-            None => Api::all_with(client.clone(), &kind),
-        };
-        (kind, watching.start(kind, (api, kind), labels, touched))
+        (kind, watching.start(kind, (api_of(client, namespace, kind), kind), labels, touched))
     };
     let pods = PodIndex::default();
     let mut seen: BTreeMap<Kind, Store<Seen>> = Kind::CHILDREN
@@ -310,10 +307,7 @@ fn watch_pool(
     caches: &mut Caches,
 ) {
     for kind in [Kind::Node, Kind::ResourceQuota, Kind::PriorityClass] {
-        let api = match namespace.filter(|_| kind == Kind::ResourceQuota) {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
-            None => Api::all_with(client.clone(), &kind),
-        };
+        let api = api_of(client, namespace.filter(|_| kind == Kind::ResourceQuota), kind);
         let changed = changed.clone();
         let touched = Box::new(move |_: &Seen| changed.notify_one());
         caches.seen.insert(kind, watching.start(kind, (api, kind), None, touched));
@@ -408,6 +402,13 @@ where
     match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
+    }
+}
+
+fn api_of(client: &Client, namespace: Option<&str>, kind: Kind) -> Api<Seen> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+        None => Api::all_with(client.clone(), &kind),
     }
 }
 

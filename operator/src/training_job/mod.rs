@@ -68,12 +68,11 @@ fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Pl
         Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) => Plan::default(),
         Stage::Suspended
         | Stage::Queued(_)
-        | Stage::Waiting(_)
         | Stage::Yielding(_)
         | Stage::Starting { .. }
         | Stage::Running(_)
         | Stage::Silent(_)
-        | Stage::Between => plan::build(valid, &cx.settings, policy::is_held(seen)),
+        | Stage::Between => plan::build(valid, &cx.settings, policy::held(seen).is_some()),
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
     let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());
