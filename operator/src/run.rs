@@ -26,9 +26,10 @@ use crate::error::{ReconcileError, retry_after};
 use crate::http::Probes;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::pod_index::PodIndex;
 use crate::seen::{Kind, Seen};
-use crate::watch::{WatchHealth, Watching};
+use crate::watch::{SILENCE, WatchHealth, Watching};
 use crate::{admission, agent_client, deployment, http, sweep, training_job};
 
 /// Reconciles at once, a controller. Each may hold one socket.
@@ -75,8 +76,15 @@ async fn lead(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result
     tokio::select! { () = elector.acquire() => {}, () = &mut stop => return Ok(()) }
     tracing::info!(identity = args.identity, "leads");
     probes.metrics.leads(true);
+    let lost = async {
+        let lost = elector.hold().await;
+        if planted::is(Bug::KeepsLeading) {
+            std::future::pending::<()>().await;
+        }
+        lost
+    };
     tokio::select! {
-        lost = elector.hold() => Err(lost).context("exits, so that two never act"),
+        lost = lost => Err(lost).context("exits, so that two never act"),
         ended = act(args, config, probes) => ended,
         () = stop => {
             elector.release().await;
@@ -98,7 +106,10 @@ fn elector(args: &RunArgs, config: &Config) -> anyhow::Result<Elector> {
 
 /// Watches and acts, for ever.
 async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<()> {
-    let client = Client::try_from(config.clone()).context("cannot make a client")?;
+    let mut config = config.clone();
+    // Servers end a watch before that: one that is silent for longer is dead.
+    config.read_timeout = (!planted::is(Bug::WaitsForEver)).then_some(SILENCE);
+    let client = Client::try_from(config).context("cannot make a client")?;
     let watching = Watching { metrics: probes.metrics.clone(), health: probes.watches.clone() };
     let (jobs, job_queue) = queue::<GuardedJob>();
     let (sweeps, sweep_queue) = queue::<GuardedSweep>();
@@ -205,6 +216,9 @@ async fn control<K, F, Q>(
                 retry_in = ?wait,
                 "reconcile failed"
             );
+            if planted::is(Bug::ForgetsFailures) {
+                return Action::await_change();
+            }
             Action::requeue(wait)
         };
     let config = controller::Config::default().concurrency(CONCURRENCY);
