@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source tests/setup/env.sh
+tests/setup/tools.sh >&2
 scanners=$(tests/security/setup.sh)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
