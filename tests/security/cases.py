@@ -1,5 +1,6 @@
 """Requests that the admission policies refuse, and requests that they must let through."""
 
+import copy
 import json
 from typing import Any, NamedTuple
 
@@ -41,10 +42,24 @@ def config_map(name, labels):
 
 
 def pod(labels):
-    plan = next(child for child in objects.plans()["spam"] if child["kind"] == "Job")
-    spec = dict(plan["spec"]["template"]["spec"], volumes=[{"name": "tmp", "emptyDir": {}}])
+    spec = dict(job()["spec"]["template"]["spec"], volumes=[{"name": "tmp", "emptyDir": {}}])
     spec["containers"] = [dict(spec["containers"][0], volumeMounts=[])]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "strange", "labels": labels}, "spec": spec}
+
+
+def job(**pod_fields):
+    """A Job as the operator makes it, with these fields of its pods changed."""
+    plan = copy.deepcopy(next(child for child in objects.plans()["spam"] if child["kind"] == "Job"))
+    plan["metadata"].update(name="another", namespace=None)
+    plan["spec"]["template"]["spec"].update(pod_fields)
+    return plan
+
+
+def harmed(**security):
+    """The same, with this security context of its container."""
+    plan = job()
+    plan["spec"]["template"]["spec"]["containers"][0]["securityContext"].update(security)
+    return plan
 
 
 def training_job(name, replicas, limits):
@@ -88,6 +103,9 @@ def build(worker):
     status = {"status": {"state": "Succeeded"}}
     raw = f"/apis/batch/v1/namespaces/{TEAM}/jobs/spam-train?dryRun=All"
     device = {"nvidia.com/gpu": 1, "cpu": 64, "memory": "1Ti"}
+    orphan = job()
+    del orphan["metadata"]["ownerReferences"]
+    secret = [{"name": "loot", "secret": {"secretName": "loot"}}]
     quota = "and namespace limited allows 4 (its label hearth.dev/max-devices)"
     return [
         Case("an editor deletes a job's NetworkPolicy",
@@ -138,6 +156,24 @@ def build(worker):
              ("apply", "--server-side", "--subresource", "status", "--namespace", TEAM, "--dry-run=server",
               "--validate=false", "--filename", "-"),
              {"apiVersion": "hearth.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "spam"}, **status}),
+
+        Case("the operator makes a Job", *create(OPERATOR, job())),
+        Case("the operator makes a Job that is nobody's", *create(OPERATOR, orphan),
+             f"Hearth's operator may not write the Job another in {TEAM}, which is no child of a TrainingJob"),
+        Case("the operator makes a Job in kube-system", *create(OPERATOR, job(), "kube-system"), "is no child of"),
+        Case("the operator makes a Job of another account",
+             *create(OPERATOR, job(serviceAccountName="clusterrole-aggregation-controller")), "a token of another account"),
+        Case("the operator makes a Job with a token",
+             *create(OPERATOR, job(automountServiceAccountToken=True)), "a token of another account"),
+        Case("the operator makes a Job on its node's network",
+             *create(OPERATOR, job(hostNetwork=True), "limited"), "with parts of its node"),
+        Case("the operator makes a Job with a Secret",
+             *create(OPERATOR, job(volumes=job()["spec"]["template"]["spec"]["volumes"] + secret)), "or volumes other than"),
+        Case("the operator makes a privileged Job",
+             *create(OPERATOR, harmed(privileged=True, allowPrivilegeEscalation=True)), "with privileges"),
+        Case("the operator makes a Job with a capability",
+             *create(OPERATOR, harmed(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]})), "with privileges"),
+        Case("an administrator makes a Job with a Secret", *create("kai", job(volumes=job()["spec"]["template"]["spec"]["volumes"] + secret))),
 
         Case("a job asks for too much", *create("ana", training_job("a", 3, {"nvidia.com/gpu": "2"}), "limited"),
              f"it asks for 6 devices at once, {quota}: lower workers.replicas"),

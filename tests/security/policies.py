@@ -210,9 +210,8 @@ def main():
     parser.add_argument("--kube", required=True, type=pathlib.Path)
     parser.add_argument("--out", required=True, type=pathlib.Path)
     options = parser.parse_args()
-    with Plane(
-        options.kube, options.out, server=("--authorization-mode", "RBAC"), controllers=("--use-service-account-credentials",)
-    ) as plane:
+    server = ("--authorization-mode", "RBAC", "--allow-privileged")
+    with Plane(options.kube, options.out, server=server, controllers=("--use-service-account-credentials",)) as plane:
         tried, faults = run(plane)
     for fault in faults:
         print(fault)
