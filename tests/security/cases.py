@@ -91,7 +91,8 @@ def request(user, *words, namespace=TEAM, manifest=None):
 
 def patch(user, target, body, *words, namespace=TEAM):
     kind, name = target.split("/")
-    return request(user, "patch", kind, name, "--type", "merge", "--patch", json.dumps(body), *words, namespace=namespace)
+    change = ("--type", "merge", "--patch", json.dumps(body))
+    return request(user, "patch", kind, name, *change, *words, namespace=namespace)
 
 
 def create(user, manifest, namespace=TEAM):
@@ -105,7 +106,9 @@ def build(worker):
     device = {"nvidia.com/gpu": 1, "cpu": 64, "memory": "1Ti"}
     orphan = job()
     del orphan["metadata"]["ownerReferences"]
-    secret = [{"name": "loot", "secret": {"secretName": "loot"}}]
+    volumes = orphan["spec"]["template"]["spec"]["volumes"]
+    secret = [*volumes, {"name": "loot", "secret": {"secretName": "loot"}}]
+    secrets = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
     quota = "and namespace limited allows 4 (its label hearth.dev/max-devices)"
     return [
         Case("an editor deletes a job's NetworkPolicy",
@@ -127,28 +130,32 @@ def build(worker):
              *patch("ana", "deployment/spam-gateway", {"spec": {"replicas": 0}}),
              "is labelled as part of the modeldeployment spam"),
         Case("an editor turns a deployment's Service elsewhere",
-             *patch("ana", "service/spam", {"spec": {"selector": {"app": "mine"}}}), "change the modeldeployment instead"),
+             *patch("ana", "service/spam", {"spec": {"selector": {"app": "mine"}}}),
+             "change the modeldeployment instead"),
         Case("a role with wildcards widens a gateway's Role",
-             *patch("tia", "role/spam-gateway", {"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]}),
+             *patch("tia", "role/spam-gateway", {"rules": [secrets]}),
              "Role spam-gateway is labelled"),
         Case("an editor makes a child of their own", *create("ana", config_map("forged", LABELS)), KEPT),
         Case("an editor makes a pod with a worker's labels", *create("ana", pod(LABELS)), f"Pod strange {KEPT}"),
         Case("an editor gives a worker another job's labels",
-             *patch("ana", f"pod/{worker}", {"metadata": {"labels": {"hearth.dev/name": "other"}}}), KEPT.split(" spam")[0]),
+             *patch("ana", f"pod/{worker}", {"metadata": {"labels": {"hearth.dev/name": "other"}}}),
+             "is labelled as part of the trainingjob other"),
         Case("an editor makes what is not Hearth's", *create("ana", config_map("other", {"app": "other"}))),
         Case("an editor makes a pod of their own", *create("ana", pod({"app": "other"}))),
         Case("an editor deletes a worker", *request("ana", "delete", "pod", worker)),
-        Case("a network annotates a worker", *patch("ana", f"pod/{worker}", {"metadata": {"annotations": {"ip": "10.0.0.1"}}})),
+        Case("a network annotates a worker",
+             *patch("ana", f"pod/{worker}", {"metadata": {"annotations": {"ip": "10.0.0.1"}}})),
         Case("an editor suspends a TrainingJob", *patch("ana", "trainingjob/spam", {"spec": {"suspend": True}})),
         Case("an editor deletes a TrainingJob", *request("ana", "delete", "trainingjob", "spam")),
         Case("Kueue starts and stops a Job", *patch(KUEUE, "job/spam-train", {"spec": {"suspend": True}})),
-        Case("an administrator opens a NetworkPolicy", *patch("kai", "networkpolicy/spam-train", {"spec": {"ingress": [{}]}})),
+        Case("an administrator opens a NetworkPolicy",
+             *patch("kai", "networkpolicy/spam-train", {"spec": {"ingress": [{}]}})),
         Case("the operator deletes a Job", OPERATOR, ("delete", "--raw", raw)),
         Case("the namespace's end deletes a Job", NAMESPACES_END, ("delete", "--raw", raw)),
 
         Case("a role with wildcards writes a status",
              *patch("tia", "trainingjob/spam", status, "--subresource", "status"),
-             "the status of TrainingJob spam is what Hearth's operator saw; tia may not write it: change the spec instead"),
+             "the status of TrainingJob spam is what Hearth's operator saw; tia may not write it: change the spec"),
         Case("the same of a ModelDeployment", *patch("tia", "modeldeployment/spam", status, "--subresource", "status"),
              "the status of ModelDeployment spam"),
         Case("an administrator writes a status", *patch("kai", "trainingjob/spam", status, "--subresource", "status")),
@@ -162,23 +169,24 @@ def build(worker):
              f"Hearth's operator may not write the Job another in {TEAM}, which is no child of a TrainingJob"),
         Case("the operator makes a Job in kube-system", *create(OPERATOR, job(), "kube-system"), "is no child of"),
         Case("the operator makes a Job of another account",
-             *create(OPERATOR, job(serviceAccountName="clusterrole-aggregation-controller")), "a token of another account"),
+             *create(OPERATOR, job(serviceAccountName="default")), "with a token of another account"),
         Case("the operator makes a Job with a token",
              *create(OPERATOR, job(automountServiceAccountToken=True)), "a token of another account"),
         Case("the operator makes a Job on its node's network",
              *create(OPERATOR, job(hostNetwork=True), "limited"), "with parts of its node"),
         Case("the operator makes a Job with a Secret",
-             *create(OPERATOR, job(volumes=job()["spec"]["template"]["spec"]["volumes"] + secret)), "or volumes other than"),
+             *create(OPERATOR, job(volumes=secret)), "or volumes other than"),
         Case("the operator makes a privileged Job",
              *create(OPERATOR, harmed(privileged=True, allowPrivilegeEscalation=True)), "with privileges"),
         Case("the operator makes a Job with a capability",
              *create(OPERATOR, harmed(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]})), "with privileges"),
-        Case("an administrator makes a Job with a Secret", *create("kai", job(volumes=job()["spec"]["template"]["spec"]["volumes"] + secret))),
+        Case("an administrator makes a Job with a Secret", *create("kai", job(volumes=secret))),
 
         Case("a job asks for too much", *create("ana", training_job("a", 3, {"nvidia.com/gpu": "2"}), "limited"),
              f"it asks for 6 devices at once, {quota}: lower workers.replicas"),
         Case("devices of two kinds add up",
-             *create("kai", training_job("a", 1, {"nvidia.com/gpu": 3, "amd.com/gpu": 2}), "limited"), "asks for 5 devices"),
+             *create("kai", training_job("a", 1, {"nvidia.com/gpu": 3, "amd.com/gpu": 2}), "limited"),
+             "asks for 5 devices"),
         Case("a sweep's trials at once count", *create("ana", sweep(3), "limited"), "asks for 6 devices"),
         Case("a job that was there asks for more",
              *patch("ana", "trainingjob/large", {"spec": {"workers": {"replicas": 9}}}, namespace="limited"),

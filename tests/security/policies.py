@@ -100,7 +100,8 @@ def set_up(cluster, chart):
     for name in cases.NAMESPACES:
         cluster.plane.insist(30, "get", "serviceaccount", "default", "--namespace", name)
         # The chart's role becomes part of the role `edit`.
-        cluster.plane.insist(30, "auth", "can-i", "create", "trainingjobs.hearth.dev", "--as", "ana", "--namespace", name)
+        may = ("auth", "can-i", "create", "trainingjobs.hearth.dev", "--as", "ana", "--namespace", name)
+        cluster.plane.insist(30, *may)
 
 
 def install(cluster, namespace):
@@ -122,7 +123,8 @@ def install(cluster, namespace):
 
 def pods(cluster, namespace, children):
     """Whether the controllers made all pods of these children."""
-    want = sum(c["spec"].get("replicas", c["spec"].get("parallelism", 1)) for c in children if "template" in c.get("spec", {}))
+    specs = [child["spec"] for child in children if child["kind"] in ("Job", "Deployment")]
+    want = sum(spec.get("replicas", spec.get("parallelism", 1)) for spec in specs)
     got = len(cluster.read("pods", "--namespace", namespace)["items"])
     return got == want or f"{got} pods of {want}"
 

@@ -77,7 +77,7 @@ def expand(rule, scope, role):
         for resource in rule.get("resources", []):
             for verb in rule["verbs"]:
                 if "*" in (group, verb) or "*" in resource:
-                    raise SystemExit(f"{role} grants {verb} {resource}.{group}: name what is used instead of a wildcard")
+                    raise SystemExit(f"{role} grants {verb} {resource}.{group}: name what is used, not a wildcard")
                 for name in rule.get("resourceNames") or [""]:
                     yield Right(verb, group, resource, name, scope)
 

@@ -37,7 +37,8 @@ class Grants(unittest.TestCase):
         objects = [
             role("ClusterRole", "wide", [rule([""], ["pods"], ["list"])]),
             role("ClusterRole", "other", [rule([""], ["secrets"], ["list"])]),
-            role("Role", "lease", [rule(["x"], ["leases"], ["get"], resourceNames=["mine"])], namespace="hearth-system"),
+            role("Role", "lease", [rule(["x"], ["leases"], ["get"], resourceNames=["mine"])],
+                 namespace="hearth-system"),
             binding("ClusterRoleBinding", "ClusterRole", "wide"),
             binding("ClusterRoleBinding", "ClusterRole", "other", subject="another"),
             binding("RoleBinding", "Role", "lease", namespace="hearth-system"),
