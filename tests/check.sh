@@ -83,6 +83,7 @@ unit() {
   stage integration cargo nextest run --release --workspace -E 'not kind(lib) & not binary(cluster)'
   stage bench-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/train.sh --smoke
   stage bench-operator-smoke tests/bench/operator.sh --smoke
+  stage security tests/security/run.sh
   stage monitoring env HEARTH_BINARIES="$HEARTH_BIN" tests/monitoring/run.sh
   stage nccl-links worker/nccl-rs/build-nccl.sh "$HEARTH_CACHE/nccl"
 }
@@ -103,6 +104,7 @@ e2e() {
   # More than cores: these wait for the cluster most of the time.
   stage e2e cargo nextest run --release --workspace --test-threads 3 -E 'binary(cluster)'
   if [ -z "$own" ]; then
+    stage rbac-used tests/security/rbac-used.sh
     trap - EXIT
     stage cluster-down tests/cluster/down.sh
     stage nothing-left tests/cluster/check-clean.sh

@@ -11,6 +11,8 @@ pub mod apply;
 pub mod args;
 pub mod cache;
 pub mod children;
+#[cfg(not(test))]
+pub mod cli;
 pub mod context;
 pub mod crd_files;
 pub mod deployment;
@@ -24,6 +26,7 @@ pub mod metrics;
 pub mod network;
 pub mod observed;
 pub mod plan_check;
+pub mod planted;
 pub mod pod_index;
 pub mod pods;
 // Holds kube's watches and controllers: most of what compiles, and nothing for unit tests.

@@ -1,16 +1,5 @@
-//! Parses the command line and runs. See `hearth-operator --help`.
-
-use clap::Parser;
-use hearth_operator::args::{Cli, Command};
-use hearth_operator::{crd_files, run, telemetry};
+//! The operator.
 
 fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Crds(args) => crd_files::run(args.write.as_deref()),
-        Command::Run(args) => {
-            telemetry::start(args.log_format);
-            run::run(args)
-        }
-    }
+    hearth_operator::cli::main()
 }

@@ -26,9 +26,10 @@ use crate::error::{ReconcileError, retry_after};
 use crate::http::Probes;
 use crate::lease::Elector;
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::pod_index::PodIndex;
 use crate::seen::{Kind, Seen};
-use crate::watch::{WatchHealth, Watching};
+use crate::watch::{SILENCE, WatchHealth, Watching};
 use crate::{admission, agent_client, deployment, http, sweep, training_job};
 
 /// Reconciles at once, a controller. Each may hold one socket.
@@ -75,8 +76,15 @@ async fn lead(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result
     tokio::select! { () = elector.acquire() => {}, () = &mut stop => return Ok(()) }
     tracing::info!(identity = args.identity, "leads");
     probes.metrics.leads(true);
+    let lost = async {
+        let lost = elector.hold().await;
+        if planted::is(Bug::KeepsLeading) {
+            std::future::pending::<()>().await;
+        }
+        lost
+    };
     tokio::select! {
-        lost = elector.hold() => Err(lost).context("exits, so that two never act"),
+        lost = lost => Err(lost).context("exits, so that two never act"),
         ended = act(args, config, probes) => ended,
         () = stop => {
             elector.release().await;
@@ -98,7 +106,10 @@ fn elector(args: &RunArgs, config: &Config) -> anyhow::Result<Elector> {
 
 /// Watches and acts, for ever.
 async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<()> {
-    let client = Client::try_from(config.clone()).context("cannot make a client")?;
+    let mut config = config.clone();
+    // Servers end a watch before that: one that is silent for longer is dead.
+    config.read_timeout = (!planted::is(Bug::WaitsForEver)).then_some(SILENCE);
+    let client = Client::try_from(config).context("cannot make a client")?;
     let watching = Watching { metrics: probes.metrics.clone(), health: probes.watches.clone() };
     let (jobs, job_queue) = queue::<GuardedJob>();
     let (sweeps, sweep_queue) = queue::<GuardedSweep>();
@@ -128,7 +139,8 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     });
     tokio::spawn(tidy(cx.clone()));
     if args.admission {
-        tokio::spawn(admission::run::run(cx.clone(), changed, parents.jobs.clone()));
+        let jobs = parents.jobs.clone();
+        tokio::spawn(admission::run::run(cx.clone(), changed, move |job| tell(&jobs, job)));
     }
     tokio::join!(
         control(
@@ -204,6 +216,9 @@ async fn control<K, F, Q>(
                 retry_in = ?wait,
                 "reconcile failed"
             );
+            if planted::is(Bug::ForgetsFailures) {
+                return Action::await_change();
+            }
             Action::requeue(wait)
         };
     let config = controller::Config::default().concurrency(CONCURRENCY);
@@ -267,11 +282,7 @@ fn watch_all(
     );
     let ours = format!("{}={}", names::LABEL_MANAGED_BY, names::MANAGER);
     let watch = |kind, labels, touched| {
-        let api = match namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
-            None => Api::all_with(client.clone(), &kind),
-        };
-        (kind, watching.start(kind, (api, kind), labels, touched))
+        (kind, watching.start(kind, (api_of(client, namespace, kind), kind), labels, touched))
     };
     let pods = PodIndex::default();
     let mut seen: BTreeMap<Kind, Store<Seen>> = Kind::CHILDREN
@@ -310,10 +321,7 @@ fn watch_pool(
     caches: &mut Caches,
 ) {
     for kind in [Kind::Node, Kind::ResourceQuota, Kind::PriorityClass] {
-        let api = match namespace.filter(|_| kind == Kind::ResourceQuota) {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
-            None => Api::all_with(client.clone(), &kind),
-        };
+        let api = api_of(client, namespace.filter(|_| kind == Kind::ResourceQuota), kind);
         let changed = changed.clone();
         let touched = Box::new(move |_: &Seen| changed.notify_one());
         caches.seen.insert(kind, watching.start(kind, (api, kind), None, touched));
@@ -408,6 +416,13 @@ where
     match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
+    }
+}
+
+fn api_of(client: &Client, namespace: Option<&str>, kind: Kind) -> Api<Seen> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+        None => Api::all_with(client.clone(), &kind),
     }
 }
 

@@ -21,11 +21,14 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::seen::Kind;
 
-/// The server ends a watch after this time; load balancers forget idle
-/// connections later than that.
-const WATCH_SECONDS: u32 = 200;
+/// The server ends a watch after this time, so that a connection that died without a word is
+/// noticed soon; load balancers forget idle connections later than that.
+const WATCH_SECONDS: u32 = 40;
+/// A connection on which nothing came for so long is dead.
+pub const SILENCE: Duration = Duration::from_secs(45);
 /// Objects in one page of a list.
 const PAGE: u32 = 100;
 /// Errors in a row after which a watch begins anew.
@@ -119,6 +122,12 @@ impl Watching {
                     self.health.unwell(kind);
                     let said = said(&error);
                     tracing::warn!(kind, error = said, "watch failed; it is tried again");
+                    if planted::is(Bug::GivesUpWatches) {
+                        std::future::pending::<()>().await;
+                    }
+                    if planted::is(Bug::KeepsAGoneVersion) {
+                        continue;
+                    }
                     if errors >= PATIENCE || is_gone(&error) {
                         return;
                     }

@@ -84,11 +84,13 @@ def answers(url):
 class Plane:
     """The control plane, and what was started on it. `kube` is the program of tests/cluster/kube.
 
-    `audited` is the audit level of the measured users: `Request` keeps the bodies, too.
+    `audited` is the audit level of the measured users: `Request` keeps the bodies, too. `server` and
+    `controllers` are more options of the API server and of the controller manager.
     """
 
-    def __init__(self, kube, folder, audited="Metadata"):
+    def __init__(self, kube, folder, audited="Metadata", server=(), controllers=()):
         self.kube, self.folder, self.audited = kube, folder, audited
+        self.server, self.controllers = server, controllers
         self.etcd, self.port = free_port(), free_port()
         self.stack = contextlib.ExitStack()
 
@@ -124,14 +126,14 @@ class Plane:
             "--token-auth-file", self.folder / "tokens.csv", "--service-cluster-ip-range", "10.96.0.0/16",
             "--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", key,
             "--service-account-signing-key-file", key, "--audit-policy-file", self.folder / "audit.json",
-            "--audit-log-path", self.folder / "audit.log",
+            "--audit-log-path", self.folder / "audit.log", *self.server,
         ).await_ready(f"https://127.0.0.1:{self.port}/readyz")
         self.await_admin()
         health = free_port()
         self.run(
             "controllers", self.kube, "kube-controller-manager", "--kubeconfig", self.kubeconfig("controllers"),
             "--service-account-private-key-file", key, "--leader-elect=false", "--bind-address", "127.0.0.1",
-            "--secure-port", health, "--kube-api-qps", "1000", "--kube-api-burst", "1000",
+            "--secure-port", health, "--kube-api-qps", "1000", "--kube-api-burst", "1000", *self.controllers,
         ).await_ready(f"https://127.0.0.1:{health}/healthz")
 
     def write_files(self):

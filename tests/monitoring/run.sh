@@ -20,5 +20,6 @@ fi
 
 "$prometheus/bin/promtool" check rules charts/hearth/files/alerts.yaml
 "$prometheus/bin/promtool" test rules tests/monitoring/alerts_test.yaml
+export PYTHONDONTWRITEBYTECODE=1
 exec python3 tests/monitoring/check.py --binaries "$HEARTH_BINARIES" --prometheus "$prometheus" \
   --kube "$HEARTH_CACHE/bin/kube" --helm "$HEARTH_CACHE/bin/helm"

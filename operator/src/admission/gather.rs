@@ -6,16 +6,16 @@ use hearth_crds::condition::{self, training_job as types};
 use hearth_crds::pod::TaintEffect;
 use hearth_crds::training_job::Workers;
 use hearth_crds::{TrainingJob, names};
-use k8s_openapi::jiff::SignedDuration;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use super::amounts::{Amounts, is_device};
 use super::policy::{Claim, Holder, Quota, Standing, Uid, View};
 use super::pool::{Gang, Node, Taint};
 use crate::cache::Caches;
-use crate::children::ANNOTATION_PARENT;
-use crate::observed::{JobView, Phase, PodView};
+use crate::observed::{JobView, PodView};
 use crate::seen::{Kind, Seen};
+use crate::training_job::gather::pods_of;
 use crate::training_job::plan::pod_resources;
 use crate::training_job::validate::{child_name, spec_hash};
 use crate::training_job::{is_over, plan::COMPONENT};
@@ -23,8 +23,13 @@ use crate::training_job::{is_over, plan::COMPONENT};
 /// Whether jobs with such workers are decided on: they ask for devices, or a ResourceQuota
 /// limits what they ask for.
 pub fn counts(caches: &Caches, namespace: &str, workers: &Workers) -> bool {
+    let here = |quota: &Seen| quota.metadata.namespace.as_deref() == Some(namespace);
+    asks_for_devices(workers) || !quotas(caches, here).is_empty()
+}
+
+fn asks_for_devices(workers: &Workers) -> bool {
     let asked = workers.resources.limits.keys().chain(workers.resources.requests.keys());
-    asked.into_iter().any(|name| is_device(name)) || !quotas(caches, namespace).is_empty()
+    asked.into_iter().any(|name| is_device(name))
 }
 
 /// The view, and those of `granted` that are still to be seen to run.
@@ -33,33 +38,31 @@ pub fn view(
     granted: &BTreeSet<Uid>,
     min_runtime: SignedDuration,
 ) -> (View, BTreeSet<Uid>) {
-    let mut view = View { nodes: nodes(caches), min_runtime, ..View::default() };
+    let mut view = View {
+        nodes: nodes(caches),
+        quotas: quotas(caches, |_| true),
+        min_runtime,
+        ..View::default()
+    };
     let mut still = BTreeSet::new();
-    let mut pods = None;
     let priorities = Priorities::of(caches);
     for guarded in caches.training_jobs.state() {
         let Ok(job) = &guarded.0 else { continue };
         let namespace = job.namespace().unwrap_or_default();
-        if is_over(job) || !counts(caches, &namespace, &job.spec.workers) {
+        let counts = asks_for_devices(&job.spec.workers) || view.quotas.contains_key(&namespace);
+        if is_over(job) || !counts {
             continue;
         }
-        let pods = pods.get_or_insert_with(|| Pods::of(caches));
         let claim = claim(job, &priorities);
         let child = caches.job(&namespace, &child_name(&claim.name));
         let child = child.filter(|child| child.ended.is_none());
         let runs = child.as_ref().is_some_and(|child| !child.suspended);
         let waits = may_start(job);
         let promised = !runs && waits && granted.contains(&claim.uid);
-        let theirs = pods.0.remove(&(namespace.clone(), claim.name.clone())).unwrap_or_default();
-        let theirs: Vec<_> = theirs
-            .into_iter()
-            .filter(|pod| child.as_ref().is_some_and(|child| child.uid == pod.owner))
-            .collect();
+        let mut theirs = pods_of(caches, &namespace, &claim.name, child.as_ref());
+        theirs.retain(|pod| !pod.is_over());
         if promised {
             still.insert(claim.uid.clone());
-        }
-        if !view.quotas.contains_key(&namespace) {
-            view.quotas.insert(namespace.clone(), quotas(caches, &namespace));
         }
         let standing = match child {
             Some(child) if runs => Some(Standing::Runs(yields_since(job, &child))),
@@ -74,7 +77,6 @@ pub fn view(
             view.waiting.push(claim);
         }
     }
-    view.quotas.retain(|_, quotas| !quotas.is_empty());
     (view, still)
 }
 
@@ -89,7 +91,7 @@ fn holder(claim: &Claim, pods: &[PodView], standing: Standing) -> Holder {
 
 /// Since when a job runs that would yield if it were asked: one that its reconcile touches,
 /// and whose queue is not Kueue's.
-fn yields_since(job: &TrainingJob, child: &JobView) -> Option<k8s_openapi::jiff::Timestamp> {
+fn yields_since(job: &TrainingJob, child: &JobView) -> Option<Timestamp> {
     let ours = !job.labels().contains_key(names::LABEL_QUEUE);
     let same = child.spec_hash.as_deref() == Some(spec_hash(&job.spec).as_str());
     child.started.filter(|_| ours && same)
@@ -146,23 +148,28 @@ fn gang(workers: &Workers) -> Gang {
     }
 }
 
-/// Quotas of a namespace that count every pod.
-fn quotas(caches: &Caches, namespace: &str) -> Vec<Quota> {
-    let here = |quota: &Seen| {
-        quota.metadata.namespace.as_deref() == Some(namespace)
+/// Quotas that count every pod, of the namespaces that have any.
+fn quotas(caches: &Caches, wanted: impl Fn(&Seen) -> bool) -> BTreeMap<String, Vec<Quota>> {
+    let counts_all = |quota: &Seen| {
+        wanted(quota)
             && quota.spec.scopes.as_ref().is_none_or(Vec::is_empty)
             && quota.spec.scope_selector.is_none()
     };
     let counts = |key: &str| {
         key.contains("cpu") || key.contains("memory") || key.contains("pods") || key.contains('/')
     };
-    let quota = |seen: &Seen| Quota {
-        name: seen.name_any(),
-        hard: Amounts::of(seen.spec.hard.iter().flatten(), counts),
-        used: Amounts::of(seen.status.used.iter().flatten(), counts),
-    };
-    let found = caches.filter(Kind::ResourceQuota, here);
-    found.iter().map(|seen| quota(seen)).filter(|quota| !quota.hard.0.is_empty()).collect()
+    let mut quotas: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for seen in caches.filter(Kind::ResourceQuota, counts_all) {
+        let quota = Quota {
+            name: seen.name_any(),
+            hard: Amounts::of(seen.spec.hard.iter().flatten(), counts),
+            used: Amounts::of(seen.status.used.iter().flatten(), counts),
+        };
+        if !quota.hard.0.is_empty() {
+            quotas.entry(seen.namespace().unwrap_or_default()).or_default().push(quota);
+        }
+    }
+    quotas
 }
 
 /// Nodes that take pods, less what pods of deployments use.
@@ -204,29 +211,6 @@ fn node_of(node: &Seen) -> Node {
         labels: node.labels().clone(),
         taints: node.spec.taints.iter().flatten().map(taint).collect(),
         devices: Amounts::of(node.status.allocatable.iter().flatten(), is_device),
-    }
-}
-
-/// Pods of TrainingJobs that are not over, by namespace and name of the job.
-struct Pods(BTreeMap<(String, String), Vec<PodView>>);
-
-impl Pods {
-    fn of(caches: &Caches) -> Self {
-        let worker = |pod: &Seen| {
-            let label = |key| pod.labels().get(key).map(String::as_str);
-            label(names::LABEL_KIND) == Some("trainingjob")
-                && label(names::LABEL_COMPONENT) == Some(COMPONENT)
-        };
-        let mut pods: BTreeMap<_, Vec<PodView>> = BTreeMap::new();
-        for pod in caches.filter(Kind::Pod, worker) {
-            let view = PodView::of(&pod);
-            let Some(parent) = pod.annotations().get(ANNOTATION_PARENT) else { continue };
-            if matches!(view.phase, Phase::Pending | Phase::Running | Phase::Unknown) {
-                let key = (pod.namespace().unwrap_or_default(), parent.clone());
-                pods.entry(key).or_default().push(view);
-            }
-        }
-        Self(pods)
     }
 }
 

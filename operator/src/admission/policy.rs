@@ -159,12 +159,16 @@ struct Head {
 struct Round<'a> {
     view: &'a View,
     now: Timestamp,
+    /// What the nodes have.
+    whole: Free,
     /// What no bound pod has.
     free: Free,
     /// Admitted pods without a node, as gangs, and whose they are.
     floating: Vec<(&'a str, Gang)>,
     /// What is charged, by namespace and key, those that wait for their quota included.
     charged: BTreeMap<&'a str, Amounts>,
+    /// What live pods of holders count against quotas, by namespace and key.
+    live: BTreeMap<&'a str, Amounts>,
     /// Those that found no room, one a kind of place.
     heads: Vec<Head>,
     yielding: Vec<&'a str>,
@@ -176,9 +180,11 @@ impl<'a> Round<'a> {
         let mut round = Self {
             view,
             now,
+            whole: Free::all(&view.nodes),
             free: Free::all(&view.nodes),
             floating: Vec::new(),
             charged: BTreeMap::new(),
+            live: BTreeMap::new(),
             heads: Vec::new(),
             yielding: Vec::new(),
             decided: Decisions::default(),
@@ -186,10 +192,8 @@ impl<'a> Round<'a> {
         for holder in &view.holders {
             let Claim { uid, namespace, gang, .. } = &holder.claim;
             round.charged.entry(namespace).or_default().add(&gang.charge, gang.pods.into());
-            for (free, node) in round.free.0.iter_mut().zip(&view.nodes) {
-                let pods = holder.bound.get(&node.name).copied().unwrap_or(0);
-                free.add(&gang.devices, -i128::from(pods));
-            }
+            round.live.entry(namespace).or_default().add(&gang.charge, holder.live.into());
+            add_bound(&mut round.free, &view.nodes, holder, -1);
             if holder.standing == Standing::Leaving {
                 continue;
             }
@@ -220,7 +224,7 @@ impl<'a> Round<'a> {
         if self.view.holders.iter().any(|holder| holder.claim.uid == claim.uid) {
             return Err(Held::Now("its pods save a checkpoint and end".to_owned()));
         }
-        let most = Free::all(&self.view.nodes).room(&self.view.nodes, gang);
+        let most = self.whole.room(&self.view.nodes, gang);
         if most < gang.pods {
             return Err(Held::Never(self.unfit(gang, most)));
         }
@@ -266,11 +270,7 @@ impl<'a> Round<'a> {
         let charged = self.charged.entry(&claim.namespace).or_default();
         let before = charged.clone();
         charged.add(&gang.charge, gang.pods.into());
-        let here = |holder: &&Holder| holder.claim.namespace == claim.namespace;
-        let mut ours = Amounts::default();
-        for holder in self.view.holders.iter().filter(here) {
-            ours.add(&holder.claim.gang.charge, holder.live.into());
-        }
+        let ours = self.live.entry(&claim.namespace).or_default();
         for quota in self.view.quotas.get(&claim.namespace).into_iter().flatten() {
             for (key, each) in gang.charge.0.iter().filter(|(_, each)| **each > 0) {
                 let Some(hard) = quota.hard.0.get(key) else { continue };
@@ -310,9 +310,8 @@ impl<'a> Round<'a> {
             holder.standing == Standing::Leaving
                 || self.yielding.contains(&holder.claim.uid.as_str())
         };
-        view.holders.iter().filter(goes).for_each(|holder| give_back(&mut gone, nodes, holder));
-        let asked = self.yielding.clone();
-        if self.settles(&gone, gang, &asked) {
+        view.holders.iter().filter(goes).for_each(|holder| add_bound(&mut gone, nodes, holder, 1));
+        if self.settles(&gone, gang, &self.yielding) {
             return format!("{needs}; the jobs that make room save a checkpoint and end");
         }
         let victims = self.victims(claim, &gone);
@@ -349,10 +348,8 @@ impl<'a> Round<'a> {
                 continue;
             }
             if until > self.now {
-                let sooner = self.decided.look_again.is_none_or(|at| until < at);
-                if sooner {
-                    self.decided.look_again = Some(until);
-                }
+                let look_again = &mut self.decided.look_again;
+                *look_again = Some(look_again.map_or(until, |at| at.min(until)));
                 continue;
             }
             ripe.push((holder, since));
@@ -361,7 +358,7 @@ impl<'a> Round<'a> {
         let enough = |chosen: &[&Holder]| {
             let mut left = free.clone();
             for holder in chosen {
-                give_back(&mut left, nodes, holder);
+                add_bound(&mut left, nodes, holder, 1);
             }
             let gone = self.yielding.iter().copied();
             let gone: Vec<_> = gone.chain(chosen.iter().map(|h| h.claim.uid.as_str())).collect();
@@ -388,9 +385,10 @@ impl<'a> Round<'a> {
     }
 }
 
-fn give_back(free: &mut Free, nodes: &[Node], holder: &Holder) {
+/// Adds what a holder's bound pods have, `times` times: -1 takes it, 1 gives it back.
+fn add_bound(free: &mut Free, nodes: &[Node], holder: &Holder, times: i128) {
     for (free, node) in free.0.iter_mut().zip(nodes) {
         let pods = holder.bound.get(&node.name).copied().unwrap_or(0);
-        free.add(&holder.claim.gang.devices, pods.into());
+        free.add(&holder.claim.gang.devices, times * i128::from(pods));
     }
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::cache::GuardedJob;
 use crate::context::Context;
@@ -15,20 +14,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time between two.
 const RESYNC: Duration = Duration::from_mins(1);
 
-/// Decides for ever, and sends the jobs that are told something new to their controller.
-pub async fn run(
-    cx: Arc<Context>,
-    changed: Arc<Notify>,
-    jobs: mpsc::UnboundedSender<ObjectRef<GuardedJob>>,
-) {
+/// Decides for ever, and hands the jobs that are told something new to `tell`.
+pub async fn run(cx: Arc<Context>, changed: Arc<Notify>, tell: impl Fn(&GuardedJob)) {
     loop {
         let now = cx.clock.now();
         let news = cx.admission.decide(&cx.caches, now);
         if !news.jobs.is_empty() {
             let told = |job: &GuardedJob| job.uid().is_some_and(|uid| news.jobs.contains(&uid));
             for job in cx.caches.training_jobs.state_filter(told) {
-                // The receiver lives as long as the process.
-                let _ = jobs.send(ObjectRef::from_obj(job.as_ref()));
+                tell(&job);
             }
         }
         let left = news.look_again.map(|at| at.duration_since(now).unsigned_abs());

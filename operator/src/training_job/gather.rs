@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::admission::Grant;
 use crate::agent_client::AgentAnswer;
+use crate::cache::Caches;
 use crate::children::{ChildId, Kind, LiveChildren};
 use crate::context::Context;
 use crate::error::GatherError;
@@ -42,14 +43,7 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
         .filter_map(|id| Some((id.clone(), cx.child(namespace, &id)?)))
         .collect();
     let job = cx.caches.job(namespace, &child);
-    let pods: Vec<_> = cx
-        .caches
-        .pods_of(namespace, "TrainingJob", &valid.name, COMPONENT)
-        .into_iter()
-        .map(|(_, pod)| pod)
-        // A job of the same name that was deleted may still have pods.
-        .filter(|pod| job.as_ref().is_some_and(|job| job.uid == pod.owner))
-        .collect();
+    let pods = pods_of(&cx.caches, namespace, &valid.name, job.as_ref());
     let missing_claims = valid
         .claims()
         .keys()
@@ -65,6 +59,22 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
     let silent_nodes = cx.silent_nodes(suspects(&pods)).await?;
     let grant = cx.admission.grant(&cx.caches, valid);
     Ok(Observed { children, job, pods, missing_claims, grant, agent, silent_nodes })
+}
+
+/// Worker pods of the TrainingJob `name` that its child Job made, ended ones included.
+pub(crate) fn pods_of(
+    caches: &Caches,
+    namespace: &str,
+    name: &str,
+    job: Option<&JobView>,
+) -> Vec<PodView> {
+    caches
+        .pods_of(namespace, "TrainingJob", name, COMPONENT)
+        .into_iter()
+        .map(|(_, pod)| pod)
+        // A job of the same name that was deleted may still have pods.
+        .filter(|pod| job.is_some_and(|job| job.uid == pod.owner))
+        .collect()
 }
 
 /// Address of the pod that runs agent 0.

@@ -8,10 +8,7 @@ use serde_json::{Value, json};
 const GPU: &str = "example.com/gpu";
 
 fn pool() -> World {
-    let world = World::new();
-    for claim in ["models", "data"] {
-        world.put("persistentvolumeclaims", json!({"metadata": {"name": claim}}));
-    }
+    let world = World::with_claims();
     for name in ["node-0", "node-1"] {
         world.put(
             "nodes",
@@ -56,22 +53,7 @@ fn starts(world: &World, name: &str) {
     let now = world.now();
     world.change(&format!("jobs/{name}-train"), |job| job["status"]["startTime"] = now.into());
     for index in 0..2 {
-        world.put(
-            "pods",
-            json!({
-                "metadata": {
-                    "name": format!("{name}-train-{index}-x"),
-                    "labels": job["spec"]["template"]["metadata"]["labels"],
-                    "annotations": {"hearth.dev/parent": name,
-                        "batch.kubernetes.io/job-completion-index": index.to_string()},
-                    "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job",
-                        "name": format!("{name}-train"), "uid": job["metadata"]["uid"],
-                        "controller": true}],
-                },
-                "spec": {"nodeName": format!("node-{index}"), "containers": []},
-                "status": {"phase": "Pending"},
-            }),
-        );
+        world.put_worker(name, index, &json!({"phase": "Pending"}));
     }
 }
 

@@ -8,10 +8,7 @@ use serde_json::{Value, json};
 const MD: &str = "modeldeployments/shop";
 
 fn world() -> World {
-    let world = World::new();
-    for claim in ["models", "data"] {
-        world.put("persistentvolumeclaims", json!({"metadata": {"name": claim}}));
-    }
+    let world = World::with_claims();
     world.put(
         "modeldeployments",
         json!({

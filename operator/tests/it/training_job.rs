@@ -9,6 +9,16 @@ const JOB: &str = "trainingjobs/spam";
 /// Loopback addresses of this file's agents: one a test, so that they may run at once.
 const AGENT: [&str; 3] = ["127.84.70.1", "127.84.70.2", "127.84.70.3"];
 
+/// Writes that start a job: what pods need comes before what makes them.
+const STARTED: [&str; 6] = [
+    "apply configmaps/spam-train",
+    "apply services/spam-train",
+    "apply networkpolicies/spam-train",
+    "apply poddisruptionbudgets/spam-train",
+    "apply jobs/spam-train",
+    "status trainingjobs/spam",
+];
+
 fn job(change: impl FnOnce(&mut Value)) -> Value {
     let mut job = json!({
         "apiVersion": "hearth.dev/v1alpha1",
@@ -27,33 +37,19 @@ fn job(change: impl FnOnce(&mut Value)) -> Value {
 }
 
 fn world(change: impl FnOnce(&mut Value)) -> World {
-    let world = World::new();
-    for claim in ["models", "data"] {
-        world.put("persistentvolumeclaims", json!({"metadata": {"name": claim}}));
-    }
+    let world = World::with_claims();
     world.put("trainingjobs", job(change));
     world
 }
 
-/// A worker's pod, as the Job controller and a kubelet make it.
+/// A worker's pod that runs.
 fn pod(world: &World, index: u32, ip: &str) {
-    let owner = &world.get("jobs/spam-train")["metadata"]["uid"];
-    world.put(
-        "pods",
-        json!({
-            "metadata": {
-                "name": format!("spam-train-{index}-x"),
-                "labels": world.get("jobs/spam-train")["spec"]["template"]["metadata"]["labels"],
-                "annotations": {"hearth.dev/parent": "spam",
-                    "batch.kubernetes.io/job-completion-index": index.to_string()},
-                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job",
-                    "name": "spam-train", "uid": owner, "controller": true}],
-            },
-            "spec": {"nodeName": format!("node-{index}"), "containers": []},
-            "status": {"phase": "Running", "podIP": ip, "containerStatuses": [{
-                "name": "worker", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-                "state": {"running": {"startedAt": world.now()}}}]},
-        }),
+    world.put_worker(
+        "spam",
+        index,
+        &json!({"phase": "Running", "podIP": ip, "containerStatuses": [{
+            "name": "worker", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {"startedAt": world.now()}}}]}),
     );
 }
 
@@ -93,17 +89,7 @@ async fn a_job_lives_on_ten_writes_and_figures_and_then_on_none() {
     crate::common::serve(&format!("{}:8470", AGENT[0]), "/status", status.clone()).await;
 
     world.train("spam").await.unwrap();
-    assert_eq!(
-        world.writes(),
-        [
-            "apply configmaps/spam-train",
-            "apply services/spam-train",
-            "apply networkpolicies/spam-train",
-            "apply poddisruptionbudgets/spam-train",
-            "apply jobs/spam-train",
-            "status trainingjobs/spam",
-        ]
-    );
+    assert_eq!(world.writes(), STARTED);
     assert_eq!(world.condition(JOB, "Accepted"), "True Valid");
     assert_eq!(world.condition(JOB, "Running"), "False Starting");
     // Its pods are on their way, which is not worth a word; that they stay away is.
@@ -267,18 +253,7 @@ async fn suspend_goes_to_the_job_by_its_own_manager_and_back() {
     world.change(JOB, |j| j["spec"]["suspend"] = false.into());
     world.train("spam").await.unwrap();
     assert_eq!(world.get("jobs/spam-train")["spec"]["suspend"], false);
-    // What pods need comes before what lets them run.
-    assert_eq!(
-        world.writes(),
-        [
-            "apply configmaps/spam-train",
-            "apply services/spam-train",
-            "apply networkpolicies/spam-train",
-            "apply poddisruptionbudgets/spam-train",
-            "apply jobs/spam-train",
-            "status trainingjobs/spam"
-        ]
-    );
+    assert_eq!(world.writes(), STARTED);
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ use crate::training_job::validate::ValidJob;
 
 /// The objects of a job. `suspend` is absent in a queue: Kueue owns the field.
 ///
-/// While a job is held back, by its user or by admission, it has no pods, and nothing that pods need is made.
+/// While a job is held back, by its user or by admission, it has no pods, and nothing that
+/// pods need is made.
 pub fn build(valid: &ValidJob, settings: &Settings, held: bool) -> Plan {
     let parent = Parent {
         kind: "TrainingJob",

@@ -5,4 +5,4 @@ mod stage;
 
 pub use outcome::{Outcome, outcome};
 pub use stage::{Stage, stage};
-pub(crate) use stage::{is_held, trains};
+pub(crate) use stage::{held, replicas, trains};

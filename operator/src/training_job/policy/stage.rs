@@ -25,10 +25,8 @@ pub enum Stage {
     MissingClaims(Vec<String>),
     /// `suspend` is true.
     Suspended,
-    /// Kueue has not let it start.
+    /// Kueue, or admission, has not let it start; what it waits for.
     Queued(String),
-    /// Admission has not let it start; why.
-    Waiting(String),
     /// Admission took its place away; for whom.
     Yielding(String),
     /// Pods are on their way.
@@ -56,7 +54,7 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
             Stage::MissingClaims(seen.missing_claims.clone())
         } else if valid.spec.suspend {
             Stage::Suspended
-        } else if let Some(stage) = kept(&seen.grant) {
+        } else if let Some(stage) = held(seen) {
             stage
         } else {
             starting(valid, seen, now)
@@ -74,13 +72,13 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
         return Stage::SpecChanged;
     }
     match &valid.queue {
-        Some(queue) if job.suspended => return Stage::Queued(queue.clone()),
+        Some(queue) if job.suspended => {
+            return Stage::Queued(format!("waits for Kueue's queue {queue}"));
+        }
         None if valid.spec.suspend => return Stage::Suspended,
         _ => {}
     }
-    if is_held(seen)
-        && let Some(stage) = kept(&seen.grant)
-    {
+    if let Some(stage) = held(seen) {
         return stage;
     }
     match &seen.agent {
@@ -98,21 +96,14 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
     }
 }
 
-/// Whether admission holds the job back. One that it has not looked at yet stays as it is.
-pub(crate) fn is_held(seen: &Observed) -> bool {
+/// Where admission holds the job back. One that it has not looked at yet stays as it is.
+pub(crate) fn held(seen: &Observed) -> Option<Stage> {
     match &seen.grant {
-        Grant::Free | Grant::Decided(Decision::Admit) => false,
-        Grant::Decided(Decision::Wait(_) | Decision::Yield(_)) => true,
-        Grant::Undecided => seen.job.as_ref().is_none_or(|job| job.suspended),
-    }
-}
-
-fn kept(grant: &Grant) -> Option<Stage> {
-    match grant {
         Grant::Free | Grant::Decided(Decision::Admit) => None,
-        Grant::Decided(Decision::Wait(why)) => Some(Stage::Waiting(why.clone())),
+        Grant::Decided(Decision::Wait(why)) => Some(Stage::Queued(why.clone())),
         Grant::Decided(Decision::Yield(to)) => Some(Stage::Yielding(to.clone())),
-        Grant::Undecided => Some(Stage::Waiting("its place in the queue is being decided".into())),
+        Grant::Undecided if seen.job.as_ref().is_some_and(|job| !job.suspended) => None,
+        Grant::Undecided => Some(Stage::Queued("its place in the queue is being decided".into())),
     }
 }
 
@@ -143,7 +134,7 @@ fn all_run_since(valid: &ValidJob, seen: &Observed, now: Timestamp, least: Signe
     live_pods(seen).filter(long).count() >= replicas(valid)
 }
 
-fn replicas(valid: &ValidJob) -> usize {
+pub(crate) fn replicas(valid: &ValidJob) -> usize {
     usize::try_from(valid.spec.workers.replicas).unwrap_or(0)
 }
 

@@ -40,12 +40,7 @@ pub(super) fn findings_of(
             held("Suspended", "spec.suspend is true: set it to false to go on".into()),
             running(Truth::False, "Suspended", "The job is suspended.".into()),
         ]),
-        Stage::Queued(queue) => (Some("Pending"), vec![
-            valid(),
-            held("Queued", format!("waits for Kueue's queue {queue}")),
-            running(Truth::False, "Queued", "The job has not been let in.".into()),
-        ]),
-        Stage::Waiting(why) => (Some("Pending"), vec![
+        Stage::Queued(why) => (Some("Pending"), vec![
             valid(),
             held("Queued", why.clone()),
             running(Truth::False, "Queued", "The job has not been let in.".into()),

@@ -21,10 +21,11 @@ use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::fault::SpecFaults;
 use crate::observed::{JobView, Phase};
+use crate::planted::{self, Bug};
 use crate::seen::Kind;
 use crate::training_job::gather::Observed;
 use crate::training_job::plan::config::model_uri;
-use crate::training_job::policy::{Outcome, Stage};
+use crate::training_job::policy::{Outcome, Stage, replicas};
 use crate::training_job::validate::{ValidJob, spec_hash};
 use figures::{count, for_people, rfc3339};
 use findings::{accepted, findings_of, valid};
@@ -55,7 +56,7 @@ pub async fn publish(
     let before = cx.status_of(job);
     let after = next_status(job, &before, &verdict, now);
     let wait = look_again(&verdict);
-    if after == before {
+    if after == before && !planted::is(Bug::WritesAlways) {
         return Ok(wait);
     }
     let fresh =
@@ -192,7 +193,6 @@ fn take_figures(
         | Stage::MissingClaims(_)
         | Stage::Suspended
         | Stage::Queued(_)
-        | Stage::Waiting(_)
         | Stage::Yielding(_)
         | Stage::Starting { .. }
         | Stage::Silent(_)
@@ -219,7 +219,6 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
             | Stage::SpecChanged
             | Stage::Suspended
             | Stage::Queued(_)
-            | Stage::Waiting(_)
             | Stage::Yielding(_) => Action::requeue(RESYNC),
         },
     }
@@ -230,7 +229,7 @@ fn first_runs(seen: &Observed) -> bool {
 }
 
 fn lacks_pods(valid: &ValidJob, seen: &Observed) -> bool {
-    usize::try_from(valid.spec.workers.replicas).is_ok_and(|wanted| seen.pods.len() < wanted)
+    seen.pods.len() < replicas(valid)
 }
 
 fn has_overdue_pod(seen: &Observed) -> bool {

@@ -166,6 +166,36 @@ impl World {
         Self { state, clock, cx }
     }
 
+    /// The same, with the claims `models` and `data`.
+    pub fn with_claims() -> Self {
+        let world = Self::new();
+        for claim in ["models", "data"] {
+            world.put("persistentvolumeclaims", json!({"metadata": {"name": claim}}));
+        }
+        world
+    }
+
+    /// A worker's pod on the node of its index, as the Job controller and a scheduler make it.
+    pub fn put_worker(&self, job: &str, index: u32, status: &Value) {
+        let made = self.get(&format!("jobs/{job}-train"));
+        self.put(
+            "pods",
+            json!({
+                "metadata": {
+                    "name": format!("{job}-train-{index}-x"),
+                    "labels": made["spec"]["template"]["metadata"]["labels"],
+                    "annotations": {"hearth.dev/parent": job,
+                        "batch.kubernetes.io/job-completion-index": index.to_string()},
+                    "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job",
+                        "name": format!("{job}-train"), "uid": made["metadata"]["uid"],
+                        "controller": true}],
+                },
+                "spec": {"nodeName": format!("node-{index}"), "containers": []},
+                "status": status,
+            }),
+        );
+    }
+
     /// Lets time pass.
     pub fn pass(&self, seconds: i64) {
         let mut now = self.clock.0.lock().unwrap();

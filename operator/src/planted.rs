@@ -1,0 +1,60 @@
+//! Bugs that `tests/faults` plants, to see that its tests catch them. None is in a release: the
+//! feature `planted` is off there, and [`is`] is a constant.
+
+/// A bug; `HEARTH_PLANTED` of `hearth-operator-planted` names it in kebab case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// The status says what is about to be done, and what it says is not done again.
+    ReportsFirst,
+    /// A failed reconcile is not tried again.
+    ForgetsFailures,
+    /// A failed write fails the job.
+    ErrorsAreFinal,
+    /// A write that met a conflict counts as done.
+    TakesConflictForSuccess,
+    /// No request has a time limit.
+    WaitsForEver,
+    /// A watch that failed is not begun again.
+    GivesUpWatches,
+    /// A version that is gone is asked for again and again.
+    KeepsAGoneVersion,
+    /// A Job that no list shows is lost.
+    BelievesLists,
+    /// A lost lease changes nothing.
+    KeepsLeading,
+    /// A status is written even where nothing changed.
+    WritesAlways,
+}
+
+/// Whether this process has the bug.
+#[cfg(not(feature = "planted"))]
+#[inline]
+pub const fn is(_: Bug) -> bool {
+    false
+}
+
+/// Whether this process has the bug.
+#[cfg(feature = "planted")]
+pub fn is(bug: Bug) -> bool {
+    static PLANTED: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
+    *PLANTED.get_or_init(|| std::env::var("HEARTH_PLANTED").ok().map(|name| named(&name)))
+        == Some(bug)
+}
+
+#[cfg(feature = "planted")]
+#[expect(clippy::panic, reason = "a test that names no bug must not go on")]
+fn named(name: &str) -> Bug {
+    match name {
+        "reports-first" => Bug::ReportsFirst,
+        "forgets-failures" => Bug::ForgetsFailures,
+        "errors-are-final" => Bug::ErrorsAreFinal,
+        "takes-conflict-for-success" => Bug::TakesConflictForSuccess,
+        "waits-for-ever" => Bug::WaitsForEver,
+        "gives-up-watches" => Bug::GivesUpWatches,
+        "keeps-a-gone-version" => Bug::KeepsAGoneVersion,
+        "believes-lists" => Bug::BelievesLists,
+        "keeps-leading" => Bug::KeepsLeading,
+        "writes-always" => Bug::WritesAlways,
+        other => panic!("HEARTH_PLANTED: there is no bug named {other}"),
+    }
+}

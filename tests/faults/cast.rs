@@ -1,0 +1,146 @@
+//! Kubelets, gateways and users, played.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use axum::extract::State;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::cluster::Cluster;
+use crate::scenario::{Ending, Scenario};
+
+/// How long a worker works.
+const WORK: Duration = Duration::from_millis(400);
+/// Where gateways tell what they route.
+const ADMIN_PORT: u16 = 9090;
+
+/// Plays until it is dropped.
+pub(crate) struct Cast(Vec<JoinHandle<()>>);
+
+impl Drop for Cast {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Creates the subject, and plays all others. The gateway's pod has this address.
+pub(crate) async fn play(
+    cluster: &Cluster,
+    scenario: &'static Scenario,
+    address: Ipv4Addr,
+) -> Result<Cast> {
+    let (plural, name) = scenario.subject;
+    let kind = match plural {
+        "trainingjobs" => "TrainingJob",
+        "hyperparamsweeps" => "HyperparamSweep",
+        _ => "ModelDeployment",
+    };
+    let subject = json!({
+        "apiVersion": "hearth.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": (scenario.spec)(),
+    });
+    cluster.create_object(plural, &subject).await?;
+    let mut tasks = vec![
+        tokio::spawn(kubelet(cluster.clone(), scenario, address)),
+        tokio::spawn(user(cluster.clone(), scenario)),
+    ];
+    if plural == "modeldeployments" {
+        let listener = tokio::net::TcpListener::bind((address, ADMIN_PORT)).await?;
+        let app = axum::Router::new()
+            .route("/routing", axum::routing::get(routing))
+            .with_state(cluster.clone());
+        tasks.push(tokio::spawn(async move { drop(axum::serve(listener, app).await) }));
+    }
+    Ok(Cast(tasks))
+}
+
+/// A gateway knows the table that is in the cluster.
+async fn routing(State(cluster): State<Cluster>) -> String {
+    let table = cluster.get("configmaps", "shop-routing").await.unwrap_or_default();
+    table["data"]["routing.json"].as_str().unwrap_or_default().to_owned()
+}
+
+async fn user(cluster: Cluster, scenario: &'static Scenario) {
+    let (plural, name) = scenario.subject;
+    for step in scenario.steps {
+        loop {
+            let subject = cluster.get(plural, name).await.unwrap_or_default();
+            if (step.when)(&subject) {
+                let done = match step.patch {
+                    Some(patch) => cluster.patch(plural, name, &patch()).await,
+                    None => cluster.delete(plural, name).await,
+                };
+                if done.is_ok() {
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    }
+}
+
+/// Pods run as soon as they are there. Workers end after a while.
+async fn kubelet(cluster: Cluster, scenario: &'static Scenario, address: Ipv4Addr) {
+    let mut started: BTreeMap<String, Instant> = BTreeMap::new();
+    loop {
+        for pod in cluster.list("pods").await.unwrap_or_default() {
+            let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            let status = match pod["status"]["phase"].as_str() {
+                Some("Pending") => {
+                    started.insert(uid, Instant::now());
+                    running(&pod, address)
+                }
+                Some("Running") if started.get(&uid).is_some_and(|at| at.elapsed() > WORK) => {
+                    let job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"].as_str();
+                    let Some(ending) = job.and_then(|job| (scenario.ending)(job)) else { continue };
+                    ended(&pod, &ending)
+                }
+                _ => continue,
+            };
+            let _ =
+                cluster.patch("pods", &format!("{name}/status"), &json!({"status": status})).await;
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+}
+
+fn container(pod: &Value, ready: bool, state: &Value) -> Value {
+    json!([{
+        "name": pod["spec"]["containers"][0]["name"], "image": "i", "imageID": "i", "ready": ready,
+        "restartCount": 0, "state": state,
+    }])
+}
+
+fn running(pod: &Value, address: Ipv4Addr) -> Value {
+    let now = pod["metadata"]["creationTimestamp"].clone();
+    let true_ = |type_: &str| json!({"type": type_, "status": "True", "lastTransitionTime": now});
+    let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(true_);
+    json!({
+        "phase": "Running", "podIP": address.to_string(), "podIPs": [{"ip": address.to_string()}],
+        "conditions": conditions,
+        "containerStatuses": container(pod, true, &json!({"running": {"startedAt": now}})),
+    })
+}
+
+fn ended(pod: &Value, ending: &Ending) -> Value {
+    let now = pod["metadata"]["creationTimestamp"].clone();
+    let index = pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"].as_str();
+    let message =
+        if index.unwrap_or("0") == "0" { ending.message.to_string() } else { String::new() };
+    let state = json!({"terminated": {
+        "exitCode": ending.code, "message": message, "startedAt": now, "finishedAt": now,
+    }});
+    let mut conditions = pod["status"]["conditions"].clone();
+    for condition in conditions.as_array_mut().into_iter().flatten() {
+        if condition["type"] == "Ready" || condition["type"] == "ContainersReady" {
+            condition["status"] = "False".into();
+        }
+    }
+    json!({
+        "phase": if ending.code == 0 { "Succeeded" } else { "Failed" },
+        "conditions": conditions, "containerStatuses": container(pod, false, &state),
+    })
+}
