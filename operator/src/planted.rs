@@ -53,7 +53,8 @@ pub fn client(mut config: kube::Config) -> kube::Result<kube::Client> {
     use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex, PoisonError};
 
-    config.default_retry = !is(Bug::ForgetsFailures);
+    // The usual client tries some refusals again by itself.
+    config.default_retry = !(is(Bug::ForgetsFailures) || is(Bug::ErrorsAreFinal));
     let namespace = config.default_namespace.clone();
     let client = kube::Client::try_from(config)?;
     let watched = Arc::new(Mutex::new(BTreeSet::<String>::new()));

@@ -24,7 +24,7 @@ const LIMIT_PLANTED: Duration = Duration::from_secs(25);
 /// A story without faults may take this long on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-static PLAYS: Semaphore = Semaphore::const_new(10);
+static PLAYS: Semaphore = Semaphore::const_new(14);
 static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 /// A play that goes on.

@@ -51,26 +51,27 @@ pub(crate) type State = BTreeMap<String, Value>;
 /// The state as it is now.
 pub(crate) async fn read(cluster: &Cluster) -> Result<State> {
     let mut state = State::new();
-    let mut uids = Vec::new();
+    let mut drawn = Vec::new();
     for plural in KINDS {
         for object in cluster.list(plural).await? {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let given = object["metadata"]["name"].as_str().unwrap_or_default();
             // Every namespace has these two.
-            if name == "kube-root-ca.crt" || (plural, name) == ("serviceaccounts", "default") {
+            if given == "kube-root-ca.crt" || (plural, given) == ("serviceaccounts", "default") {
                 continue;
             }
             let (name, object) =
-                if plural == "pods" { pod(&object) } else { (name.to_owned(), object.clone()) };
+                if plural == "pods" { pod(&object) } else { (given.to_owned(), object.clone()) };
             // Two pods in one place are one too many: the second has a name of its own.
             let mut key = format!("{plural}/{name}");
             while state.contains_key(&key) {
                 key.push_str(" again");
             }
-            uids.extend(object["metadata"]["uid"].as_str().map(str::to_owned));
+            drawn.extend(object["metadata"]["uid"].as_str().map(str::to_owned));
+            drawn.extend((plural == "pods").then(|| given.to_owned()));
             state.insert(key, object);
         }
     }
-    let names: Vec<_> = uids.iter().chain([&cluster.namespace]).map(String::as_str).collect();
+    let names: Vec<_> = drawn.iter().chain([&cluster.namespace]).map(String::as_str).collect();
     Ok(state.into_iter().map(|(key, object)| (key, plain(without_hash(object), &names))).collect())
 }
 
