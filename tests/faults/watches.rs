@@ -153,7 +153,7 @@ async fn old_lists_deceive_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_that_cannot_cope_with_bad_watches_are_caught() {
     let plays = CLASSES.iter().map(async |class| {
-        (class.name, class.bug, suffers(named("trained"), class, Some(class.bug)).await)
+        (class.name, class.bug, suffers(named("swept"), class, Some(class.bug)).await)
     });
     let mut outcomes = futures::future::join_all(plays).await;
     let deceived = sees_old_lists(named("trained"), 6, Some("believes-lists")).await;
