@@ -77,9 +77,9 @@ impl Cluster {
     }
 
     /// A merge patch of an object or of its status; nothing happens where it is gone.
-    pub(crate) async fn patch(&self, plural: &str, name: &str, patch: &Value) -> Result<()> {
+    pub(crate) async fn patch(&self, plural: &str, name: &str, change: &Value) -> Result<()> {
         let path = format!("{}/{name}", self.path(plural));
-        match self.call(Method::PATCH, &path, Some(patch)).await {
+        match self.call(Method::PATCH, &path, Some(change)).await {
             Err(error) if is_missing(&error) => Ok(()),
             answer => answer.map(drop),
         }

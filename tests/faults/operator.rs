@@ -1,6 +1,7 @@
 //! The operator's process.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -37,7 +38,7 @@ impl Operator {
             std::env::var_os("HEARTH_FAULTS_LOGS").context("run tests/faults/run.sh")?,
         );
         let kubeconfig = folder.join(format!("{namespace}-{name}.kubeconfig"));
-        std::fs::write(&kubeconfig, kubeconfig_of(settings.port))?;
+        File::create(&kubeconfig)?.write_all(kubeconfig_of(settings.port).as_bytes())?;
         let binaries =
             PathBuf::from(std::env::var_os("HEARTH_BIN").context("HEARTH_BIN is not set")?);
         let binary =

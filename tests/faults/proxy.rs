@@ -82,11 +82,14 @@ pub(crate) enum Deed {
 /// Decides about requests.
 pub(crate) type Rules = Box<dyn Fn(&Call) -> Deed + Send + Sync>;
 
+/// Sees answers to lists, by the question.
+pub(crate) type Listener = Box<dyn Fn(&str, &Bytes) + Send + Sync>;
+
 struct Shared {
     client: Client,
     rules: Mutex<Option<Rules>>,
     /// Sees every answer to a list.
-    listed: Mutex<Option<Box<dyn Fn(&str, &Bytes) + Send + Sync>>>,
+    listed: Mutex<Option<Listener>>,
     operator: Mutex<Option<Arc<Operator>>>,
     writes: AtomicUsize,
     last_write: Mutex<Instant>,
@@ -138,7 +141,7 @@ impl Proxy {
     }
 
     /// Tells of every list, by its question.
-    pub(crate) fn listen(&self, listed: Box<dyn Fn(&str, &Bytes) + Send + Sync>) {
+    pub(crate) fn listen(&self, listed: Listener) {
         *self.shared.listed.lock().unwrap() = Some(listed);
     }
 

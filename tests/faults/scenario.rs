@@ -83,24 +83,24 @@ fn trained(job: &str) -> Option<Ending> {
     })
 }
 
-fn compressed(_: &str) -> Option<Ending> {
-    Some(Ending {
+fn compressed() -> Ending {
+    Ending {
         code: 0,
         message: json!({
             "succeeded": true, "reason": "Completed", "message": "compressed", "exitCode": 0,
             "compression": {"sizeBeforeBytes": 400, "sizeAfterBytes": 100},
         }),
-    })
+    }
 }
 
-fn refused(_: &str) -> Option<Ending> {
-    Some(Ending {
+fn refused() -> Ending {
+    Ending {
         code: 65,
         message: json!({
             "succeeded": false, "reason": "BadData", "message": "train.jsonl:3 has no label", "exitCode": 65,
             "restarts": 0, "progress": {"step": 0, "totalSteps": 100},
         }),
-    })
+    }
 }
 
 fn runs_on(_: &str) -> Option<Ending> {
@@ -147,7 +147,7 @@ pub(crate) const ALL: &[Scenario] = &[
         subject: ("trainingjobs", "spam"),
         spec: || training(|spec| spec["workers"]["replicas"] = 1.into()),
         steps: &[],
-        ending: refused,
+        ending: |_| Some(refused()),
         over: |job| condition(job, "Failed") == "True",
     },
     Scenario {
@@ -211,7 +211,7 @@ pub(crate) const ALL: &[Scenario] = &[
             spec
         },
         steps: &[],
-        ending: compressed,
+        ending: |_| Some(compressed()),
         over: |shop| condition(shop, "Ready") == "True" && state(shop) == "Ready",
     },
     Scenario {
