@@ -65,6 +65,8 @@ Root = "$home/runc"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "$home/cni"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "$home/certs.d"
 TOML
 }
 

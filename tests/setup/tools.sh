@@ -9,7 +9,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/env.sh"
 
-IMAGE_PACKAGES=(buildah debootstrap binutils python3)
+IMAGE_PACKAGES=(buildah debootstrap binutils python3 zstd)
 CLUSTER_PACKAGES=(containerd runc containernetworking-plugins nftables iproute2 conntrack openssl procps gcc libc6-dev busybox-static)
 BUILD_PACKAGES=(ccache g++ pkg-config python3-venv unzip)
 HELM=v4.3.1
