@@ -42,6 +42,7 @@ die() {
 
 misused() { die 64 "$*; see install.sh --help"; }
 
+socket=${CONTAINERD_ADDRESS:-/run/containerd/containerd.sock}
 mode='' registry='' namespace=hearth-system timeout=5m scheme=https options=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -80,12 +81,12 @@ verify() {
   say "checksums: ok"
 }
 
-# images COMMAND…: runs it for each image, with its name in nodes, its digest and its archive.
+# each_image COMMAND…: runs it for each image, with its name in nodes, its digest and its archive.
 each_image() {
   local name digest file
   while read -r name digest; do
     file=${name##*/}
-    "$@" "$name" "$digest" "$here/images/${file%%:*}.tar"
+    "$@" "$name" "$digest" "$here/images/${file%%:*}.tar" </dev/null
   done <"$here/IMAGES"
 }
 
@@ -98,7 +99,7 @@ request() {
   [[ $url != "$base"/* ]] || who=(--config "$work/who")
   status=$(curl --silent --show-error --connect-timeout 10 --speed-limit 1 --speed-time 60 "${method[@]}" "${who[@]}" \
     --dump-header "$work/headers" --output "$work/answer" --write-out '%{http_code}' "$@" "$url" 2>"$work/error") ||
-    die 69 "registry $registry: $(tail -n 1 "$work/error")"
+    die 69 "registry $registry: $(head -n 1 "$work/error")"
   case $status in
     401) die 77 "registry $registry wants to know who asks, or does not know ${HEARTH_REGISTRY_USER:-nobody}:" \
       "set HEARTH_REGISTRY_USER and HEARTH_REGISTRY_PASSWORD (basic authentication; tokens are not supported)" ;;
@@ -155,16 +156,20 @@ push() {
   [ "$status" = 200 ] || unexpected "the manifest $digest, just pushed,"
 }
 
-# Sets up what `request` uses; a password must not show in the list of processes.
-registry_access() {
-  local host=${registry%%/*} escaped
+check_registry() {
+  local host=${registry%%/*}
   command -v curl >/dev/null || die 69 "--registry needs curl"
   [[ $registry =~ ^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$ ]] ||
     misused "--registry is HOST[:PORT]/PREFIX, such as registry.local/hearth, not $registry"
   [[ $host == *[.:]* || $host == localhost ]] ||
     misused "--registry: $host would be taken for a name on Docker Hub: give its domain or port"
+}
+
+# Sets up what `request` uses; a password must not show in the list of processes.
+registry_access() {
+  local escaped
   MANIFEST=application/vnd.oci.image.manifest.v1+json
-  base=$scheme://$host
+  base=$scheme://${registry%%/*}
   (umask 077 && : >"$work/who")
   if [ -n "${HEARTH_REGISTRY_USER:-}" ]; then
     escaped=$(sed 's/[\\"]/\\&/g' <<<"$HEARTH_REGISTRY_USER:${HEARTH_REGISTRY_PASSWORD:-}")
@@ -175,15 +180,16 @@ registry_access() {
 # load NAME DIGEST ARCHIVE: pinned, so that a node short of space keeps what it could not get again.
 load() {
   say "loading $1"
-  ctr --namespace k8s.io images import "$3" >/dev/null
-  ctr --namespace k8s.io images label "$1" io.cri-containerd.pinned=pinned >/dev/null
+  ctr --address "$socket" --namespace k8s.io images import "$3" >/dev/null ||
+    die 69 "containerd does not take $3, as above: it needs to run, room on its disk, and root to ask it"
+  ctr --address "$socket" --namespace k8s.io images label "$1" io.cri-containerd.pinned=pinned >/dev/null
 }
 
-is_node() { command -v ctr >/dev/null && ctr version >"$work/answer" 2>"$work/error"; }
+is_node() { command -v ctr >/dev/null && [ -S "$socket" ]; }
 
 load_here() {
   command -v ctr >/dev/null || die 69 "there is no ctr: run --load on a node with containerd, or use --registry"
-  is_node || die 69 "containerd does not answer: $(tail -n 1 "$work/error"). Set CONTAINERD_ADDRESS to its socket"
+  [ -S "$socket" ] || die 69 "containerd has no socket $socket: set CONTAINERD_ADDRESS to its socket"
   each_image load
 }
 
@@ -219,9 +225,10 @@ install_chart() {
     --reset-then-reuse-values --set "$images" --wait --timeout "$timeout" "${options[@]}" ||
     die 70 "helm did not succeed, as above; kubectl get pods,events --namespace $namespace says more." \
       "When it is put right, run this again"
-  say "the operator is ready, with $images"
+  say "done, with $images"
 }
 
+[ "$mode" != registry ] || check_registry
 verify
 case $mode in
   verify) exit ;;

@@ -99,6 +99,7 @@ makeIPTablesUtilChains: false
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 64Mi}
 serializeImagePulls: false
+imagePullCredentialsVerificationPolicy: NeverVerify
 maxPods: 100
 shutdownGracePeriod: 0s
 syncFrequency: 10s
