@@ -194,7 +194,7 @@ from_nodes() {
 
 secure() {
   offline env HEARTH_REGISTRY_USER=site HEARTH_REGISTRY_PASSWORD="$1" CURL_CA_BUNDLE="$work/tls.crt" \
-    "$site/install.sh" --registry "$SECURE/team/hearth" --timeout 60s -- --set 'images.pullSecrets={registry}'
+    "$site/install.sh" --registry "$SECURE/team/hearth" --timeout 60s -- --set 'replicas=1,images.pullSecrets={registry}'
 }
 
 from_registry() {
