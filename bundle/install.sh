@@ -42,8 +42,15 @@ die() {
 
 misused() { die 64 "$*; see install.sh --help"; }
 
+# cluster_only OPTION: refuses what does nothing without a cluster.
+cluster_only() {
+  case $mode in
+    load | verify) misused "$1 goes with --registry and --nodes" ;;
+  esac
+}
+
 socket=${CONTAINERD_ADDRESS:-/run/containerd/containerd.sock}
-mode='' registry='' namespace=hearth-system timeout=5m scheme=https options=()
+mode='' registry='' namespace=hearth-system timeout=5m scheme=https given='' options=()
 while [ $# -gt 0 ]; do
   case $1 in
     --registry | --nodes | --load | --verify)
@@ -53,17 +60,19 @@ while [ $# -gt 0 ]; do
     --registry | --namespace | --timeout)
       [ -n "${2:-}" ] || misused "$1 needs a value"
       declare "${1#--}=$2"
+      [ "$1" = --registry ] || given=$1
       shift
       ;;
     --nodes | --load | --verify) ;;
     --plain-http) scheme=http ;;
     --help | -h) usage; exit ;;
-    --) shift; options=("$@"); break ;;
+    --) shift; options=("$@") given=--; break ;;
     *) misused "there is no option $1" ;;
   esac
   shift
 done
 [ -n "$mode" ] || misused "name one of --registry, --nodes, --load and --verify"
+[ -z "$given" ] || cluster_only "$given"
 [ "$scheme" = https ] || [ "$mode" = registry ] || misused "--plain-http goes with --registry"
 
 work=$(mktemp -d)
@@ -112,7 +121,7 @@ unexpected() { die 69 "registry $registry: $1 answers $status: $(head -c 300 "$w
 # Where the registry wants a blob: a URL, or a path on itself.
 upload_url() {
   local url
-  url=$(sed -nE 's/^[Ll]ocation:[[:space:]]*([^[:space:]]+)[[:space:]]*$/\1/p' "$work/headers" | tail -n 1)
+  url=$(sed -nE 's/^location:[[:space:]]*([^[:space:]]+)[[:space:]]*$/\1/Ip' "$work/headers" | tail -n 1)
   case $url in
     http://* | https://*) ;;
     /*) url=$base$url ;;

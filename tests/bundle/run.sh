@@ -110,6 +110,8 @@ misuse() {
   refused 64 "name one of" "$site/install.sh"
   refused 64 "exclude each other" "$site/install.sh" --nodes --load
   refused 64 "--registry needs a value" "$site/install.sh" --registry
+  refused 64 "goes with --registry and --nodes" "$site/install.sh" --load --timeout 5m
+  refused 64 "goes with --registry" "$site/install.sh" --nodes --plain-http
   refused 64 "would be taken for a name on Docker Hub" offline "$site/install.sh" --registry team/hearth
   refused 69 "Set KUBECONFIG" offline env KUBECONFIG=/nonexistent "$site/install.sh" --nodes
   refused 69 "set CONTAINERD_ADDRESS" offline env CONTAINERD_ADDRESS="$work/none.sock" "$site/install.sh" --load
@@ -153,7 +155,7 @@ registries() {
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=registry \
     -addext "subjectAltName=IP:$HOST" -keyout "$work/tls.key" -out "$work/tls.crt" 2>/dev/null
   # A password with what shells, curl and HTTP could trip over.
-  password='o"f\f:l ine$'
+  password='o"f\f: line$'
   hash=$(PASSWORD=$password perl -e 'print crypt($ENV{PASSWORD}, q($2b$05$abcdefghijklmnopqrstuu))')
   echo "site:$hash" >"$work/htpasswd"
   serve secure "$SECURE" https "http: {addr: '$SECURE', tls: {certificate: $work/tls.crt, key: $work/tls.key}}
