@@ -121,7 +121,7 @@ def image_files(layout: pathlib.Path):
     manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
     for layer in manifest["layers"]:
         unpack = subprocess.Popen(["zstd", "-dc", blob(layer["digest"])], stdout=subprocess.PIPE)
-        with tarfile.open(fileobj=unpack.stdout, mode="r|") as files:
+        with tarfile.open(fileobj=unpack.stdout, mode="r|", bufsize=1 << 20) as files:
             for entry in files:
                 if entry.isfile():
                     yield entry.name.removeprefix("./"), files.extractfile(entry)
