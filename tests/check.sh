@@ -80,7 +80,8 @@ unit() {
   need build cargo build --release --workspace --bins --tests
   # In one process a crate: loading libtorch takes longer than any of these.
   stage unit cargo test --release --workspace --lib --no-fail-fast
-  stage integration cargo nextest run --release --workspace -E 'not kind(lib) & not binary(cluster)'
+  stage integration cargo nextest run --release --workspace -E 'not kind(lib) & not binary(cluster) & not binary(faults)'
+  stage faults tests/faults/run.sh
   stage bench-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/train.sh --smoke
   stage bench-operator-smoke tests/bench/operator.sh --smoke
   stage security tests/security/run.sh
@@ -103,8 +104,12 @@ e2e() {
   [ -n "$own" ] || stage bundle tests/bundle/run.sh
   stage demo tests/demo.sh && tail -n 1 "$logs/demo.log"
   stage kustomize tests/kustomize.sh
+  # Alone: it ends the operator's processes twice.
+  stage upgrade cargo nextest run --release --workspace -E 'binary(cluster) & test(/^upgrade::/)'
+  stage admission helm upgrade hearth charts/hearth --namespace hearth-system --reuse-values \
+    --set admission.enabled=true,admission.minRuntimeSeconds=5 --wait --timeout 3m
   # More than cores: these wait for the cluster most of the time.
-  stage e2e cargo nextest run --release --workspace --test-threads 3 -E 'binary(cluster)'
+  stage e2e cargo nextest run --release --workspace --test-threads 3 -E 'binary(cluster) & not test(/^upgrade::/)'
   if [ -z "$own" ]; then
     stage rbac-used tests/security/rbac-used.sh
     trap - EXIT

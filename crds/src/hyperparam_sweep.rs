@@ -40,7 +40,8 @@ use crate::training_job::TrainingJobSpec;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("self.algorithm.type != 'ASHA'").message("this version of Hearth does not run ASHA yet: use Grid, Random, Sobol or TPE").field_path(".algorithm.type"),
+    validation = Rule::new("(self.algorithm.type == 'ASHA') == has(self.algorithm.asha)").message("algorithm.asha belongs to type ASHA, which needs it: set both or neither").field_path(".algorithm.asha"),
+    validation = Rule::new("!has(self.algorithm.asha) || self.job.training.maxSteps > self.algorithm.asha.firstRungSteps").message("ASHA's last rung is job.training.maxSteps: set it above algorithm.asha.firstRungSteps").field_path(".algorithm.asha.firstRungSteps"),
     validation = Rule::new("self.objective == oldSelf.objective && self.algorithm == oldSelf.algorithm").message("objective and algorithm cannot change after creation: create another HyperparamSweep"),
     validation = Rule::new("self.trials.parallel <= self.trials.max").message("trials.parallel cannot exceed trials.max").field_path(".trials.parallel"),
     validation = Rule::new("self.algorithm.type != 'Grid' || self.parameters.all(p, !has(p.range))").message("algorithm Grid needs values, not a range, for every parameter").field_path(".parameters"),
@@ -91,11 +92,32 @@ pub struct Algorithm {
     /// Seed of everything random in the search.
     #[schemars(range(min = 0))]
     pub seed: i64,
+    /// The rungs of ASHA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asha: Option<Asha>,
+}
+
+/// The rungs of ASHA: each is `reductionFactor` times as long as the one before, up to
+/// `job.training.maxSteps`, and the best `1 / reductionFactor` of a rung go on to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Asha {
+    /// Steps of the first rung, which every trial runs.
+    #[schemars(range(min = 1))]
+    pub first_rung_steps: i64,
+    /// How much longer each rung is than the one before.
+    #[serde(default = "three")]
+    #[schemars(range(min = 2, max = 100))]
+    pub reduction_factor: i32,
+}
+
+fn three() -> i32 {
+    3
 }
 
 impl Default for Algorithm {
     fn default() -> Self {
-        Self { type_: AlgorithmType::Random, seed: 0 }
+        Self { type_: AlgorithmType::Random, seed: 0, asha: None }
     }
 }
 
@@ -110,7 +132,7 @@ pub enum AlgorithmType {
     Sobol,
     /// Tree-structured Parzen estimator (Bergstra et al. 2011).
     TPE,
-    /// Asynchronous successive halving (Li et al. 2020).
+    /// Asynchronous successive halving (Li et al. 2020) of independent draws.
     ASHA,
 }
 
@@ -246,7 +268,7 @@ pub struct TrialCounts {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BestTrial {
-    /// Its TrainingJob.
+    /// Its TrainingJob; with ASHA, that of its last rung.
     pub job: String,
     /// Its metric.
     pub value: f64,

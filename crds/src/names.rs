@@ -18,6 +18,8 @@ pub const LABEL_NAME: &str = "hearth.dev/name";
 pub const LABEL_REVISION: &str = "hearth.dev/revision";
 /// Annotation on a trial: its number in its sweep, from 0.
 pub const ANNOTATION_TRIAL: &str = "hearth.dev/trial";
+/// Annotation on a trial of ASHA: the rung that its job runs, from 0.
+pub const ANNOTATION_RUNG: &str = "hearth.dev/rung";
 /// Annotation on a trial: what it set in the job, a JSON object by path.
 pub const ANNOTATION_POINT: &str = "hearth.dev/point";
 /// Standard label: who manages this object.

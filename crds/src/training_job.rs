@@ -66,6 +66,8 @@ use crate::training_arguments::TrainingArguments;
     validation = Rule::new("(self.workers.replicas * self.workers.processesPerWorker) % (self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.expert) == 0").message("workers.replicas x workers.processesPerWorker must be a multiple of parallelism.tensor x parallelism.pipeline x parallelism.expert").field_path(".parallelism"),
     validation = Rule::new("self.task == oldSelf.task && self.model == oldSelf.model && self.data == oldSelf.data && self.training == oldSelf.training && self.parallelism == oldSelf.parallelism && self.output == oldSelf.output").message("task, model, data, training, parallelism and output cannot change after creation: create another TrainingJob"),
     validation = Rule::new("has(self.objective) == has(oldSelf.objective) && (!has(self.objective) || self.objective == oldSelf.objective) && has(self.distillation) == has(oldSelf.distillation) && (!has(self.distillation) || self.distillation == oldSelf.distillation) && has(self.peft) == has(oldSelf.peft) && (!has(self.peft) || self.peft == oldSelf.peft)").message("objective, distillation and peft cannot change after creation: create another TrainingJob"),
+    validation = Rule::new("!has(self.stopAtStep) || self.training.saveStrategy != 'No'").message("stopAtStep ends with a checkpoint: set training.saveStrategy to Steps or Epoch").field_path(".stopAtStep"),
+    validation = Rule::new("has(self.stopAtStep) == has(oldSelf.stopAtStep) && (!has(self.stopAtStep) || self.stopAtStep == oldSelf.stopAtStep)").message("stopAtStep cannot change after creation: create another TrainingJob with the same output, which goes on from there").field_path(".stopAtStep"),
     validation = Rule::new("has(self.activeDeadlineSeconds) == has(oldSelf.activeDeadlineSeconds) && (!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds == oldSelf.activeDeadlineSeconds)").message("activeDeadlineSeconds cannot change after creation: create another TrainingJob"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -97,6 +99,12 @@ pub struct TrainingJobSpec {
     pub workers: Workers,
     /// Where the model goes.
     pub output: OutputSpec,
+    /// End after this step as after the last one, with an evaluation, a checkpoint and a model. The
+    /// learning rate follows the plan of maxSteps or numTrainEpochs, so that another job with the
+    /// same output and training goes on from there as if nothing had been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub stop_at_step: Option<i64>,
     /// How often a failure is retried.
     #[serde(default)]
     pub restart_policy: RestartPolicy,

@@ -67,6 +67,9 @@ pub struct TrainConfig {
     pub peft: Option<Peft>,
     /// Hyperparameters, defaults filled in.
     pub training: TrainingArguments,
+    /// The step to end after, where that is not the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_at_step: Option<u64>,
     /// How the model is split over ranks.
     pub parallelism: Parallelism,
     /// Agents (pods).

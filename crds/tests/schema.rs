@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use hearth_crds::hyperparam_sweep::AlgorithmType;
+use hearth_crds::hyperparam_sweep::{AlgorithmType, Asha};
 use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob, all_crds};
 use serde_json::{Value, json};
 
@@ -173,7 +173,12 @@ fn a_sweep_is_checked_by_the_schema() {
     let mut asha = sweep.clone();
     asha.spec.algorithm.type_ = AlgorithmType::ASHA;
     let said = asha.validate_cel().unwrap_err().to_string();
-    assert!(said.contains("does not run ASHA yet"), "{said}");
+    assert!(said.contains("algorithm.asha belongs to type ASHA"), "{said}");
+    asha.spec.algorithm.asha = Some(Asha { first_rung_steps: 100, reduction_factor: 3 });
+    let said = asha.validate_cel().unwrap_err().to_string();
+    assert!(said.contains("last rung is job.training.maxSteps"), "{said}");
+    asha.spec.job.training.max_steps = 900;
+    asha.validate_cel().unwrap();
     let mut other = sweep.clone();
     other.spec.algorithm.seed = 3;
     assert!(other.validate_cel_update(&sweep).is_err(), "a search has one seed");

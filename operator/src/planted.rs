@@ -41,6 +41,38 @@ pub fn is(bug: Bug) -> bool {
         == Some(bug)
 }
 
+/// A client of the API server.
+#[cfg(not(feature = "planted"))]
+pub fn client(config: kube::Config) -> kube::Result<kube::Client> {
+    kube::Client::try_from(config)
+}
+
+/// A client of the API server; with [`Bug::GivesUpWatches`], it watches each kind once.
+#[cfg(feature = "planted")]
+pub fn client(mut config: kube::Config) -> kube::Result<kube::Client> {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    // The usual client tries some refusals again by itself.
+    config.default_retry = !(is(Bug::ForgetsFailures) || is(Bug::ErrorsAreFinal));
+    let namespace = config.default_namespace.clone();
+    let client = kube::Client::try_from(config)?;
+    let watched = Arc::new(Mutex::new(BTreeSet::<String>::new()));
+    let send = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let path = request.uri().path().to_owned();
+        let again = watches && !watched.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        let client = client.clone();
+        async move {
+            if again && is(Bug::GivesUpWatches) {
+                std::future::pending::<()>().await;
+            }
+            client.send(request).await
+        }
+    });
+    Ok(kube::Client::new(send, namespace))
+}
+
 #[cfg(feature = "planted")]
 #[expect(clippy::panic, reason = "a test that names no bug must not go on")]
 fn named(name: &str) -> Bug {

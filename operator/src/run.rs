@@ -109,7 +109,7 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     let mut config = config.clone();
     // Servers end a watch before that: one that is silent for longer is dead.
     config.read_timeout = (!planted::is(Bug::WaitsForEver)).then_some(SILENCE);
-    let client = Client::try_from(config).context("cannot make a client")?;
+    let client = planted::client(config).context("cannot make a client")?;
     let watching = Watching { metrics: probes.metrics.clone(), health: probes.watches.clone() };
     let (jobs, job_queue) = queue::<GuardedJob>();
     let (sweeps, sweep_queue) = queue::<GuardedSweep>();

@@ -122,9 +122,6 @@ impl Watching {
                     self.health.unwell(kind);
                     let said = said(&error);
                     tracing::warn!(kind, error = said, "watch failed; it is tried again");
-                    if planted::is(Bug::GivesUpWatches) {
-                        std::future::pending::<()>().await;
-                    }
                     if planted::is(Bug::KeepsAGoneVersion) {
                         continue;
                     }

@@ -5,7 +5,9 @@
 mod bad_input;
 mod clocks;
 mod faults;
+mod gang;
 mod many;
 mod rollout;
 mod support;
 mod sweep;
+mod upgrade;

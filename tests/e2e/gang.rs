@@ -1,6 +1,5 @@
 //! Jobs that each need every device of the cluster, admitted by the operator itself.
 
-
 use hearth_tests::cluster::{Namespace, condition, kubectl, told};
 use hearth_tests::jobs;
 use serde_json::Value;
@@ -44,7 +43,9 @@ impl Drop for Urgent {
 }
 
 fn has_pods(namespace: &Namespace, job: &str) -> bool {
-    let live = |pod: &Value| !["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap_or_default());
+    let live = |pod: &Value| {
+        !["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap_or_default())
+    };
     namespace.list("pods", &format!("hearth.dev/name={job}")).unwrap().iter().any(live)
 }
 
@@ -55,14 +56,18 @@ fn gangs_take_turns_and_the_urgent_one_goes_first() {
     let urgent = Urgent::create();
     namespace.apply(&EQUALS.map(|name| greedy(name, STEPS, None)).join("\n---\n")).unwrap();
     let far = |job: &Value| {
-        job["status"]["checkpoint"]["step"].as_i64() >= Some(200) && condition(job, "Running") == "True"
+        job["status"]["checkpoint"]["step"].as_i64() >= Some(200)
+            && condition(job, "Running") == "True"
     };
     let victim = namespace.wait("trainingjob", "first", PATIENCE, far).unwrap();
     let saved = victim["status"]["checkpoint"]["step"].as_i64().unwrap();
     for waiting in &EQUALS[1..] {
         let job = namespace.get("trainingjob", waiting).unwrap();
         let said = told(&job, "Admitted");
-        assert!(said.contains("in the queue") && said.contains("nvidia.com/gpu"), "{waiting}: {said}");
+        assert!(
+            said.contains("in the queue") && said.contains("nvidia.com/gpu"),
+            "{waiting}: {said}"
+        );
         assert!(!has_pods(&namespace, waiting), "{waiting} holds devices while it waits");
     }
 
@@ -77,10 +82,18 @@ fn gangs_take_turns_and_the_urgent_one_goes_first() {
     assert!(first["status"]["progress"]["step"].as_i64() >= Some(saved), "{}", first["status"]);
     for name in EQUALS {
         let ended = succeeded(&namespace, name);
-        assert_eq!(ended["status"]["restarts"].as_i64().unwrap_or(0), 0, "{name}: a wait is no failure");
+        assert_eq!(
+            ended["status"]["restarts"].as_i64().unwrap_or(0),
+            0,
+            "{name}: a wait is no failure"
+        );
     }
     let weights = EQUALS.map(|name| {
-        std::fs::read(namespace.volume("models").join(name).join("model/model.safetensors")).unwrap()
+        std::fs::read(namespace.volume("models").join(name).join("model/model.safetensors"))
+            .unwrap()
     });
-    assert!(weights[0] == weights[1] && weights[1] == weights[2], "the interrupted job's weights differ");
+    assert!(
+        weights[0] == weights[1] && weights[1] == weights[2],
+        "the interrupted job's weights differ"
+    );
 }

@@ -89,6 +89,44 @@ fn a_sweep_tries_all_names_the_best_goes_on_and_is_served() {
 }
 
 #[test]
+fn a_promoted_trial_goes_on_from_its_checkpoint() {
+    let namespace = Namespace::create("e2e-asha").unwrap();
+    jobs::fill(&namespace).unwrap();
+    let halving = sweep("climb", 4, |s| {
+        let spec = &mut s["spec"];
+        spec["algorithm"] = json!({"type": "ASHA", "seed": 1, "asha": {"firstRungSteps": 20, "reductionFactor": 2}});
+        spec["parameters"] = json!([{"path": "training.learningRate",
+                                     "range": {"min": 1e-5, "max": 1e-2, "scale": "Log"}}]);
+        spec["job"]["training"]["maxSteps"] = 80.into();
+    });
+    namespace.apply(&halving).unwrap();
+    let all = ended(&namespace, "climb", 4);
+    assert_eq!(condition(&all, "Succeeded"), "True", "{}", told(&all, "Failed"));
+    let trials = namespace.list("trainingjobs", "hearth.dev/name=climb").unwrap();
+    let on = |stop: Option<i64>| {
+        trials.iter().filter(|t| t["spec"]["stopAtStep"].as_i64() == stop).count()
+    };
+    assert_eq!([Some(20), Some(40), None].map(on), [4, 2, 1]);
+
+    let best = all["status"]["best"]["job"].as_str().unwrap();
+    let (number, rung) = best.trim_start_matches("climb-").split_once("-rung-").unwrap();
+    assert_eq!(rung, "2");
+    let last = trials.iter().find(|t| t["metadata"]["name"] == best).unwrap();
+    assert_eq!(last["status"]["progress"]["step"], 80);
+    // Three jobs, and each step once.
+    let journal = namespace.volume("models").join(format!("climb/trial-{number}/metrics.jsonl"));
+    let steps: Vec<i64> = std::fs::read_to_string(journal)
+        .unwrap()
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line.get("loss").is_some())
+        .filter_map(|line| line["step"].as_i64())
+        .collect();
+    assert_eq!(steps, [20, 40, 60, 80]);
+    assert_eq!(namespace.diff(&halving).unwrap(), "");
+}
+
+#[test]
 fn a_sweep_whose_trials_fail_says_why_and_stops() {
     let namespace = Namespace::create("e2e-sweep-bad").unwrap();
     jobs::fill(&namespace).unwrap();

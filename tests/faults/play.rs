@@ -24,7 +24,7 @@ const LIMIT_PLANTED: Duration = Duration::from_secs(25);
 /// A story without faults may take this long on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-static PLAYS: Semaphore = Semaphore::const_new(10);
+static PLAYS: Semaphore = Semaphore::const_new(14);
 static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 /// A play that goes on.
@@ -133,7 +133,13 @@ impl Play {
         if let Err(error) = settled.await {
             bail!("{}: {error:#}\n{}", self.cluster.namespace, self.told().await);
         }
-        state::read(&self.cluster).await
+        let state = state::read(&self.cluster).await?;
+        if state.is_empty() || !self.subject().await?.is_null() {
+            return Ok(state);
+        }
+        // What belonged to a subject that is gone goes, too.
+        let empty = async || Ok(Some(state::read(&self.cluster).await?).filter(State::is_empty));
+        until(PATIENCE, "the end of all children", empty).await
     }
 
     /// Waits until the state is `want`. Gives the time since the last fault, or tells what differs

@@ -75,8 +75,8 @@ pub(crate) enum Deed {
     Cut(usize),
     /// A watch that gives so many events, and then says that its version is too old.
     Expire(usize),
-    /// A watch that gives so many events, and then none, for ever.
-    Fade(usize),
+    /// A watch that begins and then tells nothing, for ever.
+    Fade,
 }
 
 /// Decides about requests.
@@ -263,7 +263,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         }
         Deed::Cut(events) => watched(shared.ask(request).await, events, Ending::Cut),
         Deed::Expire(events) => watched(shared.ask(request).await, events, Ending::Expire),
-        Deed::Fade(events) => watched(shared.ask(request).await, events, Ending::Fade),
+        Deed::Fade => watched(shared.ask(request).await, 0, Ending::Fade),
     }
 }
 

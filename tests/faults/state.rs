@@ -24,7 +24,7 @@ const KINDS: [&str; 13] = [
     "pods",
 ];
 /// What servers and controllers give, or count.
-const VOLATILE: [&str; 14] = [
+const VOLATILE: [&str; 18] = [
     "creationTimestamp",
     "managedFields",
     "resourceVersion",
@@ -39,6 +39,10 @@ const VOLATILE: [&str; 14] = [
     "finishedAt",
     "batch.kubernetes.io/controller-uid",
     "controller-uid",
+    "lastProbeTime",
+    "lastUpdateTime",
+    "hearth.dev/applied-hash",
+    "hearth.dev/routed-at",
 ];
 
 /// Objects by `PLURAL/NAME`.
@@ -47,24 +51,28 @@ pub(crate) type State = BTreeMap<String, Value>;
 /// The state as it is now.
 pub(crate) async fn read(cluster: &Cluster) -> Result<State> {
     let mut state = State::new();
+    let mut drawn = Vec::new();
     for plural in KINDS {
         for object in cluster.list(plural).await? {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let given = object["metadata"]["name"].as_str().unwrap_or_default();
             // Every namespace has these two.
-            if name == "kube-root-ca.crt" || (plural, name) == ("serviceaccounts", "default") {
+            if given == "kube-root-ca.crt" || (plural, given) == ("serviceaccounts", "default") {
                 continue;
             }
             let (name, object) =
-                if plural == "pods" { pod(&object) } else { (name.to_owned(), object.clone()) };
+                if plural == "pods" { pod(&object) } else { (given.to_owned(), object.clone()) };
             // Two pods in one place are one too many: the second has a name of its own.
             let mut key = format!("{plural}/{name}");
             while state.contains_key(&key) {
                 key.push_str(" again");
             }
-            state.insert(key, plain(object, &cluster.namespace));
+            drawn.extend(object["metadata"]["uid"].as_str().map(str::to_owned));
+            drawn.extend((plural == "pods").then(|| given.to_owned()));
+            state.insert(key, object);
         }
     }
-    Ok(state)
+    let names: Vec<_> = drawn.iter().chain([&cluster.namespace]).map(String::as_str).collect();
+    Ok(state.into_iter().map(|(key, object)| (key, plain(without_hash(object), &names))).collect())
 }
 
 /// A pod by the place that it has, and of it what counts.
@@ -83,15 +91,31 @@ fn pod(pod: &Value) -> (String, Value) {
     )
 }
 
-fn plain(value: Value, namespace: &str) -> Value {
+/// A Deployment's conditions name a ReplicaSet by a hash of what names the namespace.
+fn without_hash(mut object: Value) -> Value {
+    for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
+        if let Some(message) =
+            condition["message"].as_str().filter(|m| m.starts_with("ReplicaSet "))
+        {
+            condition["message"] = message.split('"').next_back().into();
+        }
+    }
+    object
+}
+
+/// Without what is volatile. `names` are those that every play has anew.
+fn plain(value: Value, names: &[&str]) -> Value {
     match value {
         Value::Object(fields) => fields
             .into_iter()
             .filter(|(name, _)| !VOLATILE.contains(&name.as_str()))
-            .map(|(name, value)| (name, plain(value, namespace)))
+            .map(|(name, value)| (name, plain(value, names)))
             .collect(),
-        Value::Array(items) => items.into_iter().map(|item| plain(item, namespace)).collect(),
-        Value::String(text) => Value::String(text.replace(namespace, "NAMESPACE")),
+        Value::Array(items) => items.into_iter().map(|item| plain(item, names)).collect(),
+        Value::String(text) => {
+            let found = names.iter().filter(|name| text.contains(**name));
+            found.fold(text.clone(), |text, name| text.replace(*name, "NAMED")).into()
+        }
         other => other,
     }
 }

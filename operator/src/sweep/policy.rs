@@ -4,6 +4,7 @@ use hearth_crds::hyperparam_sweep::{Goal, TrialCounts};
 use hearth_crds::training_job::TrainingJob;
 
 use super::gather::Observed;
+use super::search::halving::Climb;
 use super::search::{self, space::Point};
 use super::trial::{self, State, Trial};
 use super::validate::ValidSweep;
@@ -65,37 +66,51 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Starts what may start; whether the space has no further point.
+    /// Starts what may start, promotions first; whether the space has no further point.
     fn fill(&mut self) -> bool {
-        if !self.may_start() {
-            return false;
-        }
         let seed = self.valid.spec.algorithm.seed.unsigned_abs();
-        let mut history: Vec<search::Trial> =
-            self.trials.iter().map(|trial| self.remembered(trial)).collect();
-        while self.may_start() {
+        let mut history: Vec<search::Trial> = Vec::new();
+        while self.has_room() {
+            if self.promote() {
+                continue;
+            }
             let number = self.trials.len();
+            if number >= size(self.valid.spec.trials.max) {
+                return false;
+            }
+            history.extend(self.trials[history.len()..].iter().map(|trial| self.remembered(trial)));
             let next = search::next(&self.valid.space, self.valid.method, seed, &history);
             let Some(point) = next else { return true };
-            let state = match trial::job(self.valid, number, &point) {
-                Ok(job) => {
-                    self.start.push(job);
-                    State::Running
-                }
-                Err(why) => State::Failed(why),
-            };
-            let trial = Trial { number, point, state };
-            history.push(self.remembered(&trial));
-            self.trials.push(trial);
+            let state = self.begin((number, 0), &point);
+            self.trials.push(Trial::new(number, point, state));
         }
         false
     }
 
-    fn may_start(&self) -> bool {
+    /// Sends the trial to its next rung that has earned it, if one has.
+    fn promote(&mut self) -> bool {
+        let Some(ladder) = self.valid.ladder else { return false };
+        let goal = self.valid.spec.objective.goal;
+        let climbs: Vec<Climb> = self.trials.iter().map(|trial| climb(trial, goal)).collect();
+        let Some((number, rung)) = ladder.promotion(&climbs) else { return false };
+        let point = self.trials[number].point.clone();
+        self.trials[number].state = self.begin((number, rung), &point);
+        true
+    }
+
+    fn begin(&mut self, place: (usize, usize), point: &Point) -> State {
+        match trial::job(self.valid, place, point) {
+            Ok(job) => {
+                self.start.push(job);
+                State::Running
+            }
+            Err(why) => State::Failed(why),
+        }
+    }
+
+    fn has_room(&self) -> bool {
         let (counts, limits) = (self.counts(), &self.valid.spec.trials);
-        counts.running < limits.parallel
-            && self.trials.len() < size(limits.max)
-            && counts.failed <= limits.max_failed
+        counts.running < limits.parallel && counts.failed <= limits.max_failed
     }
 
     fn remembered(&self, trial: &Trial) -> search::Trial {
@@ -127,7 +142,7 @@ fn with_gaps(valid: &ValidSweep, trials: &[Trial]) -> Vec<Trial> {
         while all.len() < trial.number {
             let why = "its combination was refused, or its TrainingJob was deleted".to_owned();
             let (number, point) = (all.len(), nowhere.clone());
-            all.push(Trial { number, point, state: State::Failed(why) });
+            all.push(Trial::new(number, point, State::Failed(why)));
         }
         if all.len() == trial.number {
             all.push(trial.clone());
@@ -136,14 +151,23 @@ fn with_gaps(valid: &ValidSweep, trials: &[Trial]) -> Vec<Trial> {
     all
 }
 
+/// The best of those that came furthest: metrics after different numbers of steps say little about
+/// each other.
 fn best(trials: &[Trial], goal: Goal) -> Option<(Trial, f64)> {
-    let told = trials.iter().filter_map(|trial| match trial.state {
-        State::Succeeded(value) => Some((trial, value)),
-        State::Running | State::Failed(_) => None,
-    });
+    let furthest = trials.iter().map(|trial| trial.reached.len()).max()?;
+    let there = trials.iter().filter(|trial| trial.reached.len() == furthest);
     // The earliest of equals.
-    told.min_by(|a, b| loss(a.1, goal).total_cmp(&loss(b.1, goal)))
+    there
+        .filter_map(|trial| Some((trial, trial.last_rung()?.1)))
+        .min_by(|a, b| loss(a.1, goal).total_cmp(&loss(b.1, goal)))
         .map(|(trial, value)| (trial.clone(), value))
+}
+
+fn climb(trial: &Trial, goal: Goal) -> Climb {
+    Climb {
+        losses: trial.reached.iter().map(|value| loss(*value, goal)).collect(),
+        rests: matches!(trial.state, State::Succeeded(_)),
+    }
 }
 
 fn loss(value: f64, goal: Goal) -> f64 {

@@ -111,7 +111,7 @@ fn best(valid: &ValidSweep, decision: &Decision) -> Option<BestTrial> {
     let parameters = values
         .map(|(index, value)| format!("{}={}", valid.spec.parameters[index].path, plain(&value)));
     Some(BestTrial {
-        job: valid.job_name(trial.number),
+        job: valid.job_name(trial.number, trial.last_rung()?.0),
         value: *value,
         parameters: parameters.collect(),
     })
@@ -129,7 +129,7 @@ fn standing(
 ) -> (&'static str, Vec<Finding>) {
     let counts = &decision.counts;
     let failure = || match &decision.last_failure {
-        Some((number, why)) => format!(" The last was {}: {why}.", valid.job_name(*number)),
+        Some((number, why)) => format!(" The last was {}: {why}.", valid.job_name(*number, 0)),
         None => String::new(),
     };
     let over = |reason, message: String| {
@@ -191,7 +191,7 @@ fn notices(
         && failed(after) > failed(before)
         && let Some((number, why)) = &decision.last_failure
     {
-        let note = format!("{} failed: {why}", valid.job_name(*number));
+        let note = format!("{} failed: {why}", valid.job_name(*number, 0));
         notices.push(Notice { warning: true, reason: "TrialFailed", note });
     }
     for (type_, warning) in [(types::SUCCEEDED, false), (types::FAILED, true)] {

@@ -55,9 +55,7 @@ struct World {
 impl World {
     /// One look by an operator that knows nothing but the objects.
     fn look(&mut self, valid: &ValidSweep) -> Decision {
-        let mut trials: Vec<_> =
-            self.jobs.iter().filter_map(|job| trial::read(valid, job)).collect();
-        trials.sort_by_key(|trial| trial.number);
+        let trials = trial::read(valid, self.jobs.iter());
         let seen = Observed { trials, ..Observed::default() };
         let decision = decide(valid, &seen);
         assert_eq!(decide(valid, &seen), decision, "another operator would do the same");
@@ -154,6 +152,87 @@ fn a_grid_is_every_combination_and_ends_there() {
     assert_eq!(tried, [(1e-5, 8), (1e-5, 16), (1e-4, 8), (1e-4, 16), (1e-3, 8), (1e-3, 16)]);
 }
 
+/// ASHA with rungs of 100, 300 and 900 steps.
+fn halving(sweep: &mut Value) {
+    sweep["spec"]["algorithm"] =
+        json!({"type": "ASHA", "seed": 7, "asha": {"firstRungSteps": 100}});
+    sweep["spec"]["job"]["training"]["maxSteps"] = 900.into();
+}
+
+/// Ends the trial's job that began first. What is better at first is better later, and all get
+/// better with time.
+fn one_climbs(world: &mut World) {
+    let index = world.open().unwrap();
+    let job = &world.jobs[index];
+    let time = (job.spec.stop_at_step.unwrap_or(900) as f64).log10() / 100.0;
+    world.end(index, succeeded(Some(score(job) + time)));
+}
+
+#[test]
+fn trials_of_asha_climb_and_go_on_from_where_they_were() {
+    let (valid, mut world) = (valid(halving), World::default());
+    let decision = loop {
+        let decision = world.look(&valid);
+        assert!(decision.counts.running <= 3);
+        if decision.end.is_some() {
+            break decision;
+        }
+        one_climbs(&mut world);
+    };
+    let on = |rung: usize| -> Vec<&TrainingJob> {
+        let stop = [Some(100), Some(300), None][rung];
+        world.jobs.iter().filter(|job| job.spec.stop_at_step == stop).collect()
+    };
+    assert_eq!([0, 1, 2].map(|rung| on(rung).len()), [30, 10, 3]);
+    assert_eq!(decision.counts.succeeded, 30);
+    for job in on(1).iter().chain(&on(2)) {
+        let annotations = job.metadata.annotations.as_ref().unwrap();
+        let number: usize = annotations["hearth.dev/trial"].parse().unwrap();
+        let first = &world
+            .jobs
+            .iter()
+            .find(|j| j.metadata.name == Some(format!("search-{number}")))
+            .unwrap();
+        let mut same = first.spec.clone();
+        same.stop_at_step = job.spec.stop_at_step;
+        assert_eq!(same, job.spec, "but for its end it is the same job, with the same output");
+    }
+    let (best, value) = decision.best.clone().unwrap();
+    assert_eq!(best.reached.len(), 3);
+    let highest = on(2).iter().map(|job| score(job)).fold(0.0, f64::max);
+    assert!((value - highest - 900f64.log10() / 100.0).abs() < 1e-12);
+    let object = sample(halving);
+    let verdict = Verdict::Standing(&valid, &decision);
+    let after =
+        next_status(&object, &HyperparamSweepStatus::default(), &verdict, Timestamp::UNIX_EPOCH);
+    assert_eq!(after.best.unwrap().job, format!("search-{}-rung-2", best.number));
+}
+
+#[test]
+fn a_trial_that_fails_on_its_way_up_is_failed_and_not_sent_again() {
+    let (valid, mut world) = (valid(halving), World::default());
+    while !world.jobs.iter().any(|job| job.spec.stop_at_step == Some(300)) {
+        world.look(&valid);
+        if !world.jobs.iter().any(|job| job.spec.stop_at_step == Some(300)) {
+            one_climbs(&mut world);
+        }
+    }
+    let index = world.jobs.len() - 1;
+    assert_eq!(world.jobs[index].spec.stop_at_step, Some(300));
+    world.end(index, failed());
+    let name = world.jobs[index].metadata.name.clone().unwrap();
+    let decision = loop {
+        let decision = world.look(&valid);
+        if decision.end.is_some() {
+            break decision;
+        }
+        one_climbs(&mut world);
+    };
+    assert_eq!((decision.counts.failed, decision.counts.succeeded), (1, 29));
+    let named = |job: &&TrainingJob| job.metadata.name.as_ref() == Some(&name);
+    assert_eq!(world.jobs.iter().filter(named).count(), 1);
+}
+
 #[test]
 fn an_ended_sweep_goes_on_with_more_trials() {
     let mut world = World::default();
@@ -216,8 +295,16 @@ fn a_combination_that_no_job_can_have_is_a_failed_trial_and_no_object() {
 
 #[test]
 fn what_cannot_be_searched_is_refused_with_its_place() {
-    let cases: [(&str, Change); 12] = [
-        ("spec.algorithm.type:", |s| s["spec"]["algorithm"]["type"] = "ASHA".into()),
+    let cases: [(&str, Change); 14] = [
+        ("spec.job.stopAtStep:", |s| s["spec"]["job"]["stopAtStep"] = 5.into()),
+        ("spec.job.training.saveStrategy:", |s| {
+            halving(s);
+            s["spec"]["job"]["training"]["saveStrategy"] = "No".into();
+        }),
+        ("spec.parameters[0].path: training.maxSteps is the last rung", |s| {
+            halving(s);
+            s["spec"]["parameters"][0] = json!({"path": "training.maxSteps", "values": [900, 800]});
+        }),
         ("spec.parameters[0].path: suspend", |s| {
             s["spec"]["parameters"][0]["path"] = "suspend".into();
         }),

@@ -1,4 +1,7 @@
-//! A trial: the job that runs it, and what its job tells. Pure.
+//! A trial: the jobs that run it, and what they tell. Pure.
+//!
+//! With ASHA a trial has a job for each rung that it reaches. They share their output, so that each
+//! goes on from the checkpoint of the one before.
 
 use hearth_crds::condition::{self, training_job as types};
 use hearth_crds::names;
@@ -8,6 +11,7 @@ use kube::ResourceExt;
 use serde_json::{Map, Value};
 
 use super::paths::{same, set};
+use super::search::halving::Halving;
 use super::search::space::{Coordinate, Domain, Point, Space};
 use super::validate::ValidSweep;
 use crate::source_rules::Backend;
@@ -23,8 +27,22 @@ pub struct Trial {
     pub number: usize,
     /// Where it is.
     pub point: Point,
-    /// What came of it.
+    /// What came of its last job.
     pub state: State,
+    /// Metrics at the ends of the rungs that it reached; without ASHA there is one.
+    pub reached: Vec<f64>,
+}
+
+impl Trial {
+    /// A trial that has not ended any job.
+    pub fn new(number: usize, point: Point, state: State) -> Self {
+        Self { number, point, state, reached: Vec::new() }
+    }
+
+    /// The rung that ended last, and the metric there.
+    pub fn last_rung(&self) -> Option<(usize, f64)> {
+        Some((self.reached.len().checked_sub(1)?, *self.reached.last()?))
+    }
 }
 
 /// What came of a trial.
@@ -38,8 +56,12 @@ pub enum State {
     Failed(String),
 }
 
-/// The job of a trial, or why no such job can be.
-pub fn job(valid: &ValidSweep, number: usize, point: &Point) -> Result<TrainingJob, String> {
+/// The job of a trial on a rung, or why no such job can be.
+pub fn job(
+    valid: &ValidSweep,
+    (number, rung): (usize, usize),
+    point: &Point,
+) -> Result<TrainingJob, String> {
     let mut spec = valid.template.clone();
     let values = valid.space.values(point);
     let mut told = Map::new();
@@ -52,12 +74,19 @@ pub fn job(valid: &ValidSweep, number: usize, point: &Point) -> Result<TrainingJ
         serde_json::from_value(spec).map_err(|error| error.to_string())?;
     let below = spec.output.destination.trim_end_matches('/').to_owned();
     spec.output.destination = format!("{below}/trial-{number}");
-    let name = valid.job_name(number);
+    let ladder = valid.ladder.as_ref().map(Halving::rungs).unwrap_or_default();
+    if rung + 1 < ladder.len() {
+        spec.stop_at_step = i64::try_from(ladder[rung]).ok();
+    }
+    let name = valid.job_name(number, rung);
     let mut job = TrainingJob::new(&name, spec);
     job.metadata = valid.parent().child_meta(&name, COMPONENT);
     let annotations = job.metadata.annotations.get_or_insert_default();
     annotations.insert(names::ANNOTATION_TRIAL.into(), number.to_string());
     annotations.insert(names::ANNOTATION_POINT.into(), Value::Object(told).to_string());
+    if valid.ladder.is_some() {
+        annotations.insert(names::ANNOTATION_RUNG.into(), rung.to_string());
+    }
     if let Some(queue) = &valid.queue {
         job.metadata
             .labels
@@ -69,16 +98,46 @@ pub fn job(valid: &ValidSweep, number: usize, point: &Point) -> Result<TrainingJ
     Ok(job)
 }
 
-/// Reads a trial back from its job; none where the job is not one of a trial.
-pub fn read(valid: &ValidSweep, job: &TrainingJob) -> Option<Trial> {
+/// Reads trials back from their jobs, by number. Jobs that are not those of trials are left out.
+pub fn read<'a>(valid: &ValidSweep, jobs: impl Iterator<Item = &'a TrainingJob>) -> Vec<Trial> {
+    let mut runs: Vec<Run> = jobs.filter_map(|job| run(valid, job)).collect();
+    runs.sort_by_key(|run| (run.number, run.rung));
+    let mut trials: Vec<Trial> = Vec::new();
+    for run in runs {
+        if trials.last().is_none_or(|trial| trial.number != run.number) {
+            trials.push(Trial::new(run.number, run.point, State::Running));
+        }
+        let Some(trial) = trials.last_mut() else { continue };
+        trial.state = if run.rung == trial.reached.len() {
+            run.state
+        } else {
+            State::Failed("the TrainingJob of an earlier rung was deleted".to_owned())
+        };
+        if let State::Succeeded(value) = trial.state {
+            trial.reached.push(value);
+        }
+    }
+    trials
+}
+
+/// What one job tells of its trial.
+struct Run {
+    number: usize,
+    rung: usize,
+    point: Point,
+    state: State,
+}
+
+fn run(valid: &ValidSweep, job: &TrainingJob) -> Option<Run> {
     let number = job.annotations().get(names::ANNOTATION_TRIAL)?.parse().ok()?;
     let point: Map<String, Value> =
         serde_json::from_str(job.annotations().get(names::ANNOTATION_POINT)?).ok()?;
     let of = |index: usize, domain: &Domain| {
         coordinate(domain, point.get(&valid.spec.parameters[index].path)?)
     };
+    let rung = job.annotations().get(names::ANNOTATION_RUNG).map_or(Some(0), |r| r.parse().ok())?;
     let state = state(job, valid.spec.objective.metric);
-    Some(Trial { number, point: place(&valid.space, of), state })
+    Some(Run { number, rung, point: place(&valid.space, of), state })
 }
 
 /// The place in a space that `of` gives, dimension by dimension.

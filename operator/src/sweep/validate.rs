@@ -11,12 +11,15 @@ use serde_json::Value;
 
 use super::paths::{same, typed};
 use super::search::Method;
+use super::search::halving::Halving;
 use super::search::space::{Condition, Dimension, Domain, Range, Space};
 use crate::children::Parent;
 use crate::fault::{Fault, SpecFaults};
 
 /// Fields that belong to the sweep or to whoever runs it, not to the search.
-const NOT_SEARCHED: [&str; 2] = ["suspend", "output"];
+const NOT_SEARCHED: [&str; 3] = ["suspend", "output", "stopAtStep"];
+/// The last rung of ASHA is the same for all trials.
+const RUNGS: [&str; 2] = ["training.maxSteps", "training.numTrainEpochs"];
 
 /// A sweep that can be run.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +38,8 @@ pub struct ValidSweep {
     pub space: Space,
     /// How it is searched.
     pub method: Method,
+    /// The rungs of ASHA.
+    pub ladder: Option<Halving>,
     /// Kueue's queue, where the sweep names one for its trials.
     pub queue: Option<String>,
 }
@@ -50,9 +55,10 @@ impl ValidSweep {
         }
     }
 
-    /// Name of a trial's job.
-    pub fn job_name(&self, number: usize) -> String {
-        names::child(&self.name, &number.to_string())
+    /// Name of a trial's job on a rung.
+    pub fn job_name(&self, number: usize, rung: usize) -> String {
+        let suffix = if rung == 0 { number.to_string() } else { format!("{number}-rung-{rung}") };
+        names::child(&self.name, &suffix)
     }
 }
 
@@ -67,17 +73,9 @@ pub fn sweep(object: &HyperparamSweep) -> Result<ValidSweep, SpecFaults> {
     let mut faults = Vec::new();
     let method = match spec.algorithm.type_ {
         AlgorithmType::Grid => Method::Grid,
-        AlgorithmType::Random => Method::Random,
+        AlgorithmType::Random | AlgorithmType::ASHA => Method::Random,
         AlgorithmType::Sobol => Method::Sobol,
         AlgorithmType::TPE => Method::Tpe,
-        AlgorithmType::ASHA => {
-            faults.push(Fault::unsupported(
-                "spec.algorithm.type",
-                "this version does not run ASHA",
-                "use Grid, Random, Sobol or TPE",
-            ));
-            Method::Random
-        }
     };
     let started = object.status.as_ref().and_then(|status| status.spec_hash.as_deref());
     if started.is_some_and(|hash| hash != spec_hash(spec)) {
@@ -95,10 +93,36 @@ pub fn sweep(object: &HyperparamSweep) -> Result<ValidSweep, SpecFaults> {
             "remove it; deleting the sweep deletes its trials",
         ));
     }
+    if spec.job.stop_at_step.is_some() {
+        faults.push(Fault::invalid(
+            "spec.job.stopAtStep",
+            "where a trial stops is the sweep's to say",
+            "remove it; algorithm ASHA stops trials at its rungs",
+        ));
+    }
+    let ladder = spec.algorithm.asha.as_ref().map(|asha| Halving {
+        first: asha.first_rung_steps.unsigned_abs(),
+        last: spec.job.training.max_steps.unsigned_abs(),
+        factor: asha.reduction_factor.unsigned_abs().into(),
+    });
+    if ladder.is_some() && spec.job.training.save_strategy == IntervalStrategy::No {
+        faults.push(Fault::invalid(
+            "spec.job.training.saveStrategy",
+            "is No, and ASHA goes on from checkpoints",
+            "set it to Steps or Epoch",
+        ));
+    }
     let template = serde_json::to_value(&spec.job).unwrap_or_default();
     let mut dimensions = Vec::new();
     for (index, parameter) in spec.parameters.iter().enumerate() {
         let field = format!("spec.parameters[{index}]");
+        if ladder.is_some() && RUNGS.contains(&parameter.path.as_str()) {
+            faults.push(Fault::invalid(
+                format!("{field}.path"),
+                format!("{} is the last rung of ASHA", parameter.path),
+                "choose another field, or another algorithm",
+            ));
+        }
         match dimension(&spec.parameters[..index], parameter, &template) {
             Ok(dimension) => dimensions.push(dimension),
             Err((part, problem, fix)) => {
@@ -115,6 +139,7 @@ pub fn sweep(object: &HyperparamSweep) -> Result<ValidSweep, SpecFaults> {
         template,
         space: Space::new(dimensions),
         method,
+        ladder,
         queue: object.labels().get(names::LABEL_QUEUE).cloned(),
     })
 }

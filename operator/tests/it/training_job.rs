@@ -402,3 +402,20 @@ async fn a_pod_on_a_dead_node_is_given_up_so_that_its_job_goes_on() {
     world.train("spam").await.unwrap();
     assert!(!world.writes().contains(&"status pods/spam-train-1-x".to_owned()));
 }
+
+#[tokio::test]
+async fn workers_may_go_out_to_a_bucket_only_where_checkpoints_go_there() {
+    let ways_out = async |change: fn(&mut Value)| {
+        let world = world(change);
+        world.train("spam").await.unwrap();
+        let egress = world.get("networkpolicies/spam-train")["spec"]["egress"].clone();
+        let anywhere = |rule: &&Value| rule["to"].is_null() && rule["ports"][0]["port"] != 53;
+        egress.as_array().unwrap().iter().filter(anywhere).count()
+    };
+    assert_eq!(ways_out(|_| {}).await, 0);
+    let bucket = |job: &mut Value| {
+        job["spec"]["output"]["checkpoints"] =
+            json!({"destination": "s3://runs/spam", "secretName": "s3"});
+    };
+    assert_eq!(ways_out(bucket).await, 1);
+}

@@ -155,6 +155,8 @@ pub struct Config {
     pub early_stopping: Option<EarlyStopping>,
     /// When to save.
     pub save: Interval,
+    /// The step to end after, where that is not the last one.
+    pub stop_at_step: Option<u64>,
     /// Export the best checkpoint, not the last.
     pub load_best: bool,
     /// What "best" means.
@@ -369,6 +371,7 @@ impl Config {
                     threshold: training.early_stopping_threshold,
                 }),
             save,
+            stop_at_step: config.stop_at_step,
             load_best: training.load_best_model_at_end,
             metric: training.metric_for_best_model,
             seed: training.seed,

@@ -213,6 +213,10 @@ pub(super) fn evaluation(
             "needs data to evaluate on: set data.eval or data.evalSplit",
         ));
     }
+    if config.stop_at_step.is_some() && save == Interval::Never {
+        let detail = "ends with a checkpoint: set training.saveStrategy to Steps or Epoch";
+        return Err(setting("stopAtStep", detail));
+    }
     if !config.training.load_best_model_at_end {
         return Ok(());
     }

@@ -70,14 +70,14 @@ impl Session<'_> {
             self.evaluate(false)?;
         }
         self.enter(Phase::Training);
-        while self.state.step < self.horizon.total && !self.state.stopped_early {
+        while self.state.step < self.last_step() && !self.state.stopped_early {
             if self.epoch.number() != self.state.cursor.epoch {
                 self.epoch = self.draw(self.state.cursor.epoch);
             }
             let end = self.step(&mut totals).map_err(|error| self.explain(error))?;
             self.watch(&mut course, &end.report);
             self.look_after_save()?;
-            let last = self.state.step == self.horizon.total;
+            let last = self.state.step == self.last_step();
             let evaluate = self.evaluates(end.epoch_done, last);
             let save = is_due(self.config.save, self.state.step, end.epoch_done, last);
             if end.stop || evaluate || save {
@@ -100,6 +100,11 @@ impl Session<'_> {
             }
         }
         self.finish()
+    }
+
+    /// The step after which training ends.
+    fn last_step(&self) -> u64 {
+        self.config.stop_at_step.map_or(self.horizon.total, |stop| stop.min(self.horizon.total))
     }
 
     /// One optimizer step.
@@ -219,7 +224,7 @@ impl Session<'_> {
             seconds: started.elapsed().as_secs_f64(),
             ..report
         };
-        let last = state.step == self.horizon.total;
+        let last = state.step == self.config.stop_at_step.unwrap_or(self.horizon.total);
         let first = state.step == 1 && self.config.log_first_step;
         if state.step.is_multiple_of(self.config.logging_steps) || first || last {
             let mean = state.logged_loss_sum / state.logged_steps.max(1) as f64;

@@ -82,6 +82,33 @@ fn two_killed_ranks_resume_bit_for_bit() {
 }
 
 #[test]
+fn a_run_that_stops_at_two_steps_on_its_way_is_the_run_that_does_not() {
+    let fixture = Fixture::new(0.1);
+    let whole = Gang::run(&config(&fixture, "whole", 1), 1).succeeded();
+    for (stop, from) in [(Some(20), None), (Some(45), Some(20)), (None, Some(45))] {
+        let rung = config(&fixture, "rungs", 1);
+        let mut told: serde_json::Value =
+            serde_json::from_slice(&fs::read(&rung).unwrap()).unwrap();
+        if let Some(stop) = stop {
+            told["stopAtStep"] = stop.into();
+        }
+        fs::write(&rung, told.to_string()).unwrap();
+        let ended = Gang::run(&rung, 1).succeeded();
+        assert_eq!(ended.resumed_from(), from);
+        assert_eq!(fixture.checkpoints("rungs")[0], stop.unwrap_or(60));
+        assert!(fixture.path("rungs/model/model.safetensors").exists());
+        // The learning rate is that of the whole run.
+        let until = stop.unwrap_or(60);
+        let want = whole
+            .losses()
+            .into_iter()
+            .filter(|(step, _)| (from.unwrap_or(0) + 1..=until).contains(step));
+        assert_eq!(ended.losses(), want.collect::<Vec<_>>());
+    }
+    assert_eq!(final_bits(&fixture, "whole"), final_bits(&fixture, "rungs"));
+}
+
+#[test]
 fn the_comparison_sees_a_cursor_that_was_not_restored() {
     let fixture = Fixture::new(0.1);
     let whole = Gang::run(&config(&fixture, "whole", 1), 1).succeeded();

@@ -50,6 +50,7 @@ pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
         ),
         peft: spec.peft.clone(),
         training: spec.training.clone(),
+        stop_at_step: spec.stop_at_step.map(i64::unsigned_abs),
         parallelism: spec.parallelism.clone(),
         replicas: spec.workers.replicas.unsigned_abs(),
         processes_per_worker: spec.workers.processes_per_worker.unsigned_abs(),
