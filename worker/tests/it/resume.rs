@@ -85,7 +85,7 @@ fn two_killed_ranks_resume_bit_for_bit() {
 fn a_run_that_stops_at_two_steps_on_its_way_is_the_run_that_does_not() {
     let fixture = Fixture::new(0.1);
     let whole = Gang::run(&config(&fixture, "whole", 1), 1).succeeded();
-    for (stop, from) in [(Some(20), None), (Some(45), Some(20)), (None, Some(45))] {
+    for (stop, from) in [(Some(20), None), (Some(40), Some(20)), (None, Some(40))] {
         let rung = config(&fixture, "rungs", 1);
         let mut told: serde_json::Value =
             serde_json::from_slice(&fs::read(&rung).unwrap()).unwrap();
