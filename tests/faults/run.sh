@@ -14,4 +14,4 @@ cargo build --release --quiet --workspace --bins
 cargo build --release --quiet --workspace --bin hearth-operator-planted --features hearth-operator/planted
 rm -rf target/faults
 exec python3 tests/faults/run.py --operator "$HEARTH_BIN/hearth-operator" --kube "$HEARTH_CACHE/bin/kube" \
-  --logs target/faults cargo test --release --workspace --test faults -- --nocapture "$@"
+  --logs target/faults cargo test --release --workspace --test faults -- --nocapture --test-threads 12 "$@"
