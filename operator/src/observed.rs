@@ -6,11 +6,15 @@ use hearth_crds::names;
 use hearth_crds::worker_config::WorkerResult;
 use k8s_openapi::api::core::v1::ContainerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use crate::children::{ANNOTATION_HASH, ANNOTATION_SPEC_HASH, Live};
 use crate::seen::Seen;
+
+/// How long a result may come after the Job's end: Jobs and pods are watched separately, and one
+/// watch may be dead for a minute before that is noticed.
+pub const RESULT_PATIENCE: SignedDuration = SignedDuration::from_secs(90);
 
 /// A live `batch/v1` Job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -107,7 +107,7 @@ fn elector(args: &RunArgs, config: &Config) -> anyhow::Result<Elector> {
 /// Watches and acts, for ever.
 async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<()> {
     let mut config = config.clone();
-    // Servers end a watch before that: one that is silent for longer is dead.
+    // Servers end a watch before that. kube sets no limit on a list.
     config.read_timeout = (!planted::is(Bug::WaitsForEver)).then_some(SILENCE);
     let client = planted::client(config).context("cannot make a client")?;
     let watching = Watching { metrics: probes.metrics.clone(), health: probes.watches.clone() };

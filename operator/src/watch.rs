@@ -24,10 +24,11 @@ use crate::metrics::Metrics;
 use crate::planted::{self, Bug};
 use crate::seen::Kind;
 
-/// The server ends a watch after this time, so that a connection that died without a word is
-/// noticed soon; load balancers forget idle connections later than that.
+/// The server ends a watch after this time; load balancers forget idle connections later than
+/// that. kube takes a watch for dead on which nothing came for 5 s longer, so that a connection
+/// that died without a word is noticed within a minute.
 const WATCH_SECONDS: u32 = 40;
-/// A connection on which nothing came for so long is dead.
+/// An answer of which nothing came for so long does not come.
 pub const SILENCE: Duration = Duration::from_secs(45);
 /// Objects in one page of a list.
 const PAGE: u32 = 100;
@@ -86,7 +87,7 @@ impl Watching {
     {
         let mut writer = Writer::new(of);
         let store = writer.as_reader();
-        let mut config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
+        let mut config = watcher::Config::default().timeout(watch_seconds()).page_size(PAGE);
         if let Some(labels) = labels {
             config = config.labels(labels);
         }
@@ -146,6 +147,10 @@ impl Watching {
             }
         }
     }
+}
+
+fn watch_seconds() -> u32 {
+    if planted::is(Bug::WaitsForEver) { 290 } else { WATCH_SECONDS }
 }
 
 /// What the API server said, or what broke.

@@ -15,7 +15,7 @@ use super::target::{Artifact, Target};
 use super::validate::ValidDeployment;
 use crate::children::LostPod;
 use crate::lost_pods::lost_pods;
-use crate::observed::{JobEnd, JobView, Phase, PodView};
+use crate::observed::{JobEnd, JobView, Phase, PodView, RESULT_PATIENCE};
 
 /// Requests begun just before the switch may take their time limit and this.
 const DRAIN_MARGIN: SignedDuration = SignedDuration::from_secs(5);
@@ -202,8 +202,7 @@ fn compressed(target: &Target, seen: &Observed, now: Timestamp) -> Compressed {
         None => Compressed::Open(compressing(&seen.quantize_pods)),
         Some(end) => {
             let result = newest_result(&seen.quantize_pods);
-            let fresh =
-                end.at().is_some_and(|at| now.duration_since(at) < SignedDuration::from_secs(30));
+            let fresh = end.at().is_some_and(|at| now.duration_since(at) < RESULT_PATIENCE);
             match (end, result) {
                 // The pod's own watch may be a moment behind the Job's.
                 (_, None) if fresh => Compressed::Open("its result is on its way".into()),

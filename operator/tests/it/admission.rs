@@ -143,7 +143,7 @@ async fn an_urgent_job_gets_the_place_of_one_that_saves_and_goes_on_afterwards()
     let ended = json!([{"type": "Complete", "status": "True", "lastTransitionTime": world.now()}]);
     world.change("jobs/now-train", |job| job["status"]["conditions"] = ended);
     pods_go(&world, "now");
-    world.pass(60);
+    world.pass(120);
     world.train("now").await.unwrap();
     turn(&world).await;
     assert_eq!(suspended(&world, "calm"), false);

@@ -2,13 +2,9 @@
 //! their termination messages.
 
 use hearth_crds::worker_config::{ExitCode, WorkerResult};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
-use crate::observed::{JobEnd, JobView, PodView};
-
-/// How long a result may come after the Job's end: Jobs and pods are watched
-/// separately.
-const RESULT_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+use crate::observed::{JobEnd, JobView, PodView, RESULT_PATIENCE};
 
 /// A Job's reason for having run too long.
 const DEADLINE: &str = "DeadlineExceeded";
@@ -187,7 +183,7 @@ mod tests {
             ("running", None, vec![], 101, "open"),
             ("complete", complete.clone(), vec![pod(0, 0, 99, &done)], 101, "ok Completed"),
             ("only worker 1 seen", complete.clone(), vec![pod(1, 0, 99, &done)], 101, "wait"),
-            ("pod gone", complete, vec![], 131, "ok lost"),
+            ("pod gone", complete, vec![], 191, "ok lost"),
             (
                 "bad data found by worker 1",
                 failed.clone(),
