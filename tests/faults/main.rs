@@ -12,6 +12,7 @@
 
 mod answers;
 mod cast;
+mod classes;
 mod cluster;
 mod kills;
 mod leaders;

@@ -1,5 +1,6 @@
 //! What users and workers do, one story each.
 
+use hearth_tests::cluster::{condition, reason};
 use serde_json::{Value, json};
 
 /// A story that ends in a state that does not change any more.
@@ -30,19 +31,6 @@ pub(crate) struct Ending {
     pub(crate) code: i32,
     /// Its termination message.
     pub(crate) message: Value,
-}
-
-/// Status of a condition.
-pub(crate) fn condition<'a>(object: &'a Value, type_: &str) -> &'a str {
-    let all = object["status"]["conditions"].as_array();
-    let found = all.and_then(|all| all.iter().find(|c| c["type"] == type_));
-    found.and_then(|c| c["status"].as_str()).unwrap_or("absent")
-}
-
-fn reason(object: &Value, type_: &str) -> String {
-    let all = object["status"]["conditions"].as_array();
-    let found = all.and_then(|all| all.iter().find(|c| c["type"] == type_));
-    found.and_then(|c| c["reason"].as_str()).unwrap_or_default().to_owned()
 }
 
 fn state(object: &Value) -> &str {
@@ -109,7 +97,7 @@ fn runs_on(_: &str) -> Option<Ending> {
 
 fn is_running(job: &Value) -> bool {
     // Fake pods have no agent that answers, so training is never seen to begin.
-    !job["status"]["workers"].is_null() || condition(job, "Running") != "absent"
+    !job["status"]["workers"].is_null() || !condition(job, "Running").is_empty()
 }
 
 fn succeeded(object: &Value) -> bool {

@@ -8,25 +8,15 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures::future::try_join_all;
 
+use crate::classes::{Class, OUTAGE, SCENARIOS, all_is_well, bugs_are_caught, is_caught};
 use crate::cluster::until;
 use crate::operator::Bug;
 use crate::play::{LIMIT, Play, reference};
 use crate::proxy::{Call, Deed, Rules};
 use crate::scenario::{Scenario, named};
 
-const OUTAGE: Duration = Duration::from_secs(6);
-const SCENARIOS: [&str; 4] = ["trained", "resumed", "swept", "served"];
 /// Kinds that an operator watches at least.
 const WATCHED: usize = 12;
-
-/// A class of faults, and an operator that cannot cope with it.
-struct Class {
-    name: &'static str,
-    rules: fn() -> Rules,
-    /// Whether the rules hold on, rather than for a while.
-    lasts: bool,
-    bug: Bug,
-}
 
 const CLASSES: &[Class] = &[
     Class {
@@ -74,31 +64,9 @@ fn too_old() -> Rules {
     })
 }
 
-async fn suffers(scenario: &'static Scenario, class: &Class, bug: Option<Bug>) -> Result<Duration> {
-    let (want, _) = reference(scenario).await?;
-    let play = Play::under(scenario, bug, (class.rules)()).await?;
-    tokio::time::sleep(OUTAGE).await;
-    anyhow::ensure!(
-        play.proxy.last_fault().is_some(),
-        "{}: {} never happened",
-        scenario.name,
-        class.name
-    );
-    if !class.lasts {
-        play.proxy.calm();
-    }
-    play.comes_to(want).await.with_context(|| format!("{}: {}", scenario.name, class.name))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_bad_watches_all_is_well() {
-    let plays = CLASSES.iter().map(async |class| {
-        let plays = SCENARIOS.map(|name| suffers(named(name), class, None));
-        let worst = try_join_all(plays).await?.into_iter().max().unwrap_or_default();
-        println!("{}: at worst {:.1} s", class.name, worst.as_secs_f64());
-        anyhow::Ok(())
-    });
-    try_join_all(plays).await.unwrap();
+    all_is_well(CLASSES).await;
 }
 
 /// An operator is killed after so many writes. The next one is told for a while that there is
@@ -152,14 +120,7 @@ async fn old_lists_deceive_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_that_cannot_cope_with_bad_watches_are_caught() {
-    let plays = CLASSES.iter().map(async |class| {
-        (class.name, class.bug, suffers(named("swept"), class, Some(class.bug)).await)
-    });
-    let mut outcomes = futures::future::join_all(plays).await;
+    bugs_are_caught(CLASSES, "swept").await;
     let deceived = sees_old_lists(named("trained"), 6, Some("believes-lists")).await;
-    outcomes.push(("old lists", "believes-lists", deceived));
-    for (name, bug, outcome) in outcomes {
-        let said = format!("{:#}", outcome.expect_err(&format!("{name}: {bug} is not caught")));
-        assert!(said.contains("not in its final state"), "{said}");
-    }
+    is_caught("old lists", "believes-lists", deceived);
 }

@@ -165,6 +165,11 @@ pub fn condition<'a>(object: &'a Value, type_: &str) -> &'a str {
     find_condition(object, type_).and_then(|c| c["status"].as_str()).unwrap_or_default()
 }
 
+/// The reason of a condition, `""` where it is not set.
+pub fn reason<'a>(object: &'a Value, type_: &str) -> &'a str {
+    find_condition(object, type_).and_then(|c| c["reason"].as_str()).unwrap_or_default()
+}
+
 /// `reason: message` of a condition.
 pub fn told(object: &Value, type_: &str) -> String {
     find_condition(object, type_).map_or_else(String::new, |c| {
