@@ -54,11 +54,13 @@ fn gangs_take_turns_and_the_urgent_one_goes_first() {
     let namespace = Namespace::create("e2e-gang").unwrap();
     jobs::fill(&namespace).unwrap();
     let urgent = Urgent::create();
-    namespace.apply(&EQUALS.map(|name| greedy(name, STEPS, None)).join("\n---\n")).unwrap();
-    let far = |job: &Value| {
-        job["status"]["checkpoint"]["step"].as_i64() >= Some(200)
-            && condition(job, "Running") == "True"
-    };
+    // Age is told in whole seconds, and jobs of one second come in any order.
+    namespace.apply(&greedy(EQUALS[0], STEPS, None)).unwrap();
+    let runs = |job: &Value| condition(job, "Running") == "True";
+    namespace.wait("trainingjob", EQUALS[0], PATIENCE, runs).unwrap();
+    let others = EQUALS[1..].iter().map(|name| greedy(name, STEPS, None));
+    namespace.apply(&others.collect::<Vec<_>>().join("\n---\n")).unwrap();
+    let far = |job: &Value| job["status"]["checkpoint"]["step"].as_i64() >= Some(200) && runs(job);
     let victim = namespace.wait("trainingjob", "first", PATIENCE, far).unwrap();
     let saved = victim["status"]["checkpoint"]["step"].as_i64().unwrap();
     for waiting in &EQUALS[1..] {
@@ -77,8 +79,7 @@ fn gangs_take_turns_and_the_urgent_one_goes_first() {
     assert!(told(&yielded, "Admitted").contains("urgent"), "{}", told(&yielded, "Admitted"));
     succeeded(&namespace, "urgent");
     // It is older than the others, and goes on from where it was.
-    let back = |job: &Value| condition(job, "Running") == "True";
-    let first = namespace.wait("trainingjob", "first", PATIENCE, back).unwrap();
+    let first = namespace.wait("trainingjob", "first", PATIENCE, runs).unwrap();
     assert!(first["status"]["progress"]["step"].as_i64() >= Some(saved), "{}", first["status"]);
     for name in EQUALS {
         let ended = succeeded(&namespace, name);
