@@ -57,6 +57,7 @@ fn word(state: WorkerState) -> &'static str {
         WorkerState::Evaluating => "evaluating",
         WorkerState::Exporting => "exporting",
         WorkerState::Restarting => "restarting",
+        WorkerState::Resizing => "resizing",
         WorkerState::Succeeded => "succeeded",
         WorkerState::Failed => "failed",
     }

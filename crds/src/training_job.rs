@@ -323,7 +323,8 @@ pub enum Sharding {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Workers {
-    /// Pods.
+    /// Pods. May be changed while the job runs: training goes on from a checkpoint on more pods once
+    /// they are there, or on fewer at once. The batch of a step changes with it.
     #[schemars(range(min = 1, max = 1024))]
     pub replicas: i32,
     /// Training processes (ranks) in each pod; one a GPU.
@@ -448,6 +449,9 @@ pub struct TrainingJobStatus {
     /// The newest complete checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
+    /// Workers that the newest gang of ranks trains on, or trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<i32>,
     /// Times that training was taken up again after a failure.
     #[serde(default)]
     pub restarts: i32,

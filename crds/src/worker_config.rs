@@ -246,6 +246,16 @@ pub struct ServeConfig {
     pub port: u16,
 }
 
+/// Where agent 0 takes [`Replicas`] by PUT.
+pub const REPLICAS_PATH: &str = "/replicas";
+
+/// How many agents the job should have from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replicas {
+    /// 1 to 1024.
+    pub replicas: u32,
+}
+
 /// What agent 0 answers on `GET /status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -254,6 +264,10 @@ pub struct WorkerStatus {
     pub state: WorkerState,
     /// Number of the present gang, from 1.
     pub generation: u32,
+    /// Agents that the job should have.
+    pub replicas: u32,
+    /// Agents whose ranks run; 0 while none do.
+    pub present_replicas: u32,
     /// Times that training was taken up again after a failure.
     pub restarts: u32,
     /// How far training is.
@@ -288,6 +302,8 @@ pub enum WorkerState {
     Exporting,
     /// A gang is being replaced after a failure.
     Restarting,
+    /// Ranks save, so that a gang of another size can go on.
+    Resizing,
     /// Ended with a model.
     Succeeded,
     /// Ended without one.

@@ -1,11 +1,13 @@
-//! Asks pods how they are: agent 0 for its status, gateways for their routes.
+//! Asks pods how they are: agent 0 for its status, gateways for their routes. Agent 0 is told
+//! how many agents there should be.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_crds::routing::{GATEWAY_ADMIN_PORT, RoutingTable};
-use hearth_crds::worker_config::{AGENT_PORT, WorkerStatus};
-use http_body_util::{BodyExt, Empty, Limited};
+use hearth_crds::worker_config::{AGENT_PORT, REPLICAS_PATH, Replicas, WorkerStatus};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -58,7 +60,7 @@ pub enum AskError {
 /// An HTTP client for pods. It keeps no connection open: pods come and go.
 #[derive(Clone, Debug)]
 pub struct PodClient {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
 }
 
 impl Default for PodClient {
@@ -77,6 +79,17 @@ impl PodClient {
         self.get(url(ip, AGENT_PORT, "status")).await
     }
 
+    /// `PUT /replicas` of the agent at this address.
+    pub async fn resize_gang(&self, ip: &str, replicas: u32) -> Result<(), AskError> {
+        let url = url(ip, AGENT_PORT, REPLICAS_PATH.trim_start_matches('/'));
+        let body = serde_json::to_vec(&Replicas { replicas }).unwrap_or_default();
+        let request = self.send(Method::PUT, &url, body.into());
+        match tokio::time::timeout(TIMEOUT, request).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(AskError::Timeout { url }),
+        }
+    }
+
     /// `GET /routing` of the gateway at this address.
     pub async fn gateway_routing(&self, ip: &str) -> Result<RoutingTable, AskError> {
         self.get(url(ip, GATEWAY_ADMIN_PORT, "routing")).await
@@ -91,20 +104,31 @@ impl PodClient {
     }
 
     async fn fetch<T: DeserializeOwned>(&self, url: &str) -> Result<T, AskError> {
+        let body = self.send(Method::GET, url, Bytes::new()).await?;
+        serde_json::from_slice(&body).map_err(|error| AskError::Answer {
+            url: url.into(),
+            problem: format!("with something else than was asked for: {error}"),
+        })
+    }
+
+    /// The body of the answer.
+    async fn send(&self, method: Method, url: &str, body: Bytes) -> Result<Bytes, AskError> {
         let unreachable = |reason: String| AskError::Unreachable { url: url.into(), reason };
         let wrong = |problem: String| AskError::Answer { url: url.into(), problem };
-        let uri = url.parse().map_err(|_| unreachable("not an address".into()))?;
-        let answer = self.client.get(uri).await.map_err(|error| unreachable(chain(&error)))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|_| unreachable("not an address".into()))?;
+        let answer =
+            self.client.request(request).await.map_err(|error| unreachable(chain(&error)))?;
         let status = answer.status();
         if !status.is_success() {
             return Err(wrong(status.to_string()));
         }
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| wrong(format!("and broke off: {error}")))?;
-        serde_json::from_slice(&body.to_bytes())
-            .map_err(|error| wrong(format!("with something else than was asked for: {error}")))
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+        Ok(body.map_err(|error| wrong(format!("and broke off: {error}")))?.to_bytes())
     }
 }
 

@@ -29,7 +29,7 @@ pub const ANNOTATION_PARENT: &str = "hearth.dev/parent";
 /// An object that should be there.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Child {
-    /// Configuration of a worker, or a routing table.
+    /// Configuration of a worker, which is immutable and created once, or a routing table.
     ConfigMap(ConfigMap),
     /// Identity of gateways.
     ServiceAccount(ServiceAccount),
@@ -43,7 +43,7 @@ pub enum Child {
     NetworkPolicy(NetworkPolicy),
     /// How many pods a drain may take at once.
     PodDisruptionBudget(PodDisruptionBudget),
-    /// Training or compression. Created once; only `suspend` changes later.
+    /// Training or compression. Created once; only `suspend` and the number of pods change later.
     Job(Box<Job>),
     /// Servers or gateways.
     Deployment(Box<Deployment>),
@@ -145,6 +145,8 @@ pub struct Live {
     pub data: Option<BTreeMap<String, String>>,
     /// `spec.suspend` of a Job.
     pub suspended: bool,
+    /// `spec.parallelism` of a Job.
+    pub parallelism: Option<i32>,
     /// It is being deleted.
     pub deleting: bool,
     /// Resource version.
@@ -164,6 +166,8 @@ pub struct Plan {
     /// Whether each Job of the plan should be suspended; absent where that is
     /// Kueue's to say.
     pub suspend: Option<bool>,
+    /// How many pods each Job of the plan should have, where that may change.
+    pub pods: Option<i32>,
     /// Pods on dead nodes that count as failed from now on.
     pub lost_pods: Vec<LostPod>,
 }
@@ -188,6 +192,8 @@ pub enum Write {
     Update(ChildId, Value),
     /// Server-side apply of `spec.suspend` alone.
     Suspend(ChildId, bool),
+    /// Server-side apply of `spec.parallelism` and `spec.completions` alone.
+    Scale(ChildId, i32),
     /// Delete the object with this UID, its dependents in the background.
     Delete(ChildId, String),
     /// Mark a pod as failed.
@@ -209,12 +215,19 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
             Some(there) if there.owner != owner => return Err(NameTaken(id)),
             Some(there) if there.deleting => {}
             Some(there) if matches!(id.kind, Kind::Job | Kind::TrainingJob) => {
+                if let Some(pods) = plan.pods
+                    && there.parallelism.is_some_and(|there| there != pods)
+                {
+                    writes.push(Write::Scale(id.clone(), pods));
+                }
                 if let Some(suspend) = plan.suspend
                     && suspend != there.suspended
                 {
                     writes.push(Write::Suspend(id, suspend));
                 }
             }
+            // A later version of the operator may write it otherwise; the pods have read it.
+            Some(_) if is_immutable(child) => {}
             Some(there) => {
                 let mut manifest = child.manifest();
                 let hash = manifest["metadata"]["annotations"][ANNOTATION_HASH].as_str();
@@ -239,6 +252,10 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
     }
     writes.extend(plan.lost_pods.iter().cloned().map(Write::FailPod));
     Ok(writes)
+}
+
+fn is_immutable(child: &Child) -> bool {
+    matches!(child, Child::ConfigMap(map) if map.immutable == Some(true))
 }
 
 /// The object that children belong to.

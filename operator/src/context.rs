@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::admission::Admission;
-use crate::agent_client::{AgentAnswer, PodClient};
+use crate::agent_client::{AgentAnswer, AskError, PodClient};
 use crate::cache::Caches;
 use crate::children::{ChildId, Live};
 use crate::error::{CallError, GatherError};
@@ -171,6 +171,14 @@ impl Context {
         };
         self.memory().answers.insert(uid.to_owned(), (answer.clone(), self.clock.now()));
         answer
+    }
+
+    /// Tells agent 0 of a job at this address how many agents there should be.
+    pub async fn resize_gang(&self, uid: &str, ip: &str, replicas: u32) -> Result<(), AskError> {
+        self.pods.resize_gang(ip, replicas).await?;
+        // What it said before is old.
+        self.memory().answers.remove(uid);
+        Ok(())
     }
 
     /// The final result that an agent told before it ended, if it did.

@@ -7,6 +7,7 @@ mod clocks;
 mod faults;
 mod gang;
 mod many;
+mod resize;
 mod rollout;
 mod support;
 mod sweep;

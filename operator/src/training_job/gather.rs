@@ -1,4 +1,5 @@
-//! Reads what a job's decisions need: stores, and agent 0 over HTTP.
+//! Reads what a job's decisions need: stores, and agent 0 over HTTP. Agent 0 is also told here
+//! how many agents the job should have.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +12,7 @@ use crate::error::GatherError;
 use crate::lost_pods::suspects;
 use crate::observed::{JobView, Phase, PodView};
 use crate::training_job::plan::COMPONENT;
+use crate::training_job::policy::{self, Stage};
 use crate::training_job::validate::ValidJob;
 
 /// What was observed of a job.
@@ -59,6 +61,19 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
     let silent_nodes = cx.silent_nodes(suspects(&pods)).await?;
     let grant = cx.admission.grant(&cx.caches, valid);
     Ok(Observed { children, job, pods, missing_claims, grant, agent, silent_nodes })
+}
+
+/// Tells agent 0 how many agents there should be, where it wants another number. What is lost
+/// is told again at the next look.
+pub async fn tell_size(cx: &Context, valid: &ValidJob, seen: &Observed, stage: &Stage) {
+    let (Some(replicas), Some(ip)) = (policy::news_of_size(valid, stage), first_agent(&seen.pods))
+    else {
+        return;
+    };
+    match cx.resize_gang(&valid.uid, ip, replicas).await {
+        Ok(()) => tracing::info!(job = valid.name, replicas, "agent 0 was told"),
+        Err(error) => tracing::warn!(job = valid.name, %error, "agent 0 was not told of its size"),
+    }
 }
 
 /// Worker pods of the TrainingJob `name` that its child Job made, ended ones included.

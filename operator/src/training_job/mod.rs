@@ -55,7 +55,10 @@ pub async fn reconcile(
         report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await?;
     }
     match apply::run(&cx, &valid.namespace, &valid.uid, &plan, &seen.children).await {
-        Ok(_) => report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await,
+        Ok(_) => {
+            gather::tell_size(&cx, &valid, &seen, &stage).await;
+            report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await
+        }
         Err(error) if planted::is(Bug::ErrorsAreFinal) => {
             let stage = failed(&error.to_string());
             report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await
@@ -84,7 +87,10 @@ fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Pl
         | Stage::Starting { .. }
         | Stage::Running(_)
         | Stage::Silent(_)
-        | Stage::Between => plan::build(valid, &cx.settings, policy::held(seen).is_some()),
+        | Stage::Between => {
+            let held = policy::held(seen).is_some();
+            plan::build(valid, &cx.settings, held, policy::pods(valid, seen))
+        }
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
     let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());

@@ -82,13 +82,12 @@ pub fn child_name(name: &str) -> String {
     names::child(name, "train")
 }
 
-/// Hash of a spec, without what may change later: `suspend` and `ttlSecondsAfterFinished`.
+/// Hash of a spec, without what may change later: `suspend`, `ttlSecondsAfterFinished` and
+/// `workers.replicas`.
 pub fn spec_hash(spec: &TrainingJobSpec) -> String {
-    names::digest(&TrainingJobSpec {
-        suspend: false,
-        ttl_seconds_after_finished: None,
-        ..spec.clone()
-    })
+    let mut spec = spec.clone();
+    (spec.suspend, spec.ttl_seconds_after_finished, spec.workers.replicas) = (false, None, 1);
+    names::digest(&spec)
 }
 
 /// The job as something that can be planned, or everything wrong with it.

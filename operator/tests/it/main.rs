@@ -8,5 +8,6 @@ mod common;
 mod deployment;
 mod lease;
 mod plans;
+mod resize;
 mod sweep;
 mod training_job;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::common::World;
 use serde_json::{Value, json};
 
-const JOB: &str = "trainingjobs/spam";
+pub(crate) const JOB: &str = "trainingjobs/spam";
 /// Loopback addresses of this file's agents: one a test, so that they may run at once.
 const AGENT: [&str; 3] = ["127.84.70.1", "127.84.70.2", "127.84.70.3"];
 
@@ -36,14 +36,14 @@ fn job(change: impl FnOnce(&mut Value)) -> Value {
     job
 }
 
-fn world(change: impl FnOnce(&mut Value)) -> World {
+pub(crate) fn world(change: impl FnOnce(&mut Value)) -> World {
     let world = World::with_claims();
     world.put("trainingjobs", job(change));
     world
 }
 
 /// A worker's pod that runs.
-fn pod(world: &World, index: u32, ip: &str) {
+pub(crate) fn pod(world: &World, index: u32, ip: &str) {
     world.put_worker(
         "spam",
         index,
@@ -69,7 +69,7 @@ fn job_ends(world: &World, type_: &str, reason: &str) {
     });
 }
 
-fn training(step: i64) -> Value {
+pub(crate) fn training(step: i64) -> Value {
     json!({"state": "Training", "generation": 1, "restarts": 0,
         "progress": {"step": step, "totalSteps": 100, "epoch": 0.1, "loss": 0.5, "etaSeconds": 200},
         "ranks": [{"rank": 0, "agent": 0, "step": step, "silentMilliseconds": 0},
@@ -279,7 +279,7 @@ async fn a_running_job_is_not_half_changed() {
     world.writes();
     let made = world.get("jobs/spam-train");
     world.change(JOB, |j| {
-        j["spec"]["workers"]["replicas"] = 4.into();
+        j["spec"]["workers"]["processesPerWorker"] = 4.into();
         j["metadata"]["generation"] = 2.into();
     });
     world.train("spam").await.unwrap();

@@ -5,118 +5,18 @@
 //! clocks, sockets, files, processes. Every line runs in a unit test.
 //!
 //! Invariant 5: all ranks of a gang share one generation, since c10d cannot
-//! re-admit a single rank. So one lost rank stops every rank.
+//! re-admit a single rank. So one lost rank stops every rank; and a gang of
+//! another size is another generation, which goes on from a checkpoint that the
+//! one before it saved.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearth_crds::worker_config::{BATCH_HALVED, ExitCode, Failure};
 
 use super::failure::{self, Cause, Weight};
 use super::protocol::{Beat, RankReport, RankState};
-
-/// The gang's size and budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Agents.
-    pub agents: u32,
-    /// Ranks of each agent.
-    pub ranks_per_agent: u32,
-    /// Failures after which the job ends.
-    pub max_restarts: u32,
-}
-
-/// How long the coordinator waits for what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// An agent that sent no beat for this long is lost.
-    pub lease: Duration,
-    /// From the first sign of a failure until the cause is chosen: the time
-    /// that the other agents need to tell what they saw.
-    pub settle: Duration,
-    /// For all agents to join.
-    pub join: Duration,
-    /// For an agent to start its ranks.
-    pub start: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(6),
-            settle: Duration::from_millis(500),
-            join: Duration::from_mins(30),
-            start: Duration::from_secs(30),
-        }
-    }
-}
-
-/// What an earlier coordinator of the same run left on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Carried {
-    /// Its newest generation.
-    pub generation: u32,
-    /// Failures so far.
-    pub restarts: u32,
-    /// It was lost while ranks ran: a failure of agent 0.
-    pub was_running: bool,
-    /// Its newest failure.
-    pub last_failure: Option<Failure>,
-}
-
-/// Something that happened, to be recorded before any agent acts on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A generation starts.
-    Started {
-        /// Its number.
-        generation: u32,
-    },
-    /// The gang broke and is replaced.
-    Broke(Failure),
-    /// Agents were asked to leave and their ranks have saved: no failure.
-    Left,
-    /// The job is over.
-    Ended(Verdict),
-}
-
-/// How the job ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All ranks finished.
-    Succeeded,
-    /// It cannot go on.
-    Failed {
-        /// Why.
-        failure: Failure,
-        /// Exit code of agent 0.
-        exit_code: i32,
-    },
-}
-
-impl Verdict {
-    /// Exit code of agents other than 0. A permanent failure is told by agent
-    /// 0 alone; after any other all are started again, so all must fail.
-    pub fn exit_code_of_others(&self) -> i32 {
-        match self {
-            Self::Failed { exit_code, .. } if !ExitCode::is_permanent(*exit_code) => {
-                ExitCode::Failure as i32
-            }
-            _ => ExitCode::Done as i32,
-        }
-    }
-}
-
-/// What an agent is to do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Directive {
-    /// No rank runs.
-    Stop,
-    /// Ranks of this generation run.
-    Run(u32),
-    /// Exit with this code.
-    Finish(i32),
-}
+use super::roster::{Refusal, Roster, Seen};
+use super::terms::{Carried, Change, Directive, Shape, Timing, Verdict};
 
 /// Where the gang is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,33 +27,10 @@ pub enum Stage {
     Running,
     /// A failure was seen; its cause is being found.
     Breaking,
+    /// Ranks save and end, so that a gang of another size can start.
+    Resizing,
     /// Over. Agents may go once the result is recorded.
     Ended(Verdict),
-}
-
-/// A beat that is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// More agents than `replicas`.
-    #[error("there is no agent {agent}: the job has {agents}")]
-    NoSuchAgent {
-        /// Asked.
-        agent: u32,
-        /// Known.
-        agents: u32,
-    },
-    /// Another process took this agent's place.
-    #[error("agent {agent} was replaced by a newer process")]
-    Replaced {
-        /// Which.
-        agent: u32,
-    },
-}
-
-#[derive(Clone, Debug)]
-struct Seen {
-    beat: Beat,
-    at: Duration,
 }
 
 /// The state machine.
@@ -169,11 +46,12 @@ pub struct Coordinator {
     last_failure: Option<Failure>,
     /// The newest failure was only an effect: a lost agent may explain it.
     unexplained: bool,
-    agents: Vec<Option<Seen>>,
-    /// Incarnations of the present generation.
+    agents: Roster,
+    /// Incarnations of the newest generation, by agent.
     gang: Vec<String>,
     gang_since: Duration,
-    retired: BTreeSet<String>,
+    /// Agents of the newest generation, of an earlier coordinator's too.
+    newest_size: u32,
     /// Happened at the start; told by the first `advance`.
     pending: Option<Change>,
 }
@@ -191,10 +69,10 @@ impl Coordinator {
             restarts: carried.restarts,
             last_failure: carried.last_failure,
             unexplained: false,
-            agents: (0..shape.agents).map(|_| None).collect(),
+            agents: Roster::new(timing.lease),
             gang: Vec::new(),
             gang_since: now,
-            retired: BTreeSet::new(),
+            newest_size: carried.agents,
             pending: None,
         };
         if carried.was_running {
@@ -206,18 +84,25 @@ impl Coordinator {
 
     /// Takes note of a beat.
     pub fn hear(&mut self, beat: Beat, now: Duration) -> Result<(), Refusal> {
-        let refusal = Refusal::NoSuchAgent { agent: beat.agent, agents: self.shape.agents };
-        let slot = self.agents.get_mut(beat.agent as usize).ok_or(refusal)?;
-        if self.retired.contains(&beat.incarnation) {
-            return Err(Refusal::Replaced { agent: beat.agent });
+        self.agents.hear(beat, now)
+    }
+
+    /// Wants another number of agents from now on. Ranks go on until all of them stand by.
+    pub fn resize(&mut self, agents: u32) {
+        self.shape.agents = agents;
+    }
+
+    /// How many agents are wanted.
+    pub fn wanted(&self) -> u32 {
+        self.shape.agents
+    }
+
+    /// How many agents have ranks that run, or may run.
+    pub fn size(&self) -> u32 {
+        match self.stage {
+            Stage::Running | Stage::Breaking | Stage::Resizing => self.newest_size,
+            Stage::Joining | Stage::Ended(_) => 0,
         }
-        if let Some(seen) = slot
-            && seen.beat.incarnation != beat.incarnation
-        {
-            self.retired.insert(seen.beat.incarnation.clone());
-        }
-        *slot = Some(Seen { beat, at: now });
-        Ok(())
     }
 
     /// Moves on by at most one stage.
@@ -229,14 +114,19 @@ impl Coordinator {
             Stage::Joining => self.join(now),
             Stage::Running => self.watch(now),
             Stage::Breaking if now >= self.since + self.timing.settle => self.settle(now),
+            Stage::Resizing => self.watch_saving(now),
             Stage::Breaking | Stage::Ended(_) => None,
         }
     }
 
-    /// What every agent is to do now.
-    pub fn directive(&self) -> Directive {
+    /// What an agent is to do now. One that the gang is without has no ranks.
+    pub fn directive(&self, agent: u32) -> Directive {
         match &self.stage {
+            Stage::Running | Stage::Breaking | Stage::Resizing if agent >= self.newest_size => {
+                Directive::Stop
+            }
             Stage::Running | Stage::Breaking => Directive::Run(self.generation),
+            Stage::Resizing => Directive::Save(self.generation),
             Stage::Ended(verdict) if self.recorded => {
                 Directive::Finish(verdict.exit_code_of_others())
             }
@@ -251,8 +141,8 @@ impl Coordinator {
 
     /// Whether every other agent has gone or was told to.
     pub fn may_exit(&self, now: Duration) -> bool {
-        let others = self.agents.iter().skip(1).flatten();
-        self.recorded && others.clone().all(|seen| seen.beat.done || self.is_lost(seen, now))
+        let mut others = self.agents.all().filter(|seen| seen.beat.agent > 0);
+        self.recorded && others.all(|seen| seen.beat.done || self.agents.is_lost(seen, now))
     }
 
     /// Where the gang is.
@@ -278,24 +168,14 @@ impl Coordinator {
     /// `(agent, report)` of every rank of the present generation.
     pub fn ranks(&self) -> impl Iterator<Item = (u32, &RankReport)> + Clone {
         self.agents
-            .iter()
-            .flatten()
+            .all()
             .filter(|seen| seen.beat.generation == self.generation)
             .flat_map(|seen| seen.beat.ranks.iter().map(|rank| (seen.beat.agent, rank)))
     }
 
     /// Agents that have to join or to stop their ranks before the next start.
     pub fn missing(&self, now: Duration) -> Vec<u32> {
-        // A beat from before says nothing about ranks that were started since.
-        let ready = |seen: &Seen| {
-            let heard = seen.at > self.since && !self.is_lost(seen, now);
-            heard && seen.beat.ranks.is_empty() && !seen.beat.leaving
-        };
-        let slots = (0..).zip(&self.agents);
-        slots
-            .filter(|(_, seen)| !seen.as_ref().is_some_and(ready))
-            .map(|(agent, _)| agent)
-            .collect()
+        self.agents.missing(0..self.shape.agents, self.since, now).collect()
     }
 
     fn join(&mut self, now: Duration) -> Option<Change> {
@@ -306,15 +186,13 @@ impl Coordinator {
             self.unexplained = false;
         }
         let missing = self.missing(now);
+        let newest = self.newest_size;
+        let grows = (1..self.shape.agents).contains(&newest);
         if missing.is_empty() {
-            let joined = self.agents.iter().flatten().map(|seen| seen.beat.generation).max();
-            self.generation = self.generation.max(joined.unwrap_or(0)) + 1;
-            self.gang =
-                self.agents.iter().flatten().map(|seen| seen.beat.incarnation.clone()).collect();
-            self.unexplained = false;
-            self.gang_since = now;
-            self.enter(Stage::Running, now);
-            return Some(Change::Started { generation: self.generation });
+            return Some(self.start(self.shape.agents, now));
+        }
+        if grows && missing[0] >= newest && now >= self.since + self.timing.grow {
+            return Some(self.start(newest, now));
         }
         if now < self.since + self.timing.join {
             return None;
@@ -323,6 +201,17 @@ impl Coordinator {
         let how = format!("did not join within {minutes:.1} min; see whether its pod can start");
         let Cause { failure, exit_code, .. } = Cause::agent_lost(missing[0], &how);
         Some(self.end(Verdict::Failed { failure, exit_code }, now))
+    }
+
+    fn start(&mut self, agents: u32, now: Duration) -> Change {
+        let joined = self.agents.all().map(|seen| seen.beat.generation).max();
+        self.generation = self.generation.max(joined.unwrap_or(0)) + 1;
+        self.gang = self.agents.first(agents).map(|seen| seen.beat.incarnation.clone()).collect();
+        self.newest_size = agents;
+        self.unexplained = false;
+        self.gang_since = now;
+        self.enter(Stage::Running, now);
+        Change::Started { generation: self.generation, agents }
     }
 
     fn watch(&mut self, now: Duration) -> Option<Change> {
@@ -341,8 +230,35 @@ impl Coordinator {
         }
         if cause.is_some() {
             self.enter(Stage::Breaking, now);
+        } else if self.may_resize(now) {
+            self.enter(Stage::Resizing, now);
         }
         None
+    }
+
+    /// Whether the gang should have another size, and those to come stand by.
+    fn may_resize(&self, now: Duration) -> bool {
+        let (present, wanted) = (self.newest_size, self.shape.agents);
+        present != wanted && self.agents.missing(present..wanted, self.gang_since, now).count() == 0
+    }
+
+    /// What fails while ranks save fails because its peers go; but for what no start can mend.
+    fn watch_saving(&mut self, now: Duration) -> Option<Change> {
+        if self.all_finished() {
+            return Some(self.end(Verdict::Succeeded, now));
+        }
+        if let Some(cause) = self.cause(now).filter(|cause| cause.weight == Weight::Permanent) {
+            return Some(self.restart_or_end(cause, now));
+        }
+        let ended = |seen: &Seen| seen.at > self.since && !seen.runs();
+        let all_ended = self
+            .agents
+            .first(self.newest_size)
+            .all(|seen| ended(seen) || self.agents.is_lost(seen, now));
+        all_ended.then(|| {
+            self.enter(Stage::Joining, now);
+            Change::Resized
+        })
     }
 
     fn settle(&mut self, now: Duration) -> Option<Change> {
@@ -408,13 +324,12 @@ impl Coordinator {
     }
 
     fn lost_agent(&self, now: Duration) -> Option<Cause> {
-        (0..).zip(self.agents.iter().zip(&self.gang)).find_map(|(agent, (seen, incarnation))| {
-            let seen = seen.as_ref()?;
+        self.agents.first(self.newest_size).zip(&self.gang).find_map(|(seen, incarnation)| {
             let Beat { generation, ranks, .. } = &seen.beat;
             let joining = self.stage == Stage::Joining;
             let how = if seen.beat.incarnation != *incarnation {
                 "was replaced by a new process".to_owned()
-            } else if self.is_lost(seen, now) {
+            } else if self.agents.is_lost(seen, now) {
                 let silent = now.saturating_sub(seen.at).as_secs_f64();
                 format!("has sent no heartbeat for {silent:.1} s; its pod or node is gone")
             } else if joining {
@@ -426,29 +341,26 @@ impl Coordinator {
             } else {
                 return None;
             };
-            Some(Cause::agent_lost(agent, &how))
+            Some(Cause::agent_lost(seen.beat.agent, &how))
         })
     }
 
     fn all_finished(&self) -> bool {
-        let all = (self.shape.agents * self.shape.ranks_per_agent) as usize;
+        let all = (self.newest_size * self.shape.ranks_per_agent) as usize;
         self.ranks().filter(|(_, rank)| rank.state == RankState::Finished).count() == all
     }
 
+    /// Agents of the gang that were asked to leave.
+    fn leavers(&self) -> impl Iterator<Item = &Seen> {
+        self.agents.first(self.newest_size).filter(|seen| seen.beat.leaving)
+    }
+
     fn someone_leaves(&self) -> bool {
-        self.agents.iter().flatten().any(|seen| seen.beat.leaving)
+        self.leavers().next().is_some()
     }
 
     fn leavers_are_gone(&self, now: Duration) -> bool {
-        let mut leavers = self.agents.iter().flatten().filter(|seen| seen.beat.leaving);
-        leavers.all(|seen| {
-            let stopped = seen.beat.ranks.iter().all(|rank| rank.state != RankState::Running);
-            stopped || self.is_lost(seen, now)
-        })
-    }
-
-    fn is_lost(&self, seen: &Seen, now: Duration) -> bool {
-        now.saturating_sub(seen.at) > self.timing.lease
+        self.leavers().all(|seen| !seen.runs() || self.agents.is_lost(seen, now))
     }
 }
 

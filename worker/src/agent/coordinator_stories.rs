@@ -98,6 +98,7 @@ impl Theatre {
                 agent.ranks.clear();
             }
             ["rank", rank, how @ ..] => self.end_rank(number(rank), how),
+            ["wanted", agents] => self.resize(number(agents)),
             ["recorded"] => self.coordinator.recorded(),
             ["after", time] => {
                 let time: f64 = time.trim_end_matches('s').parse().unwrap();
@@ -106,6 +107,13 @@ impl Theatre {
             _ => panic!("{line}"),
         }
         self.pass(Duration::from_millis(100))
+    }
+
+    /// Agents that are new say nothing until they join.
+    fn resize(&mut self, agents: u32) {
+        self.coordinator.resize(agents);
+        let more = (self.agents.len()..agents as usize).map(|_| Agent::new(1));
+        self.agents.extend(more);
     }
 
     fn end_rank(&mut self, number: u32, how: &[&str]) {
@@ -140,15 +148,15 @@ impl Theatre {
         let mut changes = Vec::new();
         while self.now < until {
             self.now += Duration::from_millis(100);
-            (0..self.shape.agents).for_each(|index| self.beat(index));
+            (0..self.agents.len()).for_each(|index| self.beat(index));
             changes.extend(self.coordinator.advance(self.now));
-            (0..self.shape.agents).for_each(|index| self.obey(index));
+            (0..self.agents.len()).for_each(|index| self.obey(index));
         }
         changes
     }
 
-    fn beat(&mut self, index: u32) {
-        let agent = self.agents[index as usize].clone();
+    fn beat(&mut self, index: usize) {
+        let agent = self.agents[index].clone();
         if agent.quiet {
             return;
         }
@@ -156,7 +164,7 @@ impl Theatre {
         let job = JobIdentity { namespace: "n".into(), name: "j".into(), uid: "u".into() };
         let incarnation = format!("{index}-{}", agent.incarnation);
         let beat = Beat {
-            agent: index,
+            agent: u32::try_from(index).unwrap(),
             incarnation,
             job,
             generation,
@@ -168,17 +176,22 @@ impl Theatre {
         self.coordinator.hear(beat, self.now).unwrap();
     }
 
-    fn obey(&mut self, index: u32) {
+    fn obey(&mut self, index: usize) {
         let per_agent = self.shape.ranks_per_agent;
-        let agent = &mut self.agents[index as usize];
-        match self.coordinator.directive() {
+        let agent = &mut self.agents[index];
+        let index = u32::try_from(index).unwrap();
+        match self.coordinator.directive(index) {
             _ if agent.quiet || agent.stuck => {}
             Directive::Stop | Directive::Finish(_) => agent.ranks.clear(),
             Directive::Run(generation) if generation > agent.generation => {
                 agent.generation = generation;
                 agent.ranks = (index * per_agent..(index + 1) * per_agent).map(running).collect();
             }
-            Directive::Run(_) => {}
+            Directive::Save(generation) if generation == agent.generation => {
+                let terminated = RankState::Exited { code: 143, told: None };
+                agent.ranks.iter_mut().for_each(|rank| rank.state = terminated.clone());
+            }
+            Directive::Run(_) | Directive::Save(_) => {}
         }
     }
 }
@@ -189,9 +202,10 @@ fn say(change: &Change) -> String {
         None => failure.reason.clone(),
     };
     match change {
-        Change::Started { generation } => format!("start {generation}"),
+        Change::Started { generation, agents } => format!("start {generation} of {agents}"),
         Change::Broke(failure) => format!("broke {}", of(failure)),
         Change::Left => "left".to_owned(),
+        Change::Resized => "resized".to_owned(),
         Change::Ended(Verdict::Succeeded) => "succeeded".to_owned(),
         Change::Ended(Verdict::Failed { failure, exit_code }) => {
             format!("failed {exit_code} {}", of(failure))
@@ -224,7 +238,7 @@ fn an_undisturbed_job_starts_once_and_succeeds() {
         "join 0
          after 60s
          join 1
-         => start 1
+         => start 1 of 2
          after 3600s
          rank 1 finished
          after 5s
@@ -239,12 +253,12 @@ fn a_killed_rank_is_the_cause_though_its_peer_fails_first() {
     let stage = tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          rank 0 exited 1 PeerLost
          rank 1 killed 9
          after 1s
          => broke RankKilled rank 1
-         => start 2
+         => start 2 of 2
          after 60s",
     );
     assert_eq!((stage.coordinator.restarts(), stage.coordinator.generation()), (1, 2));
@@ -252,10 +266,10 @@ fn a_killed_rank_is_the_cause_though_its_peer_fails_first() {
 
 #[test]
 fn a_killed_rank_is_replaced_within_a_second() {
-    let mut stage = tell(two_agents(3), "join 0 1\n=> start 1\nafter 10s");
+    let mut stage = tell(two_agents(3), "join 0 1\n=> start 1 of 2\nafter 10s");
     let at = stage.now;
     let mut changes = stage.play("rank 1 killed 9");
-    while !changes.contains(&Change::Started { generation: 2 }) {
+    while !changes.contains(&Change::Started { generation: 2, agents: 2 }) {
         changes = stage.pass(Duration::from_millis(100));
     }
     assert!(stage.now <= at + Duration::from_secs(1), "{:?}", stage.now);
@@ -266,7 +280,7 @@ fn a_permanent_error_ends_the_job_at_once() {
     let stage = tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          rank 0 killed 9
          rank 1 exited 65 BadData
          after 1s
@@ -274,7 +288,7 @@ fn a_permanent_error_ends_the_job_at_once() {
          after 600s",
     );
     assert_eq!(stage.coordinator.restarts(), 0);
-    assert_eq!(stage.coordinator.directive(), Directive::Stop, "the result is not on disk yet");
+    assert_eq!(stage.coordinator.directive(0), Directive::Stop, "the result is not on disk yet");
 }
 
 #[test]
@@ -282,14 +296,14 @@ fn a_lost_agent_is_awaited() {
     tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          quiet 1
          after 5s
          after 2s
          => broke AgentLost
          after 600s
          replace 1
-         => start 2
+         => start 2 of 2
          after 60s",
     );
 }
@@ -299,11 +313,11 @@ fn a_replaced_agent_is_noticed_before_its_lease_ends() {
     tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          replace 1
          after 1s
          => broke AgentLost
-         => start 2",
+         => start 2 of 2",
     );
 }
 
@@ -312,7 +326,7 @@ fn a_lost_agent_explains_its_peers_failure() {
     let mut stage = tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          quiet 1
          rank 0 exited 1 PeerLost
          after 1s
@@ -331,7 +345,7 @@ fn a_hang_is_broken_and_a_late_step_is_not() {
     tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          rank 1 silent 10
          rank 1 working
          after 60s
@@ -339,7 +353,7 @@ fn a_hang_is_broken_and_a_late_step_is_not() {
          rank 1 silent 10
          after 1s
          => broke RankHung rank 1
-         => start 2",
+         => start 2 of 2",
     );
 }
 
@@ -348,11 +362,11 @@ fn the_budget_is_spent_after_max_restarts() {
     let stage = tell(
         two_agents(1),
         "join 0 1
-         => start 1
+         => start 1 of 2
          rank 0 killed 9
          after 1s
          => broke RankKilled rank 0
-         => start 2
+         => start 2 of 2
          rank 1 exited 1
          after 1s
          => failed 70 RestartsExhausted rank 1",
@@ -367,15 +381,15 @@ fn a_rank_that_asks_for_a_smaller_batch_did_not_fail() {
     let stage = tell(
         two_agents(0),
         "join 0 1
-         => start 1
+         => start 1 of 2
          rank 1 exited 1 BatchHalved
          after 1s
          => broke BatchHalved rank 1
-         => start 2
+         => start 2 of 2
          rank 0 exited 1 BatchHalved
          after 1s
          => broke BatchHalved rank 0
-         => start 3",
+         => start 3 of 2",
     );
     assert_eq!(stage.coordinator.restarts(), 0);
 }
@@ -385,7 +399,7 @@ fn no_start_while_an_old_rank_still_runs() {
     let mut stage = tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          stuck 1
          rank 0 killed 9
          after 1s
@@ -394,7 +408,7 @@ fn no_start_while_an_old_rank_still_runs() {
     );
     assert_eq!(stage.coordinator.missing(stage.now), [1]);
     stage.agents[1].stuck = false;
-    assert_eq!(stage.play("after 1s"), [Change::Started { generation: 2 }]);
+    assert_eq!(stage.play("after 1s"), [Change::Started { generation: 2, agents: 2 }]);
 }
 
 #[test]
@@ -402,7 +416,7 @@ fn an_agent_that_is_told_to_leave_is_no_failure() {
     let stage = tell(
         two_agents(0),
         "join 0 1
-         => start 1
+         => start 1 of 2
          leave 1
          after 20s
          rank 0 exited 143 Terminated
@@ -411,7 +425,7 @@ fn an_agent_that_is_told_to_leave_is_no_failure() {
          => left
          after 60s
          replace 1
-         => start 2",
+         => start 2 of 2",
     );
     assert_eq!(stage.coordinator.restarts(), 0);
 }
@@ -421,7 +435,7 @@ fn a_permanent_error_ends_the_job_even_while_an_agent_leaves() {
     tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          leave 1
          rank 0 exited 66 MissingInput
          after 1s
@@ -434,22 +448,23 @@ fn an_agent_that_stops_its_ranks_or_never_starts_them_breaks_the_gang() {
     tell(
         two_agents(9),
         "join 0 1
-         => start 1
+         => start 1 of 2
          lone 1
          after 1s
          => broke AgentLost
-         => start 2
+         => start 2 of 2
          unstarted 1
          after 25s
          after 6s
          => broke AgentLost
-         => start 3",
+         => start 3 of 2",
     );
 }
 
 #[test]
 fn a_new_coordinator_counts_the_old_ones_death_and_goes_beyond_its_generation() {
-    let carried = Carried { generation: 4, restarts: 1, was_running: true, last_failure: None };
+    let carried =
+        Carried { generation: 4, restarts: 1, was_running: true, agents: 2, last_failure: None };
     let mut stage = Theatre::new(2, 1, 3, carried.clone());
     // Agent 1 saw a generation that the record on disk does not have.
     stage.agents[1].generation = 6;
@@ -458,12 +473,12 @@ fn a_new_coordinator_counts_the_old_ones_death_and_goes_beyond_its_generation() 
         "join 0
          => broke AgentLost
          join 1
-         => start 7",
+         => start 7 of 2",
     );
     assert_eq!(stage.coordinator.restarts(), 2);
 
     let rested = Carried { was_running: false, ..carried.clone() };
-    let stage = tell(Theatre::new(2, 1, 3, rested), "join 0 1\n=> start 5");
+    let stage = tell(Theatre::new(2, 1, 3, rested), "join 0 1\n=> start 5 of 2");
     assert_eq!(stage.coordinator.restarts(), 1);
 
     tell(Theatre::new(2, 1, 1, carried), "join 0\n=> failed 70 RestartsExhausted");
@@ -481,16 +496,16 @@ fn agents_go_once_the_result_is_recorded_and_agent_0_last() {
     let mut stage = tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          rank 0 finished
          rank 1 finished
          => succeeded
          after 10s",
     );
-    assert_eq!(stage.coordinator.directive(), Directive::Stop);
+    assert_eq!(stage.coordinator.directive(0), Directive::Stop);
     assert!(!stage.coordinator.may_exit(stage.now));
     stage.play("recorded");
-    assert_eq!(stage.coordinator.directive(), Directive::Finish(0));
+    assert_eq!(stage.coordinator.directive(0), Directive::Finish(0));
     assert!(!stage.coordinator.may_exit(stage.now), "agent 1 does not know yet");
     stage.play("done 1");
     assert!(stage.coordinator.may_exit(stage.now));
@@ -501,7 +516,7 @@ fn agent_0_does_not_wait_for_an_agent_that_is_gone() {
     let stage = tell(
         two_agents(3),
         "join 0 1
-         => start 1
+         => start 1 of 2
          rank 0 finished
          rank 1 finished
          => succeeded
@@ -514,7 +529,7 @@ fn agent_0_does_not_wait_for_an_agent_that_is_gone() {
 
 #[test]
 fn an_older_process_cannot_take_an_agents_place_again() {
-    let mut stage = tell(two_agents(3), "join 0 1\n=> start 1\nreplace 1");
+    let mut stage = tell(two_agents(3), "join 0 1\n=> start 1 of 2\nreplace 1");
     let old = Beat {
         agent: 1,
         incarnation: "1-1".to_owned(),
@@ -527,16 +542,125 @@ fn an_older_process_cannot_take_an_agents_place_again() {
     };
     let now = stage.now;
     assert_eq!(stage.coordinator.hear(old.clone(), now), Err(Refusal::Replaced { agent: 1 }));
-    let stranger = Beat { agent: 2, incarnation: "x".to_owned(), ..old };
-    let refused = Refusal::NoSuchAgent { agent: 2, agents: 2 };
+    let stranger = Beat { agent: 1024, incarnation: "x".to_owned(), ..old };
+    let refused = Refusal::NoSuchAgent { agent: 1024 };
     assert_eq!(stage.coordinator.hear(stranger, now), Err(refused));
 }
 
 #[test]
 fn a_large_gang_needs_every_rank_to_finish() {
-    let mut stage = tell(Theatre::new(3, 2, 3, Carried::default()), "join 0 1 2\n=> start 1");
+    let mut stage = tell(Theatre::new(3, 2, 3, Carried::default()), "join 0 1 2\n=> start 1 of 3");
     for rank in 0..5 {
         assert_eq!(stage.play(&format!("rank {rank} finished")), [], "rank {rank}");
     }
     assert_eq!(stage.play("rank 5 finished"), [Change::Ended(Verdict::Succeeded)]);
+}
+
+#[test]
+fn a_gang_grows_once_the_new_agents_are_there() {
+    let stage = tell(
+        two_agents(0),
+        "join 0 1
+         => start 1 of 2
+         after 60s
+         wanted 4
+         after 600s
+         join 2
+         after 600s
+         join 3
+         after 1s
+         => resized
+         => start 2 of 4
+         after 60s",
+    );
+    assert_eq!((stage.coordinator.restarts(), stage.coordinator.size()), (0, 4));
+    assert_eq!(stage.coordinator.ranks().count(), 4);
+}
+
+#[test]
+fn a_gang_shrinks_at_once_and_the_others_may_go() {
+    let stage = tell(
+        Theatre::new(3, 2, 0, Carried::default()),
+        "join 0 1 2
+         => start 1 of 3
+         wanted 1
+         after 1s
+         => resized
+         => start 2 of 1
+         leave 1
+         quiet 2
+         after 60s
+         rank 0 finished
+         rank 1 finished
+         => succeeded",
+    );
+    assert_eq!(stage.coordinator.restarts(), 0);
+}
+
+#[test]
+fn a_gang_that_was_to_grow_goes_on_as_it_was_after_a_failure() {
+    tell(
+        two_agents(3),
+        "join 0 1
+         => start 1 of 2
+         wanted 3
+         rank 1 killed 9
+         after 1s
+         => broke RankKilled rank 1
+         after 15s
+         after 5s
+         => start 2 of 2
+         join 2
+         after 1s
+         => resized
+         => start 3 of 3",
+    );
+}
+
+#[test]
+fn a_new_coordinator_starts_as_large_as_the_last_gang_if_it_must() {
+    let carried = Carried { generation: 4, agents: 1, ..Carried::default() };
+    let stage = tell(
+        Theatre::new(3, 1, 3, carried.clone()),
+        "join 0
+         after 15s
+         after 5s
+         => start 5 of 1",
+    );
+    assert_eq!(stage.coordinator.wanted(), 3);
+    let first = Carried { agents: 0, ..carried };
+    tell(Theatre::new(3, 1, 3, first), "join 0\nafter 60s\njoin 1\njoin 2\n=> start 5 of 3");
+}
+
+#[test]
+fn what_fails_while_ranks_save_is_no_failure_unless_no_start_can_mend_it() {
+    let begun = "join 0 1\n=> start 1 of 2\nstuck 0\nstuck 1\nwanted 1\n";
+    let stage = tell(
+        two_agents(0),
+        &format!("{begun}rank 0 killed 9\nafter 5s\nrank 1 exited 143\n=> resized"),
+    );
+    assert_eq!(stage.coordinator.restarts(), 0);
+    tell(
+        two_agents(0),
+        &format!("{begun}quiet 1\nrank 0 exited 143\nafter 5s\nafter 1s\n=> resized"),
+    );
+    tell(two_agents(3), &format!("{begun}rank 0 exited 65 BadData\n=> failed 65 BadData rank 0"));
+    let done = "rank 0 finished\nrank 1 finished\n=> succeeded";
+    tell(two_agents(3), &format!("{begun}{done}"));
+}
+
+#[test]
+fn a_change_of_mind_while_ranks_save_is_heard() {
+    tell(
+        two_agents(3),
+        "join 0 1
+         => start 1 of 2
+         stuck 0
+         wanted 1
+         after 5s
+         wanted 2
+         rank 0 exited 143
+         => resized
+         after 1s",
+    );
 }

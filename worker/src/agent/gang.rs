@@ -31,8 +31,6 @@ pub struct Recipe {
     pub config: PathBuf,
     /// Index of this agent.
     pub agent: u32,
-    /// Agents.
-    pub agents: u32,
     /// Ranks of each agent.
     pub ranks_per_agent: u32,
     /// How long ranks may be silent.
@@ -165,13 +163,13 @@ impl Ranks {
     }
 
     fn command(&self, rank: u32, local: u32, gang: &Gang) -> Command {
-        let Recipe { program, config, agent, agents, ranks_per_agent, .. } = &self.recipe;
+        let Recipe { program, config, agent, ranks_per_agent, .. } = &self.recipe;
         let mut command = Command::new(program);
         command.arg("train").arg("--config").arg(config);
         command.envs([
             ("RANK", rank.to_string()),
             ("LOCAL_RANK", local.to_string()),
-            ("WORLD_SIZE", (agents * ranks_per_agent).to_string()),
+            ("WORLD_SIZE", (gang.agents * ranks_per_agent).to_string()),
             ("LOCAL_WORLD_SIZE", ranks_per_agent.to_string()),
             ("GROUP_RANK", agent.to_string()),
             ("MASTER_ADDR", gang.master_address.clone()),

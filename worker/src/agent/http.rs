@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use hearth_crds::worker_config::{REPLICAS_PATH, Replicas};
 
-use super::coordinator::Refusal;
 use super::metrics::encode_registry;
 use super::protocol::{BEAT_PATH, Beat};
+use super::roster::{MOST_AGENTS, Refusal};
 use super::service::{BeatError, Service};
 use crate::monitor::SystemMetrics;
 
@@ -24,6 +25,7 @@ pub fn coordinator(service: Arc<Service>, system: Arc<SystemMetrics>) -> Router 
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/history", get(history))
+        .route(REPLICAS_PATH, put(resize))
         .route(BEAT_PATH, post(beat))
         .with_state(service)
 }
@@ -44,6 +46,19 @@ async fn status(State(service): State<Arc<Service>>) -> Response {
 
 async fn history(State(service): State<Arc<Service>>) -> Response {
     Json(service.history()).into_response()
+}
+
+async fn resize(
+    State(service): State<Arc<Service>>,
+    Json(Replicas { replicas }): Json<Replicas>,
+) -> Response {
+    if (1..=MOST_AGENTS).contains(&replicas) {
+        service.resize(replicas);
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        let said = format!("replicas is {replicas}: write 1 to {MOST_AGENTS}");
+        (StatusCode::UNPROCESSABLE_ENTITY, said).into_response()
+    }
 }
 
 async fn beat(State(service): State<Arc<Service>>, Json(beat): Json<Beat>) -> Response {

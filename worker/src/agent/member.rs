@@ -8,11 +8,11 @@ use hearth_crds::worker_config::{ExitCode, JobIdentity};
 use rustix::process::Signal;
 use tokio::time::MissedTickBehavior;
 
-use super::coordinator::Timing;
 use super::gang::Ranks;
 use super::link::{Link, LinkError};
 use super::protocol::{Action, Beat, Order};
 use super::record::Files;
+use super::terms::Timing;
 use crate::monitor::SystemMetrics;
 
 /// Between beats, where nothing happens.
@@ -52,6 +52,8 @@ pub struct Member {
     pub link: Link,
     /// Patience.
     pub timing: Timing,
+    /// Time that ranks have to save.
+    pub grace: Duration,
     /// Where the result would be.
     pub files: Files,
     /// Figures of its ranks and GPUs.
@@ -77,7 +79,7 @@ impl Member {
             match self.link.beat(&self.beat(false)).await {
                 Ok(order) => {
                     contact.made(&order);
-                    if let Some(end) = self.obey(order).await {
+                    if let Some(end) = self.obey(order, &mut contact).await {
                         return end;
                     }
                 }
@@ -111,7 +113,7 @@ impl Member {
         }
     }
 
-    async fn obey(&mut self, order: Order) -> Option<End> {
+    async fn obey(&mut self, order: Order, contact: &mut Contact) -> Option<End> {
         match order.action {
             Action::Stop => self.ranks.stop().await,
             Action::Run(gang) if gang.generation > self.ranks.generation() => {
@@ -122,6 +124,7 @@ impl Member {
                 }
             }
             Action::Run(_) => {}
+            Action::Save { generation } => self.save(generation, contact),
             Action::Finish { exit_code } => {
                 self.ranks.stop().await;
                 // If it is lost, the coordinator's lease on this agent runs out.
@@ -130,6 +133,22 @@ impl Member {
             }
         }
         None
+    }
+
+    /// Asks the ranks of `generation` to save, once; after the grace they are killed.
+    fn save(&self, generation: u32, contact: &mut Contact) {
+        match contact.saving {
+            Some((asked, since)) if asked == generation => {
+                if since.elapsed() > self.grace {
+                    self.ranks.signal(Signal::KILL);
+                }
+            }
+            _ => {
+                tracing::info!("the gang is to have another size: ranks save and end");
+                self.ranks.signal(Signal::TERM);
+                contact.saving = Some((generation, Instant::now()));
+            }
+        }
     }
 
     /// Without the coordinator: ranks go on for a lease, then stop; the agent
@@ -166,11 +185,13 @@ struct Contact {
     newest: Instant,
     logged: Option<Instant>,
     run: Option<String>,
+    /// The generation that was asked to save, and when.
+    saving: Option<(u32, Instant)>,
 }
 
 impl Contact {
     fn new() -> Self {
-        Self { newest: Instant::now(), logged: None, run: None }
+        Self { newest: Instant::now(), logged: None, run: None, saving: None }
     }
 
     fn made(&mut self, order: &Order) {

@@ -19,7 +19,9 @@ pub mod process;
 pub mod progress;
 pub mod protocol;
 pub mod record;
+pub mod roster;
 pub mod service;
+pub mod terms;
 pub mod watchdog;
 
 use std::net::SocketAddr;
@@ -32,12 +34,12 @@ use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{AGENT_PORT, ExitCode, TrainConfig};
 use tokio::net::TcpListener;
 
-use coordinator::Timing;
 use gang::{Listener, Ranks, Recipe};
 use link::{Client, Link};
 use member::{End, Member};
 use record::Files;
 use service::{Service, chain, is_loopback, new_id};
+use terms::Timing;
 use watchdog::Limits;
 
 use crate::event::RankEvent;
@@ -84,8 +86,6 @@ pub struct Arguments {
 enum AgentError {
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
-    #[error("--index is {index}, and the job has {replicas} agents")]
-    Index { index: u32, replicas: u32 },
     #[error("--{name} is {value}, and must be a number of seconds above 0")]
     Seconds { name: &'static str, value: f64 },
     #[error("cannot listen on {address}; see which process has the port")]
@@ -99,7 +99,7 @@ enum AgentError {
 impl AgentError {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Index { .. } | Self::Seconds { .. } => ExitCode::Usage,
+            Self::Config(_) | Self::Seconds { .. } => ExitCode::Usage,
             Self::Listen { .. } | Self::Program(_) | Self::Runtime(_) => ExitCode::Failure,
         }
     }
@@ -138,7 +138,7 @@ async fn supervise(arguments: &Arguments) -> Result<i32, AgentError> {
     let config: TrainConfig = crate::config::read(&arguments.config)?;
     let index = arguments.index;
     if index >= config.replicas {
-        return Err(AgentError::Index { index, replicas: config.replicas });
+        tracing::info!("agent {index} stands by: the job began with {} agents", config.replicas);
     }
     let (timing, limits) = arguments.patience()?;
     let grace = seconds("grace-seconds", arguments.grace_seconds)?;
@@ -183,6 +183,7 @@ async fn supervise(arguments: &Arguments) -> Result<i32, AgentError> {
         leaving,
         link,
         timing,
+        grace,
         files,
         system,
     };
@@ -244,7 +245,6 @@ fn recipe(
         program: std::env::current_exe().map_err(AgentError::Program)?,
         config: arguments.config.clone(),
         agent: arguments.index,
-        agents: config.replicas,
         ranks_per_agent: config.processes_per_worker,
         limits,
         deterministic: config.training.full_determinism,

@@ -146,6 +146,11 @@ pub enum Action {
     Stop,
     /// The ranks of this generation run, or have ended by themselves.
     Run(Gang),
+    /// The ranks of this generation save a checkpoint and end.
+    Save {
+        /// Generation number.
+        generation: u32,
+    },
     /// No rank runs and the agent exits.
     Finish {
         /// Exit code of every agent but agent 0.
@@ -159,6 +164,8 @@ pub enum Action {
 pub struct Gang {
     /// Generation number, from 1.
     pub generation: u32,
+    /// Agents that take part: those of the lowest indices.
+    pub agents: u32,
     /// `MASTER_ADDR`.
     pub master_address: String,
     /// `MASTER_PORT`.

@@ -7,7 +7,7 @@ use std::{fs, io};
 use hearth_crds::worker_config::{Failure, JobIdentity, TrainConfig, WorkerResult};
 use serde::{Deserialize, Serialize};
 
-use super::coordinator::Carried;
+use super::terms::Carried;
 use crate::files::write_atomically;
 
 /// `.hearth/agent.json` of a job's output directory.
@@ -22,6 +22,9 @@ pub struct Record {
     pub generation: u32,
     /// Failures so far.
     pub restarts: u32,
+    /// Agents of that generation.
+    #[serde(default)]
+    pub agents: u32,
     /// Ranks run.
     pub running: bool,
     /// `result.json` holds this run's result.
@@ -37,6 +40,7 @@ impl Record {
             generation: self.generation,
             restarts: self.restarts,
             was_running: self.running,
+            agents: self.agents,
             last_failure: self.last_failure.clone(),
         }
     }
@@ -117,6 +121,7 @@ mod tests {
             run: "r".into(),
             generation: 3,
             restarts: 2,
+            agents: 2,
             running: true,
             finished: false,
             last_failure: None,

@@ -3,6 +3,7 @@
 //! Every change is written down before any agent learns of it, so that a new
 //! agent 0 knows at least as much as the others.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -12,12 +13,14 @@ use hearth_crds::worker_config::{
     TrainConfig, WorkerResult, WorkerState, WorkerStatus,
 };
 
-use super::coordinator::{Change, Coordinator, Directive, Refusal, Shape, Stage, Timing, Verdict};
+use super::coordinator::{Coordinator, Stage};
 use super::history::Curves;
 use super::metrics::{TrainingMetrics, encode_all};
 use super::progress::Progress;
 use super::protocol::{Action, Beat, Gang, Order};
 use super::record::{Files, Record};
+use super::roster::Refusal;
+use super::terms::{Carried, Change, Directive, Shape, Timing, Verdict};
 use crate::event::RankEvent;
 use crate::monitor::SystemMetrics;
 
@@ -53,10 +56,9 @@ struct Inner {
     run: String,
     gang: Option<Gang>,
     result: Option<WorkerResult>,
-    /// Ranks of all agents; each computes on a device of its own.
-    devices: u32,
+    ranks_per_agent: u32,
     /// Power of each agent's GPUs, where it is known.
-    watts: Vec<Option<f64>>,
+    watts: BTreeMap<u32, Option<f64>>,
 }
 
 /// Where ranks meet.
@@ -79,7 +81,7 @@ impl Service {
         // A new run counts its failures anew, but generations only ever grow.
         let (run, carried) = match record {
             Some(record) if !record.finished => (record.run.clone(), record.carried()),
-            _ => (new_id(), super::coordinator::Carried::default()),
+            _ => (new_id(), Carried::default()),
         };
         let coordinator = Coordinator::new(shape, timing, carried, started.elapsed());
         let inner = Inner {
@@ -93,8 +95,8 @@ impl Service {
             run,
             gang: None,
             result: None,
-            devices: config.replicas * config.processes_per_worker,
-            watts: vec![None; config.replicas as usize],
+            ranks_per_agent: config.processes_per_worker,
+            watts: BTreeMap::new(),
         };
         let address = config.coordinator_host.clone();
         let local = is_loopback(&address);
@@ -114,13 +116,22 @@ impl Service {
             return Err(BeatError::OtherJob { ours: name(&self.job), theirs: name(&beat.job) });
         }
         let mut inner = self.lock();
-        let (agent, watts) = (beat.agent as usize, beat.power_watts);
+        let (agent, watts) = (beat.agent, beat.power_watts);
         inner.coordinator.hear(beat, self.started.elapsed())?;
-        if let Some(of_agent) = inner.watts.get_mut(agent) {
-            *of_agent = watts;
-        }
+        inner.watts.insert(agent, watts);
         self.advance(&mut inner);
-        Ok(inner.order())
+        Ok(inner.order(agent))
+    }
+
+    /// Wants another number of agents.
+    pub fn resize(&self, agents: u32) {
+        let mut inner = self.lock();
+        let before = inner.coordinator.wanted();
+        if before != agents {
+            tracing::info!(before, agents, "the job is to have another number of agents");
+            inner.coordinator.resize(agents);
+            self.advance(&mut inner);
+        }
     }
 
     /// Notices what did not happen. To be called some times a second.
@@ -149,6 +160,8 @@ impl Service {
         WorkerStatus {
             state: inner.state(),
             generation: coordinator.generation(),
+            replicas: coordinator.wanted(),
+            present_replicas: coordinator.size(),
             restarts: coordinator.restarts(),
             progress: inner.progress.figures().clone(),
             checkpoint: inner.progress.checkpoint().cloned(),
@@ -215,10 +228,10 @@ impl Service {
     fn advance(&self, inner: &mut Inner) {
         while let Some(change) = inner.coordinator.advance(self.started.elapsed()) {
             match change {
-                Change::Started { generation } => {
-                    tracing::info!(generation, "all agents are here: ranks start");
+                Change::Started { generation, agents } => {
+                    tracing::info!(generation, agents, "all agents are here: ranks start");
                     inner.progress.restart();
-                    inner.gang = Some(self.gang(generation));
+                    inner.gang = Some(self.gang(generation, agents));
                     self.write_record(inner, true, false);
                 }
                 Change::Broke(failure) => {
@@ -234,6 +247,11 @@ impl Service {
                 }
                 Change::Left => {
                     tracing::info!("an agent was asked to leave; waiting for its replacement");
+                    self.write_record(inner, false, false);
+                }
+                Change::Resized => {
+                    let agents = inner.coordinator.wanted();
+                    tracing::info!(agents, "ranks have saved; a gang of another size starts");
                     self.write_record(inner, false, false);
                 }
                 Change::Ended(verdict) => self.end(inner, &verdict),
@@ -269,25 +287,27 @@ impl Service {
             run: inner.run.clone(),
             generation: inner.coordinator.generation(),
             restarts: inner.coordinator.restarts(),
+            agents: inner.gang.as_ref().map_or(0, |gang| gang.agents),
             running,
             finished,
             last_failure: inner.coordinator.last_failure().cloned(),
         }
     }
 
-    fn gang(&self, generation: u32) -> Gang {
+    fn gang(&self, generation: u32, agents: u32) -> Gang {
         let of_generation = MASTER_PORT_BASE
             + u16::try_from(generation % u32::from(MASTER_PORT_COUNT)).unwrap_or(0);
         let master_port =
             if self.master.local { free_port().unwrap_or(of_generation) } else { of_generation };
-        Gang { generation, master_address: self.master.address.clone(), master_port }
+        Gang { generation, agents, master_address: self.master.address.clone(), master_port }
     }
 }
 
 impl Inner {
-    fn order(&self) -> Order {
-        let action = match (self.coordinator.directive(), &self.gang) {
+    fn order(&self, agent: u32) -> Order {
+        let action = match (self.coordinator.directive(agent), &self.gang) {
             (Directive::Run(_), Some(gang)) => Action::Run(gang.clone()),
+            (Directive::Save(generation), _) => Action::Save { generation },
             (Directive::Finish(exit_code), _) => Action::Finish { exit_code },
             (Directive::Stop | Directive::Run(_), _) => Action::Stop,
         };
@@ -296,8 +316,10 @@ impl Inner {
 
     /// What the newest steps make of the devices.
     fn resources(&self) -> Option<ResourceUse> {
-        let watts = self.watts.iter().copied().sum();
-        self.progress.resources(self.devices, watts)
+        let agents = self.gang.as_ref().map_or(0, |gang| gang.agents);
+        let watts = self.watts.range(..agents).map(|(_, watts)| *watts).sum();
+        // Each rank computes on a device of its own.
+        self.progress.resources(agents * self.ranks_per_agent, watts)
     }
 
     fn state(&self) -> WorkerState {
@@ -305,6 +327,7 @@ impl Inner {
             Stage::Ended(Verdict::Succeeded) => WorkerState::Succeeded,
             Stage::Ended(Verdict::Failed { .. }) => WorkerState::Failed,
             Stage::Breaking => WorkerState::Restarting,
+            Stage::Resizing => WorkerState::Resizing,
             Stage::Joining if self.coordinator.generation() > 0 => WorkerState::Restarting,
             Stage::Joining => WorkerState::Starting,
             Stage::Running => self.progress.state(),

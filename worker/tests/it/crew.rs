@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hearth_crds::worker_config::{WorkerResult, WorkerStatus};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
 
 use crate::fixture::Fixture;
 
@@ -19,7 +20,7 @@ const RUN: Duration = Duration::from_mins(3);
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     /// Applied to the configuration.
-    pub(crate) change: fn(&mut serde_json::Value),
+    pub(crate) change: fn(&mut Value),
     /// `--hang-seconds`.
     pub(crate) hang_seconds: f64,
 }
@@ -46,11 +47,8 @@ impl Crew {
         let fixture = Fixture::new(0.1);
         let port = free_port();
         let config = fixture.config("job", |config| {
-            config["replicas"] = 2.into();
-            config["maxRestarts"] = 3.into();
+            settings(config);
             config["coordinatorPort"] = port.into();
-            config["training"]["maxSteps"] = 120.into();
-            config["training"]["saveSteps"] = 10.into();
             change(config);
         });
         let mut crew = Self { fixture, config, port, hang_seconds, agents: [None, None] };
@@ -127,9 +125,24 @@ impl Crew {
 
     /// `GET` of agent 0: status and body.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+        self.ask("GET", path, "")
+    }
+
+    /// Tells agent 0 how many agents there should be.
+    pub(crate) fn resize(&self, replicas: u32) {
+        let body = format!(r#"{{"replicas": {replicas}}}"#);
+        assert_eq!(self.ask("PUT", "/replicas", &body).unwrap().0, 204);
+    }
+
+    /// Answer of agent 0: status and body.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n");
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
@@ -162,6 +175,19 @@ impl Crew {
         })
     }
 
+    /// A configuration for another run on the same data, to another output.
+    pub(crate) fn other(&self, output: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+        self.fixture.config(output, |config| {
+            settings(config);
+            change(config);
+        })
+    }
+
+    /// A path in the directory of its files.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.fixture.path(name)
+    }
+
     /// `result.json`.
     pub(crate) fn result(&self) -> WorkerResult {
         read(&self.fixture.path("job/result.json"))
@@ -171,6 +197,13 @@ impl Crew {
     pub(crate) fn termination_message(&self) -> WorkerResult {
         read(&self.fixture.path("termination-0"))
     }
+}
+
+fn settings(config: &mut Value) {
+    config["replicas"] = 2.into();
+    config["maxRestarts"] = 3.into();
+    config["training"]["maxSteps"] = 120.into();
+    config["training"]["saveSteps"] = 10.into();
 }
 
 impl Drop for Crew {

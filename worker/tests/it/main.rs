@@ -42,6 +42,7 @@ mod parity_smollm2;
 mod parity_transformers;
 mod preferences;
 mod quantize_int8;
+mod resize;
 mod resume;
 mod s3_server;
 mod serve_http;

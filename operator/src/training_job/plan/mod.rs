@@ -10,15 +10,15 @@ mod surroundings;
 pub use job::{COMPONENT, GRACE_SECONDS};
 pub(crate) use job::{failure_policy, pod_resources};
 
-use crate::children::{Child, Parent, Plan};
+use crate::children::{Child, ChildId, Kind, Parent, Plan};
 use crate::settings::Settings;
 use crate::training_job::validate::ValidJob;
 
 /// The objects of a job. `suspend` is absent in a queue: Kueue owns the field.
 ///
 /// While a job is held back, by its user or by admission, it has no pods, and nothing that
-/// pods need is made.
-pub fn build(valid: &ValidJob, settings: &Settings, held: bool) -> Plan {
+/// pods need is made. A running Job should have `pods` of them.
+pub fn build(valid: &ValidJob, settings: &Settings, held: bool, pods: i32) -> Plan {
     let parent = Parent {
         kind: "TrainingJob",
         namespace: valid.namespace.clone(),
@@ -26,12 +26,22 @@ pub fn build(valid: &ValidJob, settings: &Settings, held: bool) -> Plan {
         uid: valid.uid.clone(),
     };
     let suspend = valid.queue.is_none().then_some(valid.spec.suspend || held);
+    let child = valid.child_name();
     let mut children = match suspend {
         Some(true) => Vec::new(),
         Some(false) | None => around_pods(valid, &parent, settings),
     };
     children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images, suspend))));
-    Plan { children, suspend, ..Plan::default() }
+    // One pod cannot be drained a part at a time.
+    let prune = (valid.spec.workers.replicas == 1)
+        .then(|| ChildId { kind: Kind::PodDisruptionBudget, name: child });
+    Plan {
+        children,
+        prune: prune.into_iter().collect(),
+        suspend,
+        pods: Some(pods),
+        ..Plan::default()
+    }
 }
 
 /// What the pods need, in the order of writing.
@@ -41,7 +51,6 @@ fn around_pods(valid: &ValidJob, parent: &Parent, settings: &Settings) -> Vec<Ch
         Child::Service(Box::new(surroundings::service(valid, parent))),
         Child::NetworkPolicy(surroundings::network_policy(valid, parent, settings)),
     ];
-    // One pod cannot be drained a part at a time.
     if valid.spec.workers.replicas > 1 {
         children.push(Child::PodDisruptionBudget(surroundings::budget(valid, parent)));
     }

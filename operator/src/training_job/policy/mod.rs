@@ -1,8 +1,10 @@
 //! Decisions about a TrainingJob: pure functions of what was observed.
 
 mod outcome;
+mod size;
 mod stage;
 
 pub use outcome::{Outcome, outcome};
+pub(crate) use size::{awaited, news_of_size, pods};
 pub use stage::{Stage, stage};
 pub(crate) use stage::{held, replicas, trains};

@@ -113,6 +113,7 @@ pub(crate) fn trains(status: &WorkerStatus) -> bool {
         WorkerState::Training | WorkerState::Evaluating | WorkerState::Exporting => true,
         WorkerState::Starting
         | WorkerState::Restarting
+        | WorkerState::Resizing
         | WorkerState::Succeeded
         | WorkerState::Failed => false,
     }
@@ -139,7 +140,7 @@ pub(crate) fn replicas(valid: &ValidJob) -> usize {
 }
 
 /// What the pods are waiting for; the first thing that a person can change.
-fn starting(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
+pub(super) fn starting(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
     let wanted = replicas(valid);
     let stuck = |pod: &PodView| {
         let (reason, message) = pod.waiting.clone()?;

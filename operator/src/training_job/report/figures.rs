@@ -44,8 +44,8 @@ pub(super) fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-pub(super) fn count(restarts: u32) -> i32 {
-    i32::try_from(restarts).unwrap_or(i32::MAX)
+pub(super) fn count(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 pub(super) fn full_stop(text: &str) -> String {

@@ -14,6 +14,7 @@ pub(super) fn findings_of(
     job: &ValidJob,
     stage: &Stage,
     after: &TrainingJobStatus,
+    awaited: Option<&str>,
 ) -> (Option<&'static str>, Vec<Finding>) {
     let admitted = || {
         let message = "The job may run.".to_owned();
@@ -25,7 +26,7 @@ pub(super) fn findings_of(
         Stage::SpecChanged => (None, vec![accepted(
             Truth::False,
             "SpecChanged",
-            "workers and restartPolicy cannot change once the job has started, and it goes on as it was: change them back, or create another TrainingJob".into(),
+            "workers (but for workers.replicas) and restartPolicy cannot change once the job has started, and it goes on as it was: change them back, or create another TrainingJob".into(),
         )]),
         Stage::MissingClaims(claims) => (Some("Pending"), vec![valid(), held(
             "MissingClaim",
@@ -68,7 +69,7 @@ pub(super) fn findings_of(
             ),
         ]),
         Stage::Running(status) => {
-            let (word, mut found) = running_findings(status, after);
+            let (word, mut found) = running_findings(status, after, awaited);
             found.extend(diagnosis(&status.notes));
             (word, found)
         }
@@ -105,6 +106,7 @@ pub(super) fn findings_of(
 fn running_findings(
     status: &WorkerStatus,
     after: &TrainingJobStatus,
+    awaited: Option<&str>,
 ) -> (Option<&'static str>, Vec<Finding>) {
     let of = |truth, reason, message| {
         let admitted = finding(types::ADMITTED, Truth::True, "Admitted", "The job may run.".into());
@@ -126,10 +128,24 @@ fn running_findings(
                     failure.reason
                 ),
             };
+            let message = match awaited {
+                Some(why) => format!(
+                    "{message} On {} of {} workers so far: {why}",
+                    status.present_replicas, status.replicas
+                ),
+                None => message,
+            };
             (Some("Running"), of(Truth::True, "Training", message))
         }
         WorkerState::Restarting => {
             (Some("Starting"), of(Truth::False, "Restarting", again("ranks start again")))
+        }
+        WorkerState::Resizing => {
+            let message = format!(
+                "ranks save a checkpoint, and training goes on from it with replicas: {}",
+                status.replicas
+            );
+            (Some("Starting"), of(Truth::False, "Resizing", message))
         }
         WorkerState::Starting => (
             Some("Starting"),

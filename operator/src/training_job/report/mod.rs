@@ -25,7 +25,7 @@ use crate::planted::{self, Bug};
 use crate::seen::Kind;
 use crate::training_job::gather::Observed;
 use crate::training_job::plan::config::model_uri;
-use crate::training_job::policy::{Outcome, Stage, replicas};
+use crate::training_job::policy::{self, Outcome, Stage, replicas};
 use crate::training_job::validate::{ValidJob, spec_hash};
 use figures::{count, for_people, rfc3339};
 use findings::{accepted, findings_of, valid};
@@ -140,7 +140,8 @@ pub fn next_status(
                 after.spec_hash = Some(spec_hash(&job.spec));
             }
             take_figures(&mut after, valid, seen, stage, now);
-            findings_of(valid, stage, &after)
+            let awaited = policy::awaited(valid, seen, stage, now);
+            findings_of(valid, stage, &after, awaited.as_deref())
         }
     };
     if let Some(state) = state {
@@ -161,6 +162,9 @@ fn take_figures(
     match stage {
         Stage::Running(status) => {
             after.restarts = after.restarts.max(count(status.restarts));
+            if status.present_replicas > 0 {
+                after.workers = Some(count(status.present_replicas));
+            }
             if status.progress != TrainingProgress::default() {
                 after.progress = Some(for_people(status.progress.clone()));
             }

@@ -21,6 +21,16 @@ pub fn notices(
     if before.start_time.is_none() && after.start_time.is_some() {
         say(false, "Started", "All workers have joined and training has begun.");
     }
+    if let (Some(then), Some(now)) = (before.workers, after.workers)
+        && then != now
+    {
+        let step = after.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        let workers = if now == 1 { "worker" } else { "workers" };
+        let note = format!(
+            "Training goes on with {now} {workers} instead of {then}, from the checkpoint of step {step}."
+        );
+        say(false, "Resized", &note);
+    }
     if after.restarts > before.restarts {
         let why = match verdict {
             Verdict::Stage(_, _, Stage::Running(status)) => {
