@@ -45,6 +45,7 @@ mod quantize_int8;
 mod resume;
 mod s3_server;
 mod serve_http;
+mod straggler;
 mod tensorboard;
 mod terminate;
 mod trained;

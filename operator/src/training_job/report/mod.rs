@@ -140,7 +140,7 @@ pub fn next_status(
                 after.spec_hash = Some(spec_hash(&job.spec));
             }
             take_figures(&mut after, valid, seen, stage, now);
-            findings_of(valid, stage, &after)
+            findings_of(valid, &seen.pods, stage, &after)
         }
     };
     if let Some(state) = state {
