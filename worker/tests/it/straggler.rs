@@ -39,8 +39,8 @@ fn a_rank_at_half_speed_is_named_and_equal_ranks_are_not() {
         config["training"]["maxSteps"] = 1_000_000.into();
         config["training"]["saveSteps"] = 1_000_000.into();
         // Steps of some tens of milliseconds: all rows, in many passes.
-        config["training"]["perDeviceTrainBatchSize"] = 2.into();
-        config["training"]["gradientAccumulationSteps"] = 24.into();
+        config["training"]["perDeviceTrainBatchSize"] = 3.into();
+        config["training"]["gradientAccumulationSteps"] = 16.into();
     };
     let mut crew = Crew::start(Options { change, ..Options::default() });
     crew.wait_for_step(25);

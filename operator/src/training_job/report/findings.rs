@@ -196,9 +196,9 @@ pub(super) fn told(note: &WorkerNote, pods: &[PodView]) -> String {
     let mut of_agent = pods.iter().filter(|pod| note.agent.is_some() && pod.index == note.agent);
     match of_agent.find(runs) {
         None => message,
-        Some(PodView { name, node: None, .. }) => format!("{message} Its pod is {name}."),
-        Some(PodView { name, node: Some(node), .. }) => {
-            format!("{message} Its pod is {name}, on node {node}.")
+        Some(pod) => {
+            let place = pod.node.as_ref().map(|on| format!(", on node {on}")).unwrap_or_default();
+            format!("{message} Its pod is {}{place}.", pod.name)
         }
     }
 }
