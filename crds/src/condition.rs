@@ -15,7 +15,7 @@ pub mod training_job {
     /// The job ended without a model.
     pub const FAILED: &str = "Failed";
     /// What the run's figures say about its settings and inputs, with what to change.
-    /// Absent where there is nothing to say.
+    /// Absent where there is nothing to say; `False` where a straggler has recovered.
     pub const DIAGNOSIS: &str = "Diagnosis";
 }
 

@@ -356,6 +356,9 @@ pub struct WorkerNote {
     pub message: String,
     /// Optimizer steps done when it was told.
     pub step: i64,
+    /// Agent that it is about, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<u32>,
 }
 
 /// Something that went wrong.

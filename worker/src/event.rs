@@ -142,6 +142,10 @@ pub struct StepReport {
     /// Seconds of them in which this rank waited for its data.
     #[serde(default)]
     pub data_seconds: f64,
+    /// Seconds of them in which this rank waited for other ranks. `None` on GPUs, where the
+    /// host's wait is as much one for its own kernels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_seconds: Option<f64>,
     /// Tokens since the start of this generation.
     pub tokens_total: u64,
     /// Samples since the start of this generation.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 pub(crate) const JOB: &str = "trainingjobs/spam";
 /// Loopback addresses of this file's agents: one a test, so that they may run at once.
-const AGENT: [&str; 3] = ["127.84.70.1", "127.84.70.2", "127.84.70.3"];
+const AGENT: [&str; 4] = ["127.84.70.1", "127.84.70.2", "127.84.70.3", "127.84.70.4"];
 
 /// Writes that start a job: what pods need comes before what makes them.
 const STARTED: [&str; 6] = [
@@ -374,6 +374,43 @@ async fn a_diagnosis_is_a_condition_and_one_event() {
     assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
     assert_eq!(world.condition(JOB, "Diagnosis"), "True StepSkipped");
     assert!(world.told(JOB, "Diagnosis").contains("LossFlat: the loss is 0.7"));
+}
+
+#[tokio::test]
+async fn a_straggler_is_told_with_its_pod_until_it_recovers() {
+    let world = world(|_| {});
+    let status = Arc::new(Mutex::new(training(10)));
+    crate::common::serve(&format!("{}:8470", AGENT[3]), "/status", status.clone()).await;
+    world.train("spam").await.unwrap();
+    pod(&world, 0, AGENT[3]);
+    pod(&world, 1, "127.84.70.11");
+    world.train("spam").await.unwrap();
+    world.writes();
+
+    let said = "rank 1 (agent 1) holds up the others: it computes 210 ms a step, the others 98 ms; see what else uses its node";
+    let flat = |notes: serde_json::Value| {
+        let mut flat = training(90);
+        flat["notes"] = notes;
+        flat
+    };
+    let note = json!({"reason": "Straggler", "message": said, "step": 60, "agent": 1});
+    *status.lock().unwrap() = flat(json!([note]));
+    for writes in [&["status trainingjobs/spam", "create events/"][..], &[]] {
+        world.pass(6);
+        world.train("spam").await.unwrap();
+        assert_eq!(world.writes(), writes);
+    }
+    assert_eq!(world.condition(JOB, "Diagnosis"), "True Straggler");
+    let whole = format!("{said}. Its pod is spam-train-1-x, on node node-1.");
+    assert_eq!(world.told(JOB, "Diagnosis"), format!("Straggler: {whole}"));
+    let events = world.events();
+    let event = events.iter().find(|event| event["reason"] == "Straggler").unwrap();
+    assert_eq!((event["type"].as_str(), event["note"].as_str()), (Some("Warning"), Some(&*whole)));
+
+    *status.lock().unwrap() = flat(json!([]));
+    world.pass(6);
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Diagnosis"), "False Recovered");
 }
 
 #[tokio::test]

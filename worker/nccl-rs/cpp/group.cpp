@@ -287,6 +287,10 @@ int32_t hearth_work_wait(hearth_work* work, char** message) {
   return guarded(message, [&] { work->wait(); });
 }
 
+int64_t hearth_waited_nanoseconds() {
+  return hearth::waited_nanoseconds;
+}
+
 bool hearth_work_done(const hearth_work* work) {
   char* message = nullptr;
   bool done = false;

@@ -1,12 +1,16 @@
 // DDP's Reducer: averages gradients over ranks, bucket by bucket, from hooks
 // that run as backward makes each gradient.
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
+#include <memory>
 #include <numeric>
+#include <optional>
 
 #include "handles.hpp"
 #include "status.hpp"
+#include "work.hpp"
 
 using hearth::guarded;
 using hearth::tensor_list;
@@ -65,7 +69,17 @@ int32_t hearth_reducer_backward(hearth_reducer* reducer, const at::Tensor* const
                                 const at::Tensor* const* gradients, size_t count, char** message) {
   return guarded(message, [&] {
     hearth::unless_aborted(*reducer->aborted, [&] {
-      torch::autograd::backward(tensor_list(outputs, count), tensor_list(gradients, count));
+      const auto roots = tensor_list(outputs, count);
+      // The engine runs callbacks after the last gradient, in the order in which
+      // they came: this one before the reducer's, which waits for the buckets.
+      const auto waiting = std::make_shared<std::optional<hearth::Waiting>>();
+      const unsigned hook = roots.front().register_hook([waiting](const at::Tensor&) {
+        torch::autograd::Engine::get_default_engine().queue_callback(
+            [waiting] { waiting->emplace(); });
+      });
+      torch::autograd::backward(roots, tensor_list(gradients, count));
+      waiting->reset();
+      roots.front().remove_hook(hook);
       // A parameter that took no part leaves its bucket, and thus the average,
       // unfinished; c10d would tell only at the next step.
       reducer->inner->check_finalized();

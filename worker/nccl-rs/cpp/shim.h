@@ -101,6 +101,11 @@ void hearth_abort_free(hearth_abort* handle);
 
 int32_t hearth_work_wait(hearth_work* work, char** message);
 bool hearth_work_done(const hearth_work* work);
+// What the calling thread has waited for other ranks since it began: in
+// hearth_work_wait, in the collectives of differentiable.cpp, and for the last
+// buckets of hearth_reducer_backward. On GPUs it is no measure: the host waits
+// for kernels, too.
+int64_t hearth_waited_nanoseconds(void);
 void hearth_work_free(hearth_work* work);
 
 // --- differentiable.cpp ----------------------------------------------------

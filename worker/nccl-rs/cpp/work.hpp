@@ -17,6 +17,24 @@ using Tensors = std::vector<at::Tensor>;
 // so that Gloo's message, which names the operation, is the one that is told.
 constexpr std::chrono::milliseconds kBackstop{2000};
 
+// Nanoseconds that this thread has waited for other ranks.
+inline thread_local int64_t waited_nanoseconds = 0;
+
+// A wait for other ranks, from its making to its end.
+class Waiting {
+ public:
+  Waiting() = default;
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+  ~Waiting() {
+    const std::chrono::nanoseconds passed = std::chrono::steady_clock::now() - began_;
+    waited_nanoseconds += passed.count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+};
+
 } // namespace hearth
 
 struct hearth_work {
@@ -32,6 +50,7 @@ struct hearth_work {
 
   // Blocks until the result may be read by this thread (and its CUDA stream).
   void wait() {
+    const hearth::Waiting waiting;
     hearth::unless_aborted(*aborted, [&] {
       if (on_gpu) {
         wait_on_gpu();

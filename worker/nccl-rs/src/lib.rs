@@ -55,4 +55,4 @@ pub use mesh::{Mesh, Transport};
 pub use reduce_op::ReduceOp;
 pub use reducer::{Reducer, ReducerOptions};
 pub use store::{StoreOptions, TcpStore};
-pub use work::Work;
+pub use work::{Work, waited};

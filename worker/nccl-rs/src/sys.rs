@@ -248,6 +248,7 @@ unsafe extern "C" {
 
     pub(crate) fn hearth_work_wait(work: *mut Work, message: Message) -> i32;
     pub(crate) fn hearth_work_done(work: *const Work) -> bool;
+    pub(crate) fn hearth_waited_nanoseconds() -> i64;
     pub(crate) fn hearth_work_free(work: *mut Work);
 
     pub(crate) fn hearth_group_differentiable(

@@ -1,6 +1,7 @@
 //! Collectives that are under way.
 
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use tch::Tensor;
 
@@ -43,6 +44,16 @@ impl<T> Work<T> {
         // SAFETY: `raw` lives until Drop.
         unsafe { sys::hearth_work_done(self.pending.raw.as_ptr()) }
     }
+}
+
+/// What this thread has waited for other ranks since it began: in [`Work::wait`], in the
+/// collectives that backward runs through, and for the last buckets of
+/// [`Reducer::backward`](crate::Reducer::backward). On GPUs it is no measure of the peers, since
+/// the host waits for kernels, too.
+pub fn waited() -> Duration {
+    // SAFETY: reads a number of this thread's own.
+    let nanoseconds = unsafe { sys::hearth_waited_nanoseconds() };
+    Duration::from_nanos(nanoseconds.unsigned_abs())
 }
 
 /// The part that has to be waited for, apart from the output, so that

@@ -59,6 +59,7 @@ fn running(rank: u32) -> RankReport {
         silent_milliseconds: 100,
         limit_milliseconds: 30_000,
         standstill: None,
+        pace: None,
     }
 }
 

@@ -164,6 +164,7 @@ mod tests {
             silent_milliseconds: 100,
             limit_milliseconds: 30_000,
             standstill: None,
+            pace: None,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
 use super::protocol::{Gang, RankReport, RankState, Standstill, Told};
+use super::straggler::PaceMeter;
 use super::watchdog::{Limits, Watchdog};
 use crate::event::RankEvent;
 
@@ -67,6 +68,7 @@ struct Rank {
 /// Shared by a rank's reader and its waiter.
 struct Cell {
     watchdog: Watchdog,
+    pace: PaceMeter,
     told: Option<Told>,
     finished: bool,
     state: RankState,
@@ -147,7 +149,9 @@ impl Ranks {
         let number = self.recipe.agent * self.recipe.ranks_per_agent + local;
         let watchdog = Watchdog::new(self.recipe.limits, self.started.elapsed());
         let state = RankState::Running;
-        let cell = Arc::new(Mutex::new(Cell { watchdog, told: None, finished: false, state }));
+        let pace = PaceMeter::default();
+        let cell = Cell { watchdog, pace, told: None, finished: false, state };
+        let cell = Arc::new(Mutex::new(cell));
         match self.command(number, local, gang).spawn() {
             Ok(child) => {
                 let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
@@ -229,6 +233,7 @@ impl Rank {
             silent_milliseconds: milliseconds(silent),
             limit_milliseconds: milliseconds(cell.watchdog.limit()),
             standstill: if silent < SILENCE { None } else { self.standstill() },
+            pace: cell.pace.pace(),
         }
     }
 
@@ -251,6 +256,7 @@ impl Rank {
 impl Cell {
     fn hear(&mut self, event: &RankEvent, now: Duration) {
         self.watchdog.hear(event, now);
+        self.pace.hear(event);
         match event {
             RankEvent::Failed { reason, message, .. } => {
                 self.told = Some(Told { reason: reason.clone(), message: message.clone() });

@@ -2,8 +2,8 @@
 //! watches them, and with the other agents replaces the whole gang in place
 //! after a failure.
 //!
-//! [`coordinator`], [`failure`], [`watchdog`] and [`progress`] think and touch
-//! nothing; [`gang`] has the processes, [`link`] and [`http`] the network,
+//! [`coordinator`], [`failure`], [`watchdog`], [`straggler`] and [`progress`] think and
+//! touch nothing; [`gang`] has the processes, [`link`] and [`http`] the network,
 //! [`record`] the disk. Agent 0 has the coordinator ([`service`]); every agent,
 //! agent 0 too, is a [`member`].
 
@@ -22,6 +22,7 @@ pub mod record;
 pub mod roster;
 pub mod service;
 pub mod terms;
+pub mod straggler;
 pub mod watchdog;
 
 use std::net::SocketAddr;
@@ -266,7 +267,7 @@ fn listener_of(service: Option<&Arc<Service>>, system: &Arc<SystemMetrics>) -> L
     Arc::new(move |rank, event| {
         match event {
             RankEvent::Note { reason, message } => tracing::info!(rank, reason, "{message}"),
-            RankEvent::Step(report) => system.take_step(report),
+            RankEvent::Step(report) => system.take_step(rank, report),
             _ => {}
         }
         if let (0, Some(service)) = (rank, &service) {

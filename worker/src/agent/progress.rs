@@ -10,6 +10,7 @@ use hearth_crds::training_job::{CheckpointStatus, ModelStatus, TrainingProgress}
 use hearth_crds::worker_config::{ResourceUse, WorkerNote, WorkerState};
 
 use super::history::Curves;
+use super::straggler;
 use crate::event::{EvalMetrics, Phase, RankEvent, StepReport};
 
 /// Steps over which rates are averaged.
@@ -52,6 +53,7 @@ impl Progress {
     pub fn restart(&mut self) {
         self.phase = Phase::Loading;
         self.window.clear();
+        self.forget(straggler::REASON);
     }
 
     /// Takes an event of rank 0 that was read at `time` (RFC 3339).
@@ -91,7 +93,7 @@ impl Progress {
                     self.model = Some(ModelStatus { uri: self.uri(model), digest: digest.clone() });
                 }
             }
-            RankEvent::Note { reason, message } => self.take_note(reason, message),
+            RankEvent::Note { reason, message } => self.note(reason, message, None),
             RankEvent::Started { .. } | RankEvent::Failed { .. } => {}
         }
     }
@@ -184,8 +186,9 @@ impl Progress {
         });
     }
 
-    fn take_note(&mut self, reason: &str, message: &str) {
-        self.notes.retain(|note| note.reason != reason);
+    /// Takes what people should know; of `agent`, where it is of one.
+    pub fn note(&mut self, reason: &str, message: &str, agent: Option<u32>) {
+        self.forget(reason);
         if self.notes.len() == MOST_NOTES {
             self.notes.remove(0);
         }
@@ -193,7 +196,13 @@ impl Progress {
             reason: reason.to_owned(),
             message: message.to_owned(),
             step: self.figures.step,
+            agent,
         });
+    }
+
+    /// What was noted for this reason holds no longer.
+    pub fn forget(&mut self, reason: &str) {
+        self.notes.retain(|note| note.reason != reason);
     }
 
     fn take_metrics(&mut self, metrics: &EvalMetrics) {

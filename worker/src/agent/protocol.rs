@@ -9,6 +9,7 @@ use std::time::Duration;
 use hearth_crds::worker_config::JobIdentity;
 use serde::{Deserialize, Serialize};
 
+use super::straggler::Pace;
 use crate::event::Phase;
 
 /// Path of `POST` for [`Beat`]; answered with [`Order`].
@@ -56,6 +57,9 @@ pub struct RankReport {
     /// What the kernel says keeps a silent rank from running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standstill: Option<Standstill>,
+    /// Its newest steps, once it has made enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
 }
 
 /// Why a process does not run, by its state in `/proc/PID/stat` (proc_pid_stat(5)).

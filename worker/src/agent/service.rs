@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hearth_crds::history::History;
+use hearth_crds::training_job::Parallelism;
 use hearth_crds::worker_config::{
     ExitCode, JobIdentity, MASTER_PORT_BASE, MASTER_PORT_COUNT, RankStatus, ResourceUse,
     TrainConfig, WorkerResult, WorkerState, WorkerStatus,
@@ -21,6 +22,7 @@ use super::protocol::{Action, Beat, Gang, Order};
 use super::record::{Files, Record};
 use super::roster::Refusal;
 use super::terms::{Carried, Change, Directive, Shape, Timing, Verdict};
+use super::straggler::{self, Finding, Runner, Stragglers};
 use crate::event::RankEvent;
 use crate::monitor::SystemMetrics;
 
@@ -59,6 +61,8 @@ struct Inner {
     ranks_per_agent: u32,
     /// Power of each agent's GPUs, where it is known.
     watts: BTreeMap<u32, Option<f64>>,
+    ways: Parallelism,
+    stragglers: Stragglers,
 }
 
 /// Where ranks meet.
@@ -97,6 +101,8 @@ impl Service {
             result: None,
             ranks_per_agent: config.processes_per_worker,
             watts: BTreeMap::new(),
+            ways: config.parallelism.clone(),
+            stragglers: Stragglers::default(),
         };
         let address = config.coordinator_host.clone();
         let local = is_loopback(&address);
@@ -136,7 +142,9 @@ impl Service {
 
     /// Notices what did not happen. To be called some times a second.
     pub fn tick(&self) {
-        self.advance(&mut self.lock());
+        let mut inner = self.lock();
+        self.advance(&mut inner);
+        inner.look_for_stragglers(self.started.elapsed());
     }
 
     /// Takes an event of rank 0.
@@ -312,6 +320,34 @@ impl Inner {
             (Directive::Stop | Directive::Run(_), _) => Action::Stop,
         };
         Order { run: self.run.clone(), action }
+    }
+
+    fn look_for_stragglers(&mut self, now: Duration) {
+        if *self.coordinator.stage() != Stage::Running {
+            return;
+        }
+        let ranks = self.coordinator.ranks();
+        let ranks: Vec<Runner> = ranks
+            .map(|(agent, report)| Runner { rank: report.rank, agent, pace: report.pace })
+            .collect();
+        let class = |rank| straggler::class(&self.ways, rank, ranks.len());
+        let gang = (self.coordinator.generation(), ranks.as_slice());
+        let found = self.stragglers.look(gang, class, now);
+        for finding in &found {
+            match finding {
+                Finding::Lags(told) => {
+                    tracing::warn!(reason = straggler::REASON, "{}", told.message);
+                    self.progress.note(straggler::REASON, &told.message, Some(told.agent));
+                }
+                Finding::Recovered { rank } => {
+                    tracing::info!(rank, "no longer holds up the others");
+                    self.progress.forget(straggler::REASON);
+                    if let Some(told) = self.stragglers.told() {
+                        self.progress.note(straggler::REASON, &told.message, Some(told.agent));
+                    }
+                }
+            }
+        }
     }
 
     /// What the newest steps make of the devices.

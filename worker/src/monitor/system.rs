@@ -1,10 +1,12 @@
 //! An agent's figures of its ranks and their GPUs, and rank 0's of itself.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -33,12 +35,16 @@ struct GpuLabel {
     gpu: u32,
 }
 
+type Seconds = Counter<f64, AtomicU64>;
+
 /// What Prometheus reads from every agent.
 #[derive(Debug)]
 pub struct SystemMetrics {
     registry: Registry,
     cpu: Family<RankLabel, Figure>,
     memory: Family<RankLabel, Gauge>,
+    own_seconds: Family<RankLabel, Seconds>,
+    blocked_seconds: Family<RankLabel, Seconds>,
     gpu_utilization: Family<GpuLabel, Figure>,
     gpu_memory: Family<GpuLabel, Gauge>,
     gpu_power: Family<GpuLabel, Figure>,
@@ -63,6 +69,8 @@ impl SystemMetrics {
             registry: Registry::default(),
             cpu: Family::default(),
             memory: Family::default(),
+            own_seconds: Family::default(),
+            blocked_seconds: Family::default(),
             gpu_utilization: Family::default(),
             gpu_memory: Family::default(),
             gpu_power: Family::default(),
@@ -80,6 +88,16 @@ impl SystemMetrics {
         let rank = self.registry.sub_registry_with_prefix("hearth_rank");
         rank.register("cpu_cores", "Cores that a rank keeps busy", self.cpu.clone());
         rank.register("memory_bytes", "Resident memory of a rank", self.memory.clone());
+        rank.register(
+            "own_seconds",
+            "Seconds of steps in which a rank did not wait for other ranks",
+            self.own_seconds.clone(),
+        );
+        rank.register(
+            "blocked_seconds",
+            "Seconds of steps in which a rank waited for other ranks",
+            self.blocked_seconds.clone(),
+        );
         let gpu = self.registry.sub_registry_with_prefix("hearth_gpu");
         gpu.register(
             "utilization_ratio",
@@ -112,8 +130,13 @@ impl SystemMetrics {
         self.power.get()
     }
 
-    /// Takes a step of one of the agent's ranks.
-    pub fn take_step(&self, report: &StepReport) {
+    /// Takes a step of `rank`, which is one of the agent's.
+    pub fn take_step(&self, rank: u32, report: &StepReport) {
+        if let Some(blocked) = report.blocked_seconds {
+            let label = RankLabel { local_rank: rank % self.ranks.max(1) };
+            self.blocked_seconds.get_or_create(&label).inc_by(blocked);
+            self.own_seconds.get_or_create(&label).inc_by((report.seconds - blocked).max(0.0));
+        }
         self.read_seconds.observe(report.data_seconds);
         let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
         while waits.len() >= WAIT_WINDOW * self.ranks.max(1) as usize {
@@ -280,12 +303,30 @@ mod tests {
         let metrics = SystemMetrics::new(1);
         let step =
             |seconds, data_seconds| StepReport { seconds, data_seconds, ..StepReport::default() };
-        metrics.take_step(&step(100.0, 100.0));
+        metrics.take_step(0, &step(100.0, 100.0));
         for _ in 0..WAIT_WINDOW {
-            metrics.take_step(&step(2.0, 0.5));
+            metrics.take_step(0, &step(2.0, 0.5));
         }
         assert_eq!(metrics.wait_ratio.get(), Some(0.25));
         assert!(text(&metrics).contains("\nhearth_io_read_seconds_count 21\n"));
+    }
+
+    #[test]
+    fn a_ranks_own_time_is_apart_from_its_wait_for_others() {
+        let metrics = SystemMetrics::new(2);
+        let step =
+            |blocked_seconds| StepReport { seconds: 2.0, blocked_seconds, ..StepReport::default() };
+        metrics.take_step(4, &step(None));
+        assert!(!text(&metrics).contains("hearth_rank_own_seconds_total{"));
+        metrics.take_step(5, &step(Some(0.5)));
+        metrics.take_step(5, &step(Some(0.75)));
+        let text = text(&metrics);
+        assert!(
+            text.contains("\nhearth_rank_own_seconds_total{local_rank=\"1\"} 2.75\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nhearth_rank_blocked_seconds_total{local_rank=\"1\"} 1.25\n"));
+        assert!(!text.contains("local_rank=\"0\""), "{text}");
     }
 
     #[test]

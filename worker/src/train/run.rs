@@ -109,7 +109,7 @@ impl Session<'_> {
 
     /// One optimizer step.
     fn step(&mut self, totals: &mut Totals) -> Result<StepEnd, Error> {
-        let started = Instant::now();
+        let (started, waited) = (Instant::now(), nccl_rs::waited());
         let (batch, own_part) = self.deal(self.state.step, self.state.cursor);
         let dealt = started.elapsed();
 
@@ -135,6 +135,8 @@ impl Session<'_> {
         let tokens: usize = batch.iter().map(|row| self.data.train.length(*row)).sum();
         totals.tokens += tokens as u64;
         totals.samples += batch.len() as u64;
+        let blocked = nccl_rs::waited().saturating_sub(waited);
+        let on_gpu = self.trainer.place.device.is_cuda();
         let report = StepReport {
             loss,
             learning_rate: rate,
@@ -142,6 +144,7 @@ impl Session<'_> {
             tokens: tokens as u64,
             samples: batch.len() as u64,
             data_seconds: (dealt + self.trainer.take_waited()).as_secs_f64(),
+            blocked_seconds: (!on_gpu).then(|| blocked.as_secs_f64()),
             tokens_total: totals.tokens,
             samples_total: totals.samples,
             ..StepReport::default()

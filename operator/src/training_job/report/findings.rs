@@ -1,10 +1,11 @@
 //! The state and the conditions at each stage. Pure.
 
-use hearth_crds::condition::{Finding, Truth, finding, training_job as types};
+use hearth_crds::condition::{self, Finding, Truth, finding, training_job as types};
 use hearth_crds::training_job::TrainingJobStatus;
 use hearth_crds::worker_config::{WorkerNote, WorkerState, WorkerStatus};
 
 use super::figures::full_stop;
+use crate::observed::{Phase, PodView};
 use crate::training_job::policy::{Outcome, Stage};
 use crate::training_job::validate::ValidJob;
 
@@ -12,6 +13,7 @@ use crate::training_job::validate::ValidJob;
 /// step to step: figures have their own fields.
 pub(super) fn findings_of(
     job: &ValidJob,
+    pods: &[PodView],
     stage: &Stage,
     after: &TrainingJobStatus,
     awaited: Option<&str>,
@@ -70,7 +72,7 @@ pub(super) fn findings_of(
         ]),
         Stage::Running(status) => {
             let (word, mut found) = running_findings(status, after, awaited);
-            found.extend(diagnosis(&status.notes));
+            found.extend(diagnosis(&status.notes, pods).or_else(|| recovery(after)));
             (word, found)
         }
         Stage::Between | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {
@@ -156,8 +158,11 @@ fn running_findings(
     }
 }
 
+/// The diagnosis that passes by itself.
+const STRAGGLER: &str = "Straggler";
+
 /// What workers told that asks for a look at the job's settings or inputs.
-const DIAGNOSES: [&str; 12] = [
+const DIAGNOSES: [&str; 13] = [
     "BadRows",
     "BatchHalved",
     "BestCheckpointLost",
@@ -168,6 +173,7 @@ const DIAGNOSES: [&str; 12] = [
     "LearningRateTooHigh",
     "LossFlat",
     "StepSkipped",
+    STRAGGLER,
     "VanishingGradients",
     "WaitingForData",
 ];
@@ -182,13 +188,35 @@ pub(super) fn diagnoses(
 }
 
 /// The newest gives the reason; the message holds all, newest first.
-fn diagnosis(notes: &[WorkerNote]) -> Option<Finding> {
+fn diagnosis(notes: &[WorkerNote], pods: &[PodView]) -> Option<Finding> {
     let (reason, _) = diagnoses(notes).next_back()?;
     let told: Vec<String> = diagnoses(notes)
         .rev()
-        .map(|(reason, note)| format!("{reason}: {}", full_stop(&note.message)))
+        .map(|(reason, note)| format!("{reason}: {}", told(note, pods)))
         .collect();
     Some(finding(types::DIAGNOSIS, Truth::True, reason, told.join(" ")))
+}
+
+/// Where the newest diagnosis was of a rank that held up the others, and no longer does.
+fn recovery(status: &TrainingJobStatus) -> Option<Finding> {
+    let told = condition::holding(&status.conditions, types::DIAGNOSIS)?;
+    let message = "No rank holds up the others any more.".to_owned();
+    (told.reason == STRAGGLER)
+        .then(|| finding(types::DIAGNOSIS, Truth::False, "Recovered", message))
+}
+
+/// A note in whole sentences, with the pod that it is about.
+pub(super) fn told(note: &WorkerNote, pods: &[PodView]) -> String {
+    let message = full_stop(&note.message);
+    let runs = |pod: &&PodView| pod.phase == Phase::Running && pod.deadline.is_none();
+    let mut of_agent = pods.iter().filter(|pod| note.agent.is_some() && pod.index == note.agent);
+    match of_agent.find(runs) {
+        None => message,
+        Some(pod) => {
+            let place = pod.node.as_ref().map(|on| format!(", on node {on}")).unwrap_or_default();
+            format!("{message} Its pod is {}{place}.", pod.name)
+        }
+    }
 }
 
 pub(super) fn valid() -> Finding {
@@ -240,18 +268,18 @@ mod tests {
     use super::*;
 
     fn note(reason: &str, message: &str) -> WorkerNote {
-        WorkerNote { reason: reason.into(), message: message.into(), step: 3 }
+        WorkerNote { reason: reason.into(), message: message.into(), step: 3, agent: None }
     }
 
     #[test]
     fn a_diagnosis_holds_all_that_ask_for_a_look_newest_first() {
-        assert_eq!(diagnosis(&[note("NewWeights", "fresh weights are trained")]), None);
-        let found = diagnosis(&[
+        assert_eq!(diagnosis(&[note("NewWeights", "fresh weights are trained")], &[]), None);
+        let notes = [
             note("ClassImbalance", "set classWeights"),
             note("MaxLengthCut", "samples are cut"),
             note("LossFlat", "raise learningRate"),
-        ]);
-        let found = found.unwrap();
+        ];
+        let found = diagnosis(&notes, &[]).unwrap();
         assert_eq!((found.type_, found.reason), ("Diagnosis", "LossFlat"));
         assert_eq!(
             found.message,

@@ -141,7 +141,7 @@ pub fn next_status(
             }
             take_figures(&mut after, valid, seen, stage, now);
             let awaited = policy::awaited(valid, seen, stage, now);
-            findings_of(valid, stage, &after, awaited.as_deref())
+            findings_of(valid, &seen.pods, stage, &after, awaited.as_deref())
         }
     };
     if let Some(state) = state {

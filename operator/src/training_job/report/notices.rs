@@ -4,7 +4,7 @@ use hearth_crds::condition::{self, training_job as types};
 use hearth_crds::training_job::TrainingJobStatus;
 
 use super::Verdict;
-use super::findings::diagnoses;
+use super::findings::{diagnoses, told};
 use crate::apply::Notice;
 use crate::training_job::policy::Stage;
 
@@ -43,11 +43,11 @@ pub fn notices(
         let note = format!("Restart {}: {why}", after.restarts);
         say(true, "Restarted", &note);
     }
-    if let Verdict::Stage(_, _, Stage::Running(status)) = verdict {
-        let told = condition::get(&before.conditions, types::DIAGNOSIS);
-        let is_new = |message: &str| told.is_none_or(|told| !told.message.contains(message));
+    if let Verdict::Stage(_, seen, Stage::Running(status)) = verdict {
+        let known = condition::get(&before.conditions, types::DIAGNOSIS);
+        let is_new = |message: &str| known.is_none_or(|known| !known.message.contains(message));
         for (reason, note) in diagnoses(&status.notes).filter(|(_, note)| is_new(&note.message)) {
-            say(true, reason, &note.message);
+            say(true, reason, &told(note, &seen.pods));
         }
     }
     for (type_, bad) in [

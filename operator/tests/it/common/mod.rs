@@ -120,6 +120,7 @@ struct State {
     objects: BTreeMap<String, Value>,
     writers: Writers,
     log: Vec<String>,
+    events: Vec<Value>,
     version: u64,
     /// Caches do not see writes.
     lag: bool,
@@ -143,6 +144,7 @@ impl World {
             objects: BTreeMap::new(),
             writers,
             log: Vec::new(),
+            events: Vec::new(),
             version: 100,
             lag: false,
             fail_at: None,
@@ -242,6 +244,11 @@ impl World {
     /// The writes since the last time, `VERB PLURAL/NAME`.
     pub fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().log)
+    }
+
+    /// The events so far.
+    pub fn events(&self) -> Vec<Value> {
+        self.state.lock().unwrap().events.clone()
     }
 
     /// Whether the caches see writes.
@@ -375,7 +382,13 @@ impl State {
             None => false,
         };
         let answer = match parts.method {
-            Method::POST => (201, serde_json::from_slice(body).unwrap()),
+            Method::POST => {
+                let made: Value = serde_json::from_slice(body).unwrap();
+                if plural == "events" {
+                    self.events.push(made.clone());
+                }
+                (201, made)
+            }
             Method::DELETE => match self.objects.remove(&key) {
                 Some(object) => {
                     if !self.lag {

@@ -1,9 +1,9 @@
 //! Two ranks with a batch each against one rank with both batches.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nccl_rs::{Error, GroupOptions, ReduceOp, Reducer, ReducerOptions};
+use nccl_rs::{Error, GroupOptions, ReduceOp, Reducer, ReducerOptions, waited};
 use tch::{Device, Kind, Tensor};
 
 use crate::ranks::{self, Member, assert_close};
@@ -252,6 +252,39 @@ fn unlike_models_and_frozen_parameters_are_refused() -> Result<()> {
         ensure!(error.to_string().contains("parameter frozen"), "{error}");
         let error = Reducer::new(&[], &mut group, &small_buckets(true)).unwrap_err();
         ensure!(matches!(error, Error::InvalidArgument(_)), "{error:?}");
+        Ok(group.shutdown()?)
+    })
+}
+
+/// What of a call is waiting for the other rank, which is late by a second where `late` says so.
+fn wait_in(late: bool, call: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+    if late {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let before = waited();
+    call()?;
+    Ok(waited() - before)
+}
+
+#[test]
+fn the_wait_for_a_late_rank_is_the_others() -> Result<()> {
+    ranks::run("reducer::the_wait_for_a_late_rank_is_the_others", 2, |rank| {
+        let mut group = rank.group()?;
+        let parameters = model();
+        let mut reducer = Reducer::new(&parameters, &mut group, &small_buckets(true))?;
+        let input = inputs(rank.rank, 0);
+        let mut backward = || Ok(reducer.backward(&loss(&parameters, &input))?);
+        wait_in(false, &mut backward)?;
+        let in_backward = wait_in(rank.rank == 1, &mut backward)?;
+        let mut one = Tensor::ones([1], (Kind::Float, Device::Cpu));
+        let in_sum =
+            wait_in(rank.rank == 0, &mut || Ok(group.all_reduce(&mut one, ReduceOp::Sum)?))?;
+        for (what, wait, waits) in
+            [("backward", in_backward, rank.rank == 0), ("sum", in_sum, rank.rank == 1)]
+        {
+            let right = if waits { wait.as_millis() > 700 } else { wait.as_millis() < 300 };
+            ensure!(right, "rank {} waited {wait:?} in its {what}", rank.rank);
+        }
         Ok(group.shutdown()?)
     })
 }
