@@ -1,9 +1,9 @@
 //! The only writer. Server-side apply, one field manager, and no request whose
 //! result is known beforehand.
 //!
-//! Two writes have a manager of their own, since their field is not the
-//! plan's: `spec.suspend` of a running Job (admission), and the failure of a
-//! pod whose node is gone.
+//! Three writes send one field of an object: `spec.suspend` of a running Job and
+//! `spec.stop` of a trial, under managers of their own since an apply of the whole
+//! leaves them out, and the failure of a pod whose node is gone.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one place that writes")]
 
@@ -25,6 +25,8 @@ use crate::seen::Seen;
 
 /// Field manager of `spec.suspend`.
 const ADMISSION: &str = "hearth-admission";
+/// Field manager of a trial's `spec.stop`.
+const EARLY_STOPPING: &str = "hearth-early-stopping";
 
 /// What a user should read in `kubectl describe`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,16 @@ async fn perform(cx: &Context, namespace: &str, write: Write) -> Result<(), Appl
             });
             let params = PatchParams::apply(ADMISSION).force();
             patch(cx, namespace, &id, (&params, &body, "suspend")).await
+        }
+        Write::Stop(id, uid, stop) => {
+            let body = json!({
+                "apiVersion": id.kind.api_version(),
+                "kind": id.kind.as_str(),
+                "metadata": {"name": id.name, "uid": uid},
+                "spec": {"stop": stop},
+            });
+            let params = PatchParams::apply(EARLY_STOPPING).force();
+            patch(cx, namespace, &id, (&params, &body, "stop")).await
         }
         Write::Delete(id, uid) => delete(cx, namespace, &id, uid).await,
         Write::FailPod(pod) => fail_pod(cx, namespace, &pod).await,

@@ -82,10 +82,11 @@ pub fn child_name(name: &str) -> String {
     names::child(name, "train")
 }
 
-/// Hash of a spec, without what may change later: `suspend` and `ttlSecondsAfterFinished`.
+/// Hash of a spec, without what may change later: `suspend`, `stop` and `ttlSecondsAfterFinished`.
 pub fn spec_hash(spec: &TrainingJobSpec) -> String {
     names::digest(&TrainingJobSpec {
         suspend: false,
+        stop: None,
         ttl_seconds_after_finished: None,
         ..spec.clone()
     })
@@ -184,6 +185,13 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
             )
         }));
     }
+    if *backend != Backend::Cluster && spec.stop.is_some() {
+        faults.push(Fault::invalid(
+            "spec.stop",
+            "a local run is not begun to be stopped",
+            "remove it; Ctrl-C stops a local run after a checkpoint",
+        ));
+    }
     if let Some(queue) = queue
         && spec.suspend
     {
@@ -275,7 +283,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_hash_ignores_suspend_alone() {
+    fn the_hash_ignores_what_may_change() {
         let plain = job(&sample(|_| {}), &Backend::Cluster).unwrap().spec_hash();
         let paused =
             job(&sample(|j| j["spec"]["suspend"] = true.into()), &Backend::Cluster).unwrap();
@@ -283,6 +291,8 @@ pub(crate) mod tests {
             job(&sample(|j| j["spec"]["workers"]["replicas"] = 3.into()), &Backend::Cluster)
                 .unwrap();
         assert_eq!(plain, paused.spec_hash());
+        let stopped = job(&sample(|j| j["spec"]["stop"] = json!({})), &Backend::Cluster).unwrap();
+        assert_eq!(plain, stopped.spec_hash());
         assert_ne!(plain, larger.spec_hash());
     }
 }

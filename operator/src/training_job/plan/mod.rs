@@ -10,7 +10,7 @@ mod surroundings;
 pub use job::{COMPONENT, GRACE_SECONDS};
 pub(crate) use job::{failure_policy, pod_resources};
 
-use crate::children::{Child, Parent, Plan};
+use crate::children::{Child, ChildId, Kind, Parent, Plan};
 use crate::settings::Settings;
 use crate::training_job::validate::ValidJob;
 
@@ -32,6 +32,11 @@ pub fn build(valid: &ValidJob, settings: &Settings, held: bool) -> Plan {
     };
     children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images, suspend))));
     Plan { children, suspend, ..Plan::default() }
+}
+
+/// The child Job.
+pub(super) fn job_id(valid: &ValidJob) -> ChildId {
+    ChildId { kind: Kind::Job, name: valid.child_name() }
 }
 
 /// What the pods need, in the order of writing.

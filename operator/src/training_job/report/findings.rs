@@ -50,6 +50,22 @@ pub(super) fn findings_of(
             held("Preempted", format!("saves a checkpoint and makes room for {to}; goes on from there when there is room again")),
             running(Truth::False, "Preempted", "The job makes room for another.".into()),
         ]),
+        Stage::Stopping => (None, vec![
+            valid(),
+            running(Truth::False, "Stopping", "Workers save a checkpoint and go.".into()),
+        ]),
+        Stage::Stopped => {
+            let stop = job.spec.stop.clone().unwrap_or_default();
+            let message = match stop.message.as_str() {
+                "" => "spec.stop asked for it.".to_owned(),
+                told => full_stop(told),
+            };
+            (Some("Stopped"), vec![
+                valid(),
+                running(Truth::False, "Stopped", "The job has ended.".into()),
+                finding(types::STOPPED, Truth::True, stop.reason.as_str(), message),
+            ])
+        }
         Stage::Starting { reason, message } => {
             let word = if *reason == "Unschedulable" { "Pending" } else { "Starting" };
             (Some(word), vec![
