@@ -14,6 +14,8 @@ pub mod training_job {
     pub const SUCCEEDED: &str = "Succeeded";
     /// The job ended without a model.
     pub const FAILED: &str = "Failed";
+    /// The job ended without a model because `spec.stop` asked it to.
+    pub const STOPPED: &str = "Stopped";
     /// What the run's figures say about its settings and inputs, with what to change.
     /// Absent where there is nothing to say; `False` where a straggler has recovered.
     pub const DIAGNOSIS: &str = "Diagnosis";

@@ -49,6 +49,9 @@ pub struct HistoryPoint {
     /// F1 of an evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub f1: Option<f64>,
+    /// Macro F1 of an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1_macro: Option<f64>,
 }
 
 impl HistoryPoint {
@@ -64,6 +67,7 @@ impl HistoryPoint {
                 eval_loss: number(eval, "loss"),
                 accuracy: number(eval, "accuracy"),
                 f1: number(eval, "f1"),
+                f1_macro: number(eval, "f1Macro"),
                 ..point
             },
             None => Self {
@@ -95,9 +99,10 @@ mod tests {
         assert_eq!((point.step, point.epoch, point.loss), (10, 0.5, Some(0.75)));
         assert_eq!((point.grad_norm, point.samples_per_second), (Some(2.0), None));
         assert!(!point.is_evaluation());
-        let eval = r#"{"epoch":0.5,"eval":{"loss":0.5,"f1":0.9},"step":10}"#;
+        let eval = r#"{"epoch":0.5,"eval":{"loss":0.5,"f1":0.9,"f1Macro":0.8},"step":10}"#;
         let point = HistoryPoint::of_line(eval).unwrap();
         assert_eq!((point.loss, point.eval_loss, point.f1), (None, Some(0.5), Some(0.9)));
+        assert_eq!(point.f1_macro, Some(0.8));
         assert!(point.is_evaluation());
         for torn in ["", "{\"step\": 1", "{}", "[1]", "{\"step\": 1.5}"] {
             assert_eq!(HistoryPoint::of_line(torn), None, "{torn}");

@@ -33,6 +33,7 @@ use crate::training_job::TrainingJobSpec;
     ),
     printcolumn(name = "Running", type_ = "integer", json_path = ".status.trials.running"),
     printcolumn(name = "Done", type_ = "integer", json_path = ".status.trials.succeeded"),
+    printcolumn(name = "Stopped", type_ = "integer", json_path = ".status.trials.stopped"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.trials.failed"),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.trials.max"),
     printcolumn(name = "Best", type_ = "number", json_path = ".status.best.value"),
@@ -42,6 +43,8 @@ use crate::training_job::TrainingJobSpec;
 #[x_kube(
     validation = Rule::new("(self.algorithm.type == 'ASHA') == has(self.algorithm.asha)").message("algorithm.asha belongs to type ASHA, which needs it: set both or neither").field_path(".algorithm.asha"),
     validation = Rule::new("!has(self.algorithm.asha) || self.job.training.maxSteps > self.algorithm.asha.firstRungSteps").message("ASHA's last rung is job.training.maxSteps: set it above algorithm.asha.firstRungSteps").field_path(".algorithm.asha.firstRungSteps"),
+    validation = Rule::new("!has(self.earlyStopping) || self.algorithm.type != 'ASHA'").message("ASHA ends trials itself, at its rungs: remove earlyStopping, or choose another algorithm").field_path(".earlyStopping"),
+    validation = Rule::new("!has(self.earlyStopping) || self.job.training.maxSteps <= 0 || self.earlyStopping.startStep < self.job.training.maxSteps").message("earlyStopping.startStep is not below job.training.maxSteps, so that no trial would ever be stopped: lower it").field_path(".earlyStopping.startStep"),
     validation = Rule::new("self.objective == oldSelf.objective && self.algorithm == oldSelf.algorithm").message("objective and algorithm cannot change after creation: create another HyperparamSweep"),
     validation = Rule::new("self.trials.parallel <= self.trials.max").message("trials.parallel cannot exceed trials.max").field_path(".trials.parallel"),
     validation = Rule::new("self.algorithm.type != 'Grid' || self.parameters.all(p, !has(p.range))").message("algorithm Grid needs values, not a range, for every parameter").field_path(".parameters"),
@@ -53,6 +56,10 @@ pub struct HyperparamSweepSpec {
     /// How to search.
     #[serde(default)]
     pub algorithm: Algorithm,
+    /// Which running trials to stop before their end; none where left out. May change at any time:
+    /// what was stopped stays stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
     /// The space.
     #[schemars(length(min = 1, max = 64))]
     pub parameters: Vec<Parameter>,
@@ -134,6 +141,32 @@ pub enum AlgorithmType {
     TPE,
     /// Asynchronous successive halving (Li et al. 2020) of independent draws.
     ASHA,
+}
+
+/// Which running trials to stop before their end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlyStopping {
+    /// The rule.
+    #[serde(rename = "type")]
+    pub type_: EarlyStoppingType,
+    /// Trials that must have succeeded, and evaluated by the step in question, before any is
+    /// stopped.
+    #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub min_trials: i32,
+    /// Optimizer step before whose evaluation no trial is stopped.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub start_step: i64,
+}
+
+/// Rules for stopping trials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EarlyStoppingType {
+    /// Stop a trial whose best evaluation so far is worse than the median of what the trials that
+    /// succeeded had by that step, each on average (Golovin et al. 2017).
+    MedianStopping,
 }
 
 /// One dimension of the space: values or a range, not both.
@@ -247,7 +280,7 @@ pub struct HyperparamSweepStatus {
     /// Trials by outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trials: Option<TrialCounts>,
-    /// The best trial so far.
+    /// The best trial so far, of those that ran to their end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<BestTrial>,
 }
@@ -260,7 +293,10 @@ pub struct TrialCounts {
     pub running: i32,
     /// Ended with a metric.
     pub succeeded: i32,
-    /// Ended without one.
+    /// Stopped before their end.
+    #[serde(default)]
+    pub stopped: i32,
+    /// Ended without a metric.
     pub failed: i32,
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::objective::{Distillation, Objective};
 use crate::peft::Peft;
 use crate::pod::{PodPlacement, Resources};
-use crate::training_arguments::TrainingArguments;
+use crate::training_arguments::{Metric, TrainingArguments};
 
 /// Trains a model on this cluster's data and writes it as a Hugging Face directory.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,7 @@ use crate::training_arguments::TrainingArguments;
     validation = Rule::new("has(self.objective) == has(oldSelf.objective) && (!has(self.objective) || self.objective == oldSelf.objective) && has(self.distillation) == has(oldSelf.distillation) && (!has(self.distillation) || self.distillation == oldSelf.distillation) && has(self.peft) == has(oldSelf.peft) && (!has(self.peft) || self.peft == oldSelf.peft)").message("objective, distillation and peft cannot change after creation: create another TrainingJob"),
     validation = Rule::new("!has(self.stopAtStep) || self.training.saveStrategy != 'No'").message("stopAtStep ends with a checkpoint: set training.saveStrategy to Steps or Epoch").field_path(".stopAtStep"),
     validation = Rule::new("has(self.stopAtStep) == has(oldSelf.stopAtStep) && (!has(self.stopAtStep) || self.stopAtStep == oldSelf.stopAtStep)").message("stopAtStep cannot change after creation: create another TrainingJob with the same output, which goes on from there").field_path(".stopAtStep"),
+    validation = Rule::new("has(self.stop) || !has(oldSelf.stop)").message("stop is for good: create another TrainingJob with the same output, which goes on from its newest checkpoint").field_path(".stop"),
     validation = Rule::new("has(self.activeDeadlineSeconds) == has(oldSelf.activeDeadlineSeconds) && (!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds == oldSelf.activeDeadlineSeconds)").message("activeDeadlineSeconds cannot change after creation: create another TrainingJob"),
 )]
 #[serde(rename_all = "camelCase")]
@@ -121,6 +122,41 @@ pub struct TrainingJobSpec {
     /// label on the job, Kueue decides and this must stay false.
     #[serde(default)]
     pub suspend: bool,
+    /// End now and for good: workers save a checkpoint and go, and the job is `Stopped`, without a
+    /// model. One that has ended by then stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
+}
+
+/// Why a job is to end before its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Stop {
+    /// Reason of the condition `Stopped`.
+    pub reason: StopReason,
+    /// A sentence for people, which that condition repeats.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// Who ends a job before its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StopReason {
+    /// A person, or a program of theirs.
+    #[default]
+    Requested,
+    /// A sweep's `earlyStopping`.
+    EarlyStopped,
+}
+
+impl StopReason {
+    /// The reason as conditions have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "Requested",
+            Self::EarlyStopped => "EarlyStopped",
+        }
+    }
 }
 
 /// What the model learns to do; names as in `transformers.pipeline`.
@@ -433,10 +469,10 @@ pub struct TrainingJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// One word for `kubectl get`: `Pending`, `Suspended`, `Starting`,
-    /// `Running`, `Succeeded`, `Failed`, `Invalid`. Programs read the conditions.
+    /// `Running`, `Succeeded`, `Failed`, `Stopped`, `Invalid`. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// `Accepted`, `Admitted`, `Running`, `Succeeded`, `Failed`.
+    /// `Accepted`, `Admitted`, `Running`, `Succeeded`, `Failed`, `Stopped`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -446,6 +482,11 @@ pub struct TrainingJobStatus {
     /// How far training is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<TrainingProgress>,
+    /// Evaluations so far, oldest first, thinned evenly as they grow in number. All of them are in
+    /// the job's `metrics.jsonl`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub evaluations: Vec<Evaluation>,
     /// The newest complete checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
@@ -509,6 +550,57 @@ pub struct TrainingProgress {
     /// The same for people, such as `3m20s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta: Option<String>,
+}
+
+/// Figures of one evaluation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Evaluation {
+    /// Optimizer step after which it was made.
+    pub step: i64,
+    /// Mean loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// Share of right answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// F1: of the positive class with two classes, else macro.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1: Option<f64>,
+    /// Macro F1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1_macro: Option<f64>,
+}
+
+/// The nearest number of five significant digits; by way of its decimal form,
+/// since a product with a power of ten would not be exact.
+pub fn five_digits(figure: f64) -> f64 {
+    format!("{figure:.4e}").parse().unwrap_or(figure)
+}
+
+impl Evaluation {
+    /// Figures of five significant digits; those that are no numbers are left out, as JSON has none.
+    #[must_use]
+    pub fn rounded(&self) -> Self {
+        let round = |figure: Option<f64>| figure.filter(|f| f.is_finite()).map(five_digits);
+        Self {
+            step: self.step,
+            loss: round(self.loss),
+            accuracy: round(self.accuracy),
+            f1: round(self.f1),
+            f1_macro: round(self.f1_macro),
+        }
+    }
+
+    /// The figure of this name.
+    pub fn value(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Loss => self.loss,
+            Metric::Accuracy => self.accuracy,
+            Metric::F1 => self.f1,
+            Metric::F1Macro => self.f1_macro,
+        }
+    }
 }
 
 /// A checkpoint that is complete on disk.

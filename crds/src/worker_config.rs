@@ -14,8 +14,8 @@ use crate::objective::Objective;
 use crate::peft::Peft;
 use crate::training_arguments::{Metric, TrainingArguments};
 use crate::training_job::{
-    self, Accelerator, CheckpointStatus, CleanStep, DataFormat, ModelStatus, Parallelism, Task,
-    TrainingProgress,
+    self, Accelerator, CheckpointStatus, CleanStep, DataFormat, Evaluation, ModelStatus,
+    Parallelism, Task, TrainingProgress,
 };
 
 /// Format of these documents. A worker refuses any other.
@@ -26,6 +26,8 @@ pub const CONFIG_PATH: &str = "/etc/hearth/config.json";
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
 /// Most bytes that Kubernetes keeps of a termination message.
 pub const TERMINATION_LOG_MAX_BYTES: usize = 4096;
+/// Most evaluations that a status or a result holds.
+pub const MOST_EVALUATIONS: usize = 33;
 /// Why a rank ended that asks to be started again with a smaller batch: no failure.
 pub const BATCH_HALVED: &str = "BatchHalved";
 /// HTTP port of an agent: `/healthz`, `/metrics`; of agent 0 also `/status`,
@@ -272,6 +274,9 @@ pub struct WorkerStatus {
     pub restarts: u32,
     /// How far training is.
     pub progress: TrainingProgress,
+    /// Evaluations so far, oldest first: at most [`MOST_EVALUATIONS`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub evaluations: Vec<Evaluation>,
     /// The newest complete checkpoint.
     pub checkpoint: Option<CheckpointStatus>,
     /// Each rank of the present gang.
@@ -392,6 +397,10 @@ pub struct WorkerResult {
     /// Final figures of training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<TrainingProgress>,
+    /// Evaluations of training, oldest first: at most [`MOST_EVALUATIONS`], and fewer where they
+    /// do not fit into a termination message.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evaluations: Vec<Evaluation>,
     /// The newest complete checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
@@ -405,18 +414,41 @@ pub struct WorkerResult {
 
 impl WorkerResult {
     /// The document for the termination log: valid JSON of at most
-    /// [`TERMINATION_LOG_MAX_BYTES`], the message cut where it must be.
+    /// [`TERMINATION_LOG_MAX_BYTES`], evaluations thinned and then the message cut where it must be.
     pub fn to_termination_message(&self) -> String {
         let mut result = self.clone();
         loop {
             let text = serde_json::to_string(&result).unwrap_or_default();
-            if text.len() <= TERMINATION_LOG_MAX_BYTES || result.message.is_empty() {
+            if text.len() <= TERMINATION_LOG_MAX_BYTES {
+                return text;
+            }
+            if !result.evaluations.is_empty() {
+                result.evaluations = thinned(&result.evaluations, result.evaluations.len() / 2);
+                continue;
+            }
+            if result.message.is_empty() {
                 return text;
             }
             let keep = result.message.chars().count() * 3 / 4;
             result.message = result.message.chars().take(keep).collect();
         }
     }
+}
+
+/// Every n-th of some points, and the newest: at most `most` of them. What stays does so as
+/// points are added, until there are twice as many.
+pub fn thinned<T: Clone>(points: &[T], most: usize) -> Vec<T> {
+    let Some((newest, _)) = points.split_last().filter(|_| most > 0) else { return Vec::new() };
+    if most == 1 {
+        return vec![newest.clone()];
+    }
+    let mut every = 1;
+    while (points.len() - 1).div_ceil(every) >= most {
+        every *= 2;
+    }
+    let last = points.len() - 1;
+    let kept = points[..last].iter().step_by(every);
+    kept.chain([newest]).cloned().collect()
 }
 
 /// Exit codes of `hearth-worker` (sysexits.h). 64 to 78 are permanent: the
@@ -468,6 +500,7 @@ mod tests {
             exit_code: 65,
             restarts: 0,
             progress: None,
+            evaluations: vec![Evaluation { loss: Some(0.123_456_789_012), ..evaluation() }; 33],
             checkpoint: None,
             model: None,
             compression: None,
@@ -477,6 +510,57 @@ mod tests {
         let back: WorkerResult = serde_json::from_str(&text).unwrap();
         assert_eq!(back.reason, "BadData");
         assert!(!back.message.is_empty());
+    }
+
+    fn evaluation() -> Evaluation {
+        Evaluation { step: 100_000, f1: Some(0.5), ..Evaluation::default() }
+    }
+
+    #[test]
+    fn all_evaluations_of_an_ordinary_end_fit() {
+        let figure = Some(-0.123_456_789_012_345_6);
+        let evaluation = Evaluation {
+            step: 1_000_000,
+            loss: figure,
+            accuracy: figure,
+            f1: figure,
+            f1_macro: figure,
+        };
+        let mut result = WorkerResult {
+            succeeded: true,
+            reason: "Completed".into(),
+            message: "trained 1000000 steps; the model is in pvc://models/spam/model".into(),
+            exit_code: 0,
+            restarts: 0,
+            progress: None,
+            evaluations: vec![evaluation.rounded(); MOST_EVALUATIONS],
+            checkpoint: None,
+            model: None,
+            compression: None,
+        };
+        let kept = |result: &WorkerResult| {
+            let text = result.to_termination_message();
+            serde_json::from_str::<WorkerResult>(&text).unwrap().evaluations.len()
+        };
+        assert_eq!(kept(&result), MOST_EVALUATIONS);
+        result.message = "long ".repeat(400);
+        assert!((8..MOST_EVALUATIONS).contains(&kept(&result)), "{}", kept(&result));
+    }
+
+    #[test]
+    fn what_is_kept_is_even_and_stays() {
+        let of = |count: usize| thinned(&(0..count).collect::<Vec<_>>(), 5);
+        assert_eq!(of(0), [0; 0]);
+        assert_eq!(of(1), [0]);
+        assert_eq!(of(5), [0, 1, 2, 3, 4]);
+        assert_eq!(of(6), [0, 2, 4, 5]);
+        assert_eq!(of(9), [0, 2, 4, 6, 8]);
+        assert_eq!(of(10), [0, 4, 8, 9]);
+        assert_eq!(thinned(&[1, 2, 3], 1), [3]);
+        assert_eq!(thinned(&[1, 2, 3], 0), [0; 0]);
+        for count in 0..200 {
+            assert!(of(count).len() <= 5);
+        }
     }
 
     #[test]

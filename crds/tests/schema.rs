@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use hearth_crds::hyperparam_sweep::{AlgorithmType, Asha};
+use hearth_crds::training_job::Stop;
 use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob, all_crds};
 use serde_json::{Value, json};
 
@@ -159,6 +160,19 @@ fn a_deployment_names_exactly_one_model() {
 }
 
 #[test]
+fn a_stop_is_for_good() {
+    let job: TrainingJob = serde_yaml_ng::from_str(JOB).unwrap();
+    let mut stopped = job.clone();
+    stopped.spec.stop = Some(Stop::default());
+    stopped.validate_cel_update(&job).unwrap();
+    let said = job.validate_cel_update(&stopped).unwrap_err().to_string();
+    assert!(said.contains("stop is for good"), "{said}");
+    let mut other = stopped.clone();
+    other.spec.stop.as_mut().unwrap().message = "not needed".into();
+    other.validate_cel_update(&stopped).unwrap();
+}
+
+#[test]
 fn a_sweep_is_checked_by_the_schema() {
     let job: Value = serde_yaml_ng::from_str(JOB).unwrap();
     let sweep: HyperparamSweep = serde_json::from_value(json!({
@@ -182,6 +196,21 @@ fn a_sweep_is_checked_by_the_schema() {
     let mut other = sweep.clone();
     other.spec.algorithm.seed = 3;
     assert!(other.validate_cel_update(&sweep).is_err(), "a search has one seed");
+    let mut early = sweep.clone();
+    early.spec.early_stopping = serde_json::from_value(json!({"type": "MedianStopping"})).unwrap();
+    early.validate_cel_update(&sweep).unwrap();
+    sweep.validate_cel_update(&early).unwrap();
+    early.spec.job.training.max_steps = 100;
+    early.spec.early_stopping.as_mut().unwrap().start_step = 99;
+    early.validate_cel().unwrap();
+    early.spec.early_stopping.as_mut().unwrap().start_step = 100;
+    let said = early.validate_cel().unwrap_err().to_string();
+    assert!(said.contains("no trial would ever be stopped"), "{said}");
+    early.spec.job.training.max_steps = 900;
+    early.spec.algorithm.type_ = AlgorithmType::ASHA;
+    early.spec.algorithm.asha = Some(Asha { first_rung_steps: 100, reduction_factor: 3 });
+    let said = early.validate_cel().unwrap_err().to_string();
+    assert!(said.contains("ASHA ends trials itself"), "{said}");
     let mut more = sweep.clone();
     more.spec.trials.max = 9;
     more.validate_cel_update(&sweep).unwrap();

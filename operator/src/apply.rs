@@ -1,9 +1,9 @@
 //! The only writer. Server-side apply, one field manager, and no request whose
 //! result is known beforehand.
 //!
-//! Three writes have a manager of their own, since their field is not the
-//! plan's: `spec.suspend` of a running Job (admission), the number of its pods,
-//! and the failure of a pod whose node is gone.
+//! Some writes send one thing about an object: `spec.suspend` of a Job, the number of
+//! its pods, and `spec.stop` of a trial, under managers of their own since an apply of
+//! the whole leaves them out, and the failure of a pod whose node is gone.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one place that writes")]
 
@@ -27,6 +27,8 @@ use crate::seen::Seen;
 const ADMISSION: &str = "hearth-admission";
 /// Field manager of a Job's number of pods.
 const SCALE: &str = "hearth-scale";
+/// Field manager of a trial's `spec.stop`.
+const EARLY_STOPPING: &str = "hearth-early-stopping";
 
 /// What a user should read in `kubectl describe`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +87,16 @@ async fn perform(cx: &Context, namespace: &str, write: Write) -> Result<(), Appl
             });
             let params = PatchParams::apply(SCALE).force();
             patch(cx, namespace, &id, (&params, &body, "scale")).await
+        }
+        Write::Stop(id, uid, stop) => {
+            let body = json!({
+                "apiVersion": id.kind.api_version(),
+                "kind": id.kind.as_str(),
+                "metadata": {"name": id.name, "uid": uid},
+                "spec": {"stop": stop},
+            });
+            let params = PatchParams::apply(EARLY_STOPPING).force();
+            patch(cx, namespace, &id, (&params, &body, "stop")).await
         }
         Write::Delete(id, uid) => delete(cx, namespace, &id, uid).await,
         Write::FailPod(pod) => fail_pod(cx, namespace, &pod).await,

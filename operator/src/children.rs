@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use hearth_crds::training_job::Stop;
 use hearth_crds::{TrainingJob, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -168,6 +169,8 @@ pub struct Plan {
     pub suspend: Option<bool>,
     /// How many pods each Job of the plan should have, where that may change.
     pub pods: Option<i32>,
+    /// Trials that are to end before their time.
+    pub stop: Vec<(ChildId, Stop)>,
     /// Pods on dead nodes that count as failed from now on.
     pub lost_pods: Vec<LostPod>,
 }
@@ -194,6 +197,8 @@ pub enum Write {
     Suspend(ChildId, bool),
     /// Server-side apply of `spec.parallelism` and `spec.completions` alone.
     Scale(ChildId, i32),
+    /// Server-side apply of `spec.stop` alone to the TrainingJob with this UID.
+    Stop(ChildId, String, Stop),
     /// Delete the object with this UID, its dependents in the background.
     Delete(ChildId, String),
     /// Mark a pod as failed.
@@ -248,6 +253,14 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
             && !there.deleting
         {
             writes.push(Write::Delete(id.clone(), there.uid.clone()));
+        }
+    }
+    for (id, stop) in &plan.stop {
+        if let Some(there) = live.get(id)
+            && there.owner == owner
+            && !there.deleting
+        {
+            writes.push(Write::Stop(id.clone(), there.uid.clone(), stop.clone()));
         }
     }
     writes.extend(plan.lost_pods.iter().cloned().map(Write::FailPod));

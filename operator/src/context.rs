@@ -134,6 +134,24 @@ impl Context {
         self.memory().writes.insert((namespace.to_owned(), id.clone()), (live, now));
     }
 
+    /// Whether this process wrote children of `owner` that the watch does not show as they are.
+    pub fn has_unseen_writes(&self, namespace: &str, kind: Kind, owner: &str) -> bool {
+        let ours = |(place, id): &(String, ChildId), live: &Live| {
+            place == namespace && id.kind == kind && live.owner == owner
+        };
+        let ids: Vec<ChildId> = {
+            let memory = self.memory();
+            let writes = memory.writes.iter().filter(|(key, (live, _))| ours(key, live));
+            writes.map(|((_, id), _)| id.clone()).collect()
+        };
+        let version = |live: Option<Live>| live.map(|live| live.version);
+        let unseen = |id: &ChildId| {
+            version(self.child(namespace, id)) != version(self.caches.child(namespace, id))
+        };
+        // All are looked at: what the watch has shown is forgotten.
+        ids.iter().filter(|id| unseen(id)).count() > 0
+    }
+
     /// Those of `nodes` that are not ready or not there. Nodes are read one by
     /// one and only when a pod hangs on one: watching them all would cost more
     /// than it tells.

@@ -32,9 +32,9 @@ fn sweep(name: &str, max: u32, change: impl FnOnce(&mut Value)) -> String {
 fn ended(namespace: &Namespace, name: &str, trials: i64) -> Value {
     let over = |s: &Value| {
         let counts = &s["status"]["trials"];
-        let done =
-            counts["succeeded"].as_i64().unwrap_or(0) + counts["failed"].as_i64().unwrap_or(0);
-        done >= trials && (condition(s, "Succeeded") == "True" || condition(s, "Failed") == "True")
+        let done = ["succeeded", "stopped", "failed"].map(|end| counts[end].as_i64().unwrap_or(0));
+        done.iter().sum::<i64>() >= trials
+            && (condition(s, "Succeeded") == "True" || condition(s, "Failed") == "True")
     };
     namespace.wait("hyperparamsweep", name, PATIENCE, over).unwrap()
 }
@@ -124,6 +124,53 @@ fn a_promoted_trial_goes_on_from_its_checkpoint() {
         .collect();
     assert_eq!(steps, [20, 40, 60, 80]);
     assert_eq!(namespace.diff(&halving).unwrap(), "");
+}
+
+#[test]
+fn a_trial_that_falls_behind_is_stopped_and_its_pod_goes() {
+    let namespace = Namespace::create("e2e-stopping").unwrap();
+    jobs::fill(&namespace).unwrap();
+    // The second trial learns nothing, and would take minutes over it.
+    let early = sweep("early", 2, |s| {
+        let spec = &mut s["spec"];
+        spec["objective"] = json!({"metric": "loss", "goal": "Minimize"});
+        spec["earlyStopping"] = json!({"type": "MedianStopping", "minTrials": 1});
+        spec["parameters"] = json!([
+            {"path": "training.learningRate", "values": [1e-2, 1e-9]},
+            {"path": "training.maxSteps", "values": [20000],
+             "when": {"path": "training.learningRate", "values": [1e-9]}}
+        ]);
+        spec["trials"]["parallel"] = 1.into();
+        spec["job"]["training"]["evalSteps"] = 20.into();
+    });
+    namespace.apply(&early).unwrap();
+    let all = ended(&namespace, "early", 2);
+    assert_eq!(condition(&all, "Succeeded"), "True", "{}", told(&all, "Failed"));
+    let counts = &all["status"]["trials"];
+    assert_eq!((&counts["succeeded"], &counts["stopped"]), (&json!(1), &json!(1)), "{all}");
+    assert_eq!(all["status"]["best"]["job"], "early-0");
+
+    let stopped = namespace.get("trainingjob", "early-1").unwrap();
+    assert_eq!(condition(&stopped, "Stopped"), "True");
+    let said = told(&stopped, "Stopped");
+    assert!(said.contains("stopped at step") && said.contains("the median"), "{said}");
+    assert!(stopped["status"]["progress"]["step"].as_i64() < Some(20000));
+    assert!(!stopped["status"]["evaluations"].as_array().unwrap().is_empty());
+    let mut pods = namespace.list("pods", "hearth.dev/name=early-1").unwrap();
+    pods.retain(|pod| pod["status"]["phase"] == "Running");
+    assert!(pods.is_empty(), "{pods:?}");
+    let saved = namespace.volume("models").join("early/trial-1/checkpoints");
+    let saved = std::fs::read_dir(saved).unwrap().map(|step| step.unwrap().path());
+    assert!(saved.into_iter().any(|step| step.join("manifest.json").is_file()), "nothing is saved");
+    let first = namespace.get("trainingjob", "early-0").unwrap();
+    let steps: Vec<_> = first["status"]["evaluations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|evaluation| evaluation["step"].as_i64().unwrap())
+        .collect();
+    assert_eq!(steps, [20, 40, 60]);
+    assert_eq!(namespace.diff(&early).unwrap(), "");
 }
 
 #[test]

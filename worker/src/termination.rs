@@ -41,6 +41,7 @@ pub fn failure(reason: &str, message: String, exit_code: i32) -> WorkerResult {
         exit_code,
         restarts: 0,
         progress: None,
+        evaluations: Vec::new(),
         checkpoint: None,
         model: None,
         compression: None,

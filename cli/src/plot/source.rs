@@ -111,7 +111,7 @@ async fn of_running(client: &Client, job: &TrainingJob) -> Result<Run, SourceErr
     let (name, namespace) = (job.name_any(), job.namespace().unwrap_or_default());
     let state = job.status.as_ref().and_then(|status| status.state.clone());
     let state = state.unwrap_or_else(|| "Pending".to_owned());
-    if matches!(state.as_str(), "Succeeded" | "Failed" | "Invalid") {
+    if matches!(state.as_str(), "Succeeded" | "Failed" | "Stopped" | "Invalid") {
         let destination = job.spec.output.destination.clone();
         return Err(SourceError::Ended { name, state, destination });
     }

@@ -36,8 +36,8 @@ impl Followed for TrainingJob {
 
     fn verdict(&self) -> Verdict {
         let conditions = self.conditions();
-        if let Some(failed) = holds(conditions, tj::FAILED) {
-            return Verdict::Failed(told(failed));
+        if let Some(ended) = holds(conditions, tj::FAILED).or(holds(conditions, tj::STOPPED)) {
+            return Verdict::Failed(told(ended));
         }
         if holds(conditions, tj::SUCCEEDED).is_some() {
             return Verdict::Done(self.success());
@@ -171,6 +171,10 @@ mod tests {
             (
                 json!([condition("Failed", "True", "BadData")]),
                 Verdict::Failed("BadData: the sentence".into()),
+            ),
+            (
+                json!([condition("Stopped", "True", "Requested")]),
+                Verdict::Failed("Requested: the sentence".into()),
             ),
         ] {
             assert_eq!(job(&conditions).verdict(), want, "{conditions}");

@@ -59,7 +59,8 @@ pub fn view(
         let runs = child.as_ref().is_some_and(|child| !child.suspended);
         let waits = may_start(job);
         let promised = !runs && waits && granted.contains(&claim.uid);
-        let mut theirs = pods_of(caches, &namespace, &claim.name, child.as_ref());
+        let mut theirs =
+            pods_of(caches, &namespace, &claim.name, child.as_ref(), job.spec.stop.is_some());
         theirs.retain(|pod| !pod.is_over());
         if promised {
             still.insert(claim.uid.clone());
@@ -103,6 +104,7 @@ fn may_start(job: &TrainingJob) -> bool {
     let Some(status) = &job.status else { return false };
     let admitted = condition::get(&status.conditions, types::ADMITTED);
     !job.spec.suspend
+        && job.spec.stop.is_none()
         && !job.labels().contains_key(names::LABEL_QUEUE)
         && status.observed_generation == job.metadata.generation
         && condition::is_true(&status.conditions, types::ACCEPTED)

@@ -136,6 +136,12 @@ fn model_of_job(cx: &Context, valid: &ValidDeployment, name: &str) -> Model {
         let message = format!("TrainingJob {name} failed and left no model: {}", failed.message);
         return missing("TrainingFailed", message, true);
     }
+    if let Some(stopped) = condition::holding(&status.conditions, condition::training_job::STOPPED)
+    {
+        let message =
+            format!("TrainingJob {name} was stopped and left no model: {}", stopped.message);
+        return missing("TrainingStopped", message, true);
+    }
     let Some(model) = status.model else {
         return missing(
             "WaitingForTraining",

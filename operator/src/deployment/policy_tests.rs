@@ -59,6 +59,7 @@ fn quantized(code: i32, before: f64, after: f64) -> Vec<PodView> {
         exit_code: code,
         restarts: 0,
         progress: None,
+        evaluations: Vec::new(),
         checkpoint: None,
         model: None,
         compression: Some(report),

@@ -45,8 +45,10 @@ pub async fn reconcile(
     let seen = gather::observe(&cx, &valid);
     let decision = policy::decide(&valid, &seen);
     let children = decision.start.iter().cloned().map(|job| Child::TrainingJob(Box::new(job)));
-    let plan = Plan { children: children.collect(), ..Plan::default() };
-    match apply::run(&cx, &valid.namespace, &valid.uid, &plan, &seen.taken).await {
+    let stop = decision.stop.iter().map(|(name, stop)| (gather::job_id(name), stop.clone()));
+    let plan = Plan { children: children.collect(), stop: stop.collect(), ..Plan::default() };
+    let live = gather::concerned(&cx, &valid, &decision);
+    match apply::run(&cx, &valid.namespace, &valid.uid, &plan, &live).await {
         Ok(_) => report::publish(&cx, sweep, Verdict::Standing(&valid, &decision)).await,
         Err(error) => report::trouble(&cx, sweep, error.into()).await,
     }

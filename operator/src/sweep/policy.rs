@@ -1,10 +1,11 @@
 //! What a sweep does next: a pure function of its trials.
 
 use hearth_crds::hyperparam_sweep::{Goal, TrialCounts};
-use hearth_crds::training_job::TrainingJob;
+use hearth_crds::training_job::{Stop, StopReason, TrainingJob, five_digits};
 
 use super::gather::Observed;
 use super::search::halving::Climb;
+use super::search::median::Median;
 use super::search::{self, space::Point};
 use super::trial::{self, State, Trial};
 use super::validate::ValidSweep;
@@ -14,12 +15,14 @@ use super::validate::ValidSweep;
 pub struct Decision {
     /// Jobs of new trials.
     pub start: Vec<TrainingJob>,
+    /// Jobs of running trials that are to stop, and why.
+    pub stop: Vec<(String, Stop)>,
     /// Trials by outcome, the new ones included.
     pub counts: TrialCounts,
     /// The best trial, with its metric.
     pub best: Option<(Trial, f64)>,
-    /// Why the trial failed that failed last, with its number.
-    pub last_failure: Option<(usize, String)>,
+    /// Why the trial failed that failed last, with its number and rung.
+    pub last_failure: Option<((usize, usize), String)>,
     /// Set where no trial is to come.
     pub end: Option<End>,
     /// The store lags behind what was written: look again soon.
@@ -42,10 +45,11 @@ pub fn decide(valid: &ValidSweep, seen: &Observed) -> Decision {
     let mut run = Run { valid, trials: with_gaps(valid, &seen.trials), start: Vec::new() };
     let limits = &valid.spec.trials;
     let exhausted = !seen.catching_up && run.fill();
+    let stop = if seen.catching_up { Vec::new() } else { behind(valid, &seen.trials) };
     let counts = run.counts();
     let best = best(&run.trials, valid.spec.objective.goal);
     let last_failure = run.trials.iter().rev().find_map(|trial| match &trial.state {
-        State::Failed(why) => Some((trial.number, why.clone())),
+        State::Failed(why) => Some(((trial.number, trial.rung), why.clone())),
         _ => None,
     });
     let full = run.trials.len() >= size(limits.max) || exhausted;
@@ -56,7 +60,41 @@ pub fn decide(valid: &ValidSweep, seen: &Observed) -> Decision {
         () if full => Some(End::Done),
         () => None,
     };
-    Decision { start: run.start, counts, best, last_failure, end, catching_up: seen.catching_up }
+    let (start, catching_up) = (run.start, seen.catching_up);
+    Decision { start, stop, counts, best, last_failure, end, catching_up }
+}
+
+/// Running trials that early stopping ends, by the names of their jobs.
+fn behind(valid: &ValidSweep, trials: &[Trial]) -> Vec<(String, Stop)> {
+    let Some(rule) = &valid.spec.early_stopping else { return Vec::new() };
+    let (metric, goal) = (valid.spec.objective.metric.as_str(), valid.spec.objective.goal);
+    let late = |trial: &&Trial| {
+        let newest = trial.curve.last();
+        newest.is_some_and(|(step, _)| *step >= rule.start_step.unsigned_abs())
+    };
+    let running = trials.iter().filter(|trial| trial.state == State::Running && !trial.stopping);
+    let mut judged = running.filter(late).peekable();
+    if judged.peek().is_none() {
+        return Vec::new();
+    }
+    let losses = |trial: &Trial| -> Vec<(u64, f64)> {
+        trial.curve.iter().map(|(step, value)| (*step, loss(*value, goal))).collect()
+    };
+    let ended = trials.iter().filter(|trial| matches!(trial.state, State::Succeeded(_)));
+    let ended: Vec<_> = ended.map(losses).collect();
+    let mut median = Median::of(ended.iter().map(Vec::as_slice), size(rule.min_trials));
+    let stop = |trial: &Trial| {
+        let found = median.judge(&losses(trial))?;
+        // A loss is a value with its sign changed, or not: the same again gives the value.
+        let [best, others] = [found.best, found.median].map(|told| five_digits(loss(told, goal)));
+        let message = format!(
+            "stopped at step {}: its best {metric} so far is {best}, and the median of the trials that succeeded was {others} by then",
+            found.step
+        );
+        let stop = Stop { reason: StopReason::EarlyStopped, message };
+        Some((valid.job_name(trial.number, trial.rung), stop))
+    };
+    judged.filter_map(stop).collect()
 }
 
 struct Run<'a> {
@@ -95,6 +133,7 @@ impl Run<'_> {
         let Some((number, rung)) = ladder.promotion(&climbs) else { return false };
         let point = self.trials[number].point.clone();
         self.trials[number].state = self.begin((number, rung), &point);
+        self.trials[number].rung = rung;
         true
     }
 
@@ -114,11 +153,13 @@ impl Run<'_> {
     }
 
     fn remembered(&self, trial: &Trial) -> search::Trial {
-        let loss = match trial.state {
-            State::Succeeded(value) => Some(loss(value, self.valid.spec.objective.goal)),
-            State::Running | State::Failed(_) => None,
+        let (value, stopped) = match trial.state {
+            State::Succeeded(value) => (Some(value), false),
+            State::Stopped(value) => (value, true),
+            State::Running | State::Failed(_) => (None, false),
         };
-        search::Trial { point: trial.point.clone(), loss }
+        let loss = value.map(|value| loss(value, self.valid.spec.objective.goal));
+        search::Trial { point: trial.point.clone(), loss, stopped }
     }
 
     fn counts(&self) -> TrialCounts {
@@ -127,6 +168,7 @@ impl Run<'_> {
             *match trial.state {
                 State::Running => &mut counts.running,
                 State::Succeeded(_) => &mut counts.succeeded,
+                State::Stopped(_) => &mut counts.stopped,
                 State::Failed(_) => &mut counts.failed,
             } += 1;
         }
@@ -152,7 +194,7 @@ fn with_gaps(valid: &ValidSweep, trials: &[Trial]) -> Vec<Trial> {
 }
 
 /// The best of those that came furthest: metrics after different numbers of steps say little about
-/// each other.
+/// each other. A trial that was stopped has no model, and is never the best.
 fn best(trials: &[Trial], goal: Goal) -> Option<(Trial, f64)> {
     let furthest = trials.iter().map(|trial| trial.reached.len()).max()?;
     let there = trials.iter().filter(|trial| trial.reached.len() == furthest);

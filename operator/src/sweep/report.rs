@@ -43,11 +43,11 @@ pub async fn publish(
 ) -> Result<Action, ReconcileError> {
     let before = cx.status_of(sweep);
     let after = next_status(sweep, &before, &verdict, cx.clock.now());
+    let about = sweep.object_ref(&());
     if after != before {
-        let about = sweep.object_ref(&());
         apply::status(cx, Kind::HyperparamSweep, &about, &after).await?;
-        apply::notify(cx, &about, "Search", &notices(&before, &after, &verdict)).await;
     }
+    apply::notify(cx, &about, "Search", &notices(&before, &after, &verdict)).await;
     Ok(match verdict {
         Verdict::Refused(_) => Action::await_change(),
         Verdict::Standing(_, decision) if decision.catching_up => Action::requeue(CATCH_UP),
@@ -128,8 +128,15 @@ fn standing(
     best: Option<&BestTrial>,
 ) -> (&'static str, Vec<Finding>) {
     let counts = &decision.counts;
+    let ended = counts.succeeded + counts.stopped + counts.failed;
+    let stopped = |before: &str, after: &str| match counts.stopped {
+        0 => String::new(),
+        count => format!("{before}{count} stopped early{after}"),
+    };
     let failure = || match &decision.last_failure {
-        Some((number, why)) => format!(" The last was {}: {why}.", valid.job_name(*number, 0)),
+        Some(((number, rung), why)) => {
+            format!(" The last was {}: {why}.", valid.job_name(*number, *rung))
+        }
         None => String::new(),
     };
     let over = |reason, message: String| {
@@ -141,11 +148,12 @@ fn standing(
     match decision.end {
         None => {
             let message = format!(
-                "{} trials run, {} of {} have ended, {} of them failed.",
+                "{} trials run, {} of {} have ended, {} of them failed{}.",
                 counts.running,
-                counts.succeeded + counts.failed,
+                ended,
                 valid.spec.trials.max,
-                counts.failed
+                counts.failed,
+                stopped(", ", "")
             );
             ("Running", vec![finding(types::RUNNING, Truth::True, "Searching", message)])
         }
@@ -165,8 +173,9 @@ fn standing(
         Some(End::Done) => {
             let message = best.map_or_else(String::new, |best| {
                 format!(
-                    "The best of {} trials is {} with {} {} ({}).",
-                    counts.succeeded + counts.failed,
+                    "The best of {} trials{} is {} with {} {} ({}).",
+                    ended,
+                    stopped(", of which ", ","),
                     best.job,
                     valid.spec.objective.metric.as_str(),
                     best.value,
@@ -180,7 +189,7 @@ fn standing(
 }
 
 /// Events for what changed.
-fn notices(
+pub fn notices(
     before: &HyperparamSweepStatus,
     after: &HyperparamSweepStatus,
     verdict: &Verdict<'_>,
@@ -189,10 +198,17 @@ fn notices(
     let failed = |status: &HyperparamSweepStatus| status.trials.as_ref().map_or(0, |t| t.failed);
     if let Verdict::Standing(valid, decision) = verdict
         && failed(after) > failed(before)
-        && let Some((number, why)) = &decision.last_failure
+        && let Some(((number, rung), why)) = &decision.last_failure
     {
-        let note = format!("{} failed: {why}", valid.job_name(*number, 0));
+        let note = format!("{} failed: {why}", valid.job_name(*number, *rung));
         notices.push(Notice { warning: true, reason: "TrialFailed", note });
+    }
+    // Each is told once: what was told to stop is not decided on again.
+    if let Verdict::Standing(_, decision) = verdict {
+        notices.extend(decision.stop.iter().map(|(job, stop)| {
+            let note = format!("{job} is {}", stop.message);
+            Notice { warning: false, reason: "TrialStopped", note }
+        }));
     }
     for (type_, warning) in [(types::SUCCEEDED, false), (types::FAILED, true)] {
         let holds = |status| condition::holding(status, type_);

@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::gather::Observed;
 use super::policy::{Decision, End, decide};
-use super::report::{Verdict, next_status};
+use super::report::{Verdict, next_status, notices};
 use super::trial;
 use super::validate::{ValidSweep, sweep};
+
+mod stopping;
 
 type Change = fn(&mut Value);
 
@@ -229,6 +231,13 @@ fn a_trial_that_fails_on_its_way_up_is_failed_and_not_sent_again() {
         one_climbs(&mut world);
     };
     assert_eq!((decision.counts.failed, decision.counts.succeeded), (1, 29));
+    let (place, why) = decision.last_failure.clone().unwrap();
+    assert_eq!((valid.job_name(place.0, place.1), why.as_str()), (name.clone(), "disk full"));
+    let verdict = Verdict::Standing(&valid, &decision);
+    let before = HyperparamSweepStatus::default();
+    let after = next_status(&sample(halving), &before, &verdict, Timestamp::UNIX_EPOCH);
+    let notices = notices(&before, &after, &verdict);
+    assert!(notices.iter().any(|told| told.note == format!("{name} failed: disk full")));
     let named = |job: &&TrainingJob| job.metadata.name.as_ref() == Some(&name);
     assert_eq!(world.jobs.iter().filter(named).count(), 1);
 }

@@ -31,12 +31,19 @@ pub struct Trial {
     pub state: State,
     /// Metrics at the ends of the rungs that it reached; without ASHA there is one.
     pub reached: Vec<f64>,
+    /// The rung of its last job.
+    pub rung: usize,
+    /// Metrics of the evaluations of its last job, by step.
+    pub curve: Vec<(u64, f64)>,
+    /// It was told to stop.
+    pub stopping: bool,
 }
 
 impl Trial {
     /// A trial that has not ended any job.
     pub fn new(number: usize, point: Point, state: State) -> Self {
-        Self { number, point, state, reached: Vec::new() }
+        let (reached, curve) = (Vec::new(), Vec::new());
+        Self { number, point, state, reached, rung: 0, curve, stopping: false }
     }
 
     /// The rung that ended last, and the metric there.
@@ -52,6 +59,8 @@ pub enum State {
     Running,
     /// Its metric.
     Succeeded(f64),
+    /// It was stopped before its end; its metric by then, if it had one.
+    Stopped(Option<f64>),
     /// Why there is none.
     Failed(String),
 }
@@ -113,6 +122,7 @@ pub fn read<'a>(valid: &ValidSweep, jobs: impl Iterator<Item = &'a TrainingJob>)
         } else {
             State::Failed("the TrainingJob of an earlier rung was deleted".to_owned())
         };
+        (trial.rung, trial.curve, trial.stopping) = (run.rung, run.curve, run.stopping);
         if let State::Succeeded(value) = trial.state {
             trial.reached.push(value);
         }
@@ -126,6 +136,8 @@ struct Run {
     rung: usize,
     point: Point,
     state: State,
+    curve: Vec<(u64, f64)>,
+    stopping: bool,
 }
 
 fn run(valid: &ValidSweep, job: &TrainingJob) -> Option<Run> {
@@ -136,8 +148,26 @@ fn run(valid: &ValidSweep, job: &TrainingJob) -> Option<Run> {
         coordinate(domain, point.get(&valid.spec.parameters[index].path)?)
     };
     let rung = job.annotations().get(names::ANNOTATION_RUNG).map_or(Some(0), |r| r.parse().ok())?;
-    let state = state(job, valid.spec.objective.metric);
-    Some(Run { number, rung, point: place(&valid.space, of), state })
+    let metric = valid.spec.objective.metric;
+    let point = place(&valid.space, of);
+    let stopping = job.spec.stop.is_some();
+    Some(Run {
+        number,
+        rung,
+        point,
+        state: state(job, metric),
+        curve: curve(job, metric),
+        stopping,
+    })
+}
+
+/// What the job's evaluations say of the metric.
+fn curve(job: &TrainingJob, metric: Metric) -> Vec<(u64, f64)> {
+    let evaluations = job.status.iter().flat_map(|status| &status.evaluations);
+    evaluations
+        .filter_map(|told| Some((u64::try_from(told.step).ok()?, told.value(metric)?)))
+        .filter(|(_, value)| value.is_finite())
+        .collect()
 }
 
 /// The place in a space that `of` gives, dimension by dimension.
@@ -164,7 +194,8 @@ fn state(job: &TrainingJob, metric: Metric) -> State {
     if let Some(refused) = accepted.filter(|found| found.status == "False") {
         return State::Failed(refused.message.clone());
     }
-    if !condition::is_true(&status.conditions, types::SUCCEEDED) {
+    let stopped = condition::is_true(&status.conditions, types::STOPPED);
+    if !stopped && !condition::is_true(&status.conditions, types::SUCCEEDED) {
         return State::Running;
     }
     let progress = status.progress.unwrap_or_default();
@@ -175,6 +206,7 @@ fn state(job: &TrainingJob, metric: Metric) -> State {
         Metric::F1Macro => progress.f1_macro,
     };
     match told.filter(|value| value.is_finite()) {
+        told if stopped => State::Stopped(told),
         Some(value) => State::Succeeded(value),
         None => State::Failed(format!("it ended without the metric {}", metric.as_str())),
     }

@@ -17,7 +17,7 @@ use crate::children::Parent;
 use crate::fault::{Fault, SpecFaults};
 
 /// Fields that belong to the sweep or to whoever runs it, not to the search.
-const NOT_SEARCHED: [&str; 3] = ["suspend", "output", "stopAtStep"];
+const NOT_SEARCHED: [&str; 4] = ["suspend", "output", "stopAtStep", "stop"];
 /// The last rung of ASHA is the same for all trials.
 const RUNGS: [&str; 2] = ["training.maxSteps", "training.numTrainEpochs"];
 
@@ -100,6 +100,14 @@ pub fn sweep(object: &HyperparamSweep) -> Result<ValidSweep, SpecFaults> {
             "remove it; algorithm ASHA stops trials at its rungs",
         ));
     }
+    if spec.job.stop.is_some() {
+        faults.push(Fault::invalid(
+            "spec.job.stop",
+            "no trial is begun to be stopped",
+            "remove it; deleting the sweep ends its trials, and earlyStopping those that fall behind",
+        ));
+    }
+    faults.extend(idle_stopping(spec));
     let ladder = spec.algorithm.asha.as_ref().map(|asha| Halving {
         first: asha.first_rung_steps.unsigned_abs(),
         last: spec.job.training.max_steps.unsigned_abs(),
@@ -163,6 +171,47 @@ fn metric_faults(spec: &HyperparamSweepSpec) -> Vec<Fault> {
         ));
     }
     faults
+}
+
+/// What decides when a trial is evaluated, and when it ends.
+const EVALUATIONS: [&str; 6] = [
+    "training.maxSteps",
+    "training.numTrainEpochs",
+    "training.evalStrategy",
+    "training.evalSteps",
+    "training.loggingSteps",
+    "training.evalDelay",
+];
+
+/// Early stopping where trials are not evaluated before their end.
+fn idle_stopping(spec: &HyperparamSweepSpec) -> Option<Fault> {
+    spec.early_stopping.as_ref()?;
+    if spec.parameters.iter().any(|parameter| EVALUATIONS.contains(&parameter.path.as_str())) {
+        return None;
+    }
+    let training = &spec.job.training;
+    let (last, every) = (training.max_steps, training.eval_interval());
+    let first = (training.eval_delay / every as f64).ceil().max(1.0) * every as f64;
+    let fault = |field: &str, problem: String, fix: &str| Some(Fault::invalid(field, problem, fix));
+    match training.eval_strategy {
+        IntervalStrategy::Steps if last > 0 && first >= last as f64 => fault(
+            "spec.job.training.evalSteps",
+            format!(
+                "the first evaluation is after step {first}, and training ends with step {last}: earlyStopping has nothing to judge by"
+            ),
+            "set it to a tenth of maxSteps or so, or remove earlyStopping",
+        ),
+        IntervalStrategy::Epoch
+            if last <= 0 && training.num_train_epochs <= training.eval_delay.max(1.0) =>
+        {
+            fault(
+                "spec.job.training.evalStrategy",
+                "is Epoch, and the first evaluation ends the training: earlyStopping has nothing to judge by".into(),
+                "set it to Steps, with evalSteps, or raise numTrainEpochs, or remove earlyStopping",
+            )
+        }
+        IntervalStrategy::No | IntervalStrategy::Steps | IntervalStrategy::Epoch => None,
+    }
 }
 
 /// Part of the field, what is wrong, what to do.

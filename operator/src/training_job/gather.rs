@@ -45,7 +45,8 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
         .filter_map(|id| Some((id.clone(), cx.child(namespace, &id)?)))
         .collect();
     let job = cx.caches.job(namespace, &child);
-    let pods = pods_of(&cx.caches, namespace, &valid.name, job.as_ref());
+    let stops = valid.spec.stop.is_some();
+    let pods = pods_of(&cx.caches, namespace, &valid.name, job.as_ref(), stops);
     let missing_claims = valid
         .claims()
         .keys()
@@ -76,19 +77,21 @@ pub async fn tell_size(cx: &Context, valid: &ValidJob, seen: &Observed, stage: &
     }
 }
 
-/// Worker pods of the TrainingJob `name` that its child Job made, ended ones included.
+/// Worker pods of the TrainingJob `name` that its child Job made, ended ones included. One that
+/// `stops` has pods for a while after its Job is gone.
 pub(crate) fn pods_of(
     caches: &Caches,
     namespace: &str,
     name: &str,
     job: Option<&JobView>,
+    stops: bool,
 ) -> Vec<PodView> {
     caches
         .pods_of(namespace, "TrainingJob", name, COMPONENT)
         .into_iter()
         .map(|(_, pod)| pod)
         // A job of the same name that was deleted may still have pods.
-        .filter(|pod| job.is_some_and(|job| job.uid == pod.owner))
+        .filter(|pod| job.map_or(stops, |job| job.uid == pod.owner))
         .collect()
 }
 

@@ -74,13 +74,17 @@ pub(crate) fn is_over(job: &TrainingJob) -> bool {
     job.metadata.deletion_timestamp.is_some()
         || condition::is_true(conditions, condition::training_job::SUCCEEDED)
         || condition::is_true(conditions, condition::training_job::FAILED)
+        || condition::is_true(conditions, condition::training_job::STOPPED)
 }
 
 /// What should be true of the cluster at this stage.
 fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Plan {
     let plan = match stage {
         // Nothing is touched: not what runs, not what cannot start.
-        Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) => Plan::default(),
+        Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) | Stage::Stopped => {
+            Plan::default()
+        }
+        Stage::Stopping => Plan { prune: vec![plan::job_id(valid)], ..Plan::default() },
         Stage::Suspended
         | Stage::Queued(_)
         | Stage::Yielding(_)

@@ -82,11 +82,12 @@ pub fn child_name(name: &str) -> String {
     names::child(name, "train")
 }
 
-/// Hash of a spec, without what may change later: `suspend`, `ttlSecondsAfterFinished` and
-/// `workers.replicas`.
+/// Hash of a spec, without what may change later: `suspend`, `stop`, `ttlSecondsAfterFinished`
+/// and `workers.replicas`.
 pub fn spec_hash(spec: &TrainingJobSpec) -> String {
     let mut spec = spec.clone();
-    (spec.suspend, spec.ttl_seconds_after_finished, spec.workers.replicas) = (false, None, 1);
+    (spec.suspend, spec.stop, spec.ttl_seconds_after_finished) = (false, None, None);
+    spec.workers.replicas = 1;
     names::digest(&spec)
 }
 
@@ -183,6 +184,13 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
             )
         }));
     }
+    if *backend != Backend::Cluster && spec.stop.is_some() {
+        faults.push(Fault::invalid(
+            "spec.stop",
+            "a local run is not begun to be stopped",
+            "remove it; Ctrl-C stops a local run after a checkpoint",
+        ));
+    }
     if let Some(queue) = queue
         && spec.suspend
     {
@@ -274,7 +282,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_hash_ignores_suspend_alone() {
+    fn the_hash_ignores_what_may_change() {
         let plain = job(&sample(|_| {}), &Backend::Cluster).unwrap().spec_hash();
         let paused =
             job(&sample(|j| j["spec"]["suspend"] = true.into()), &Backend::Cluster).unwrap();
@@ -282,6 +290,8 @@ pub(crate) mod tests {
             job(&sample(|j| j["spec"]["workers"]["replicas"] = 3.into()), &Backend::Cluster)
                 .unwrap();
         assert_eq!(plain, paused.spec_hash());
+        let stopped = job(&sample(|j| j["spec"]["stop"] = json!({})), &Backend::Cluster).unwrap();
+        assert_eq!(plain, stopped.spec_hash());
         assert_ne!(plain, larger.spec_hash());
     }
 }

@@ -30,7 +30,7 @@ fn health(kind: &str, conditions: &[(&str, &str, &str)], seen: i64) -> String {
 
 #[test]
 fn argo_cd_tells_the_health_of_a_training_job() {
-    use training_job::{ACCEPTED, ADMITTED, FAILED, RUNNING, SUCCEEDED};
+    use training_job::{ACCEPTED, ADMITTED, FAILED, RUNNING, STOPPED, SUCCEEDED};
     let valid = (ACCEPTED, "True", "Valid");
     let admitted = (ADMITTED, "True", "Admitted");
     for (want, conditions, seen) in [
@@ -55,6 +55,11 @@ fn argo_cd_tells_the_health_of_a_training_job() {
         (
             "Degraded",
             vec![valid, admitted, (RUNNING, "False", "Failed"), (FAILED, "True", "BadData")],
+            2,
+        ),
+        (
+            "Healthy",
+            vec![valid, (RUNNING, "False", "Stopped"), (STOPPED, "True", "EarlyStopped")],
             2,
         ),
         // What has ended has ended, whatever is edited later.

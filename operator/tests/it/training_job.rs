@@ -456,3 +456,59 @@ async fn workers_may_go_out_to_a_bucket_only_where_checkpoints_go_there() {
     };
     assert_eq!(ways_out(bucket).await, 1);
 }
+
+#[tokio::test]
+async fn a_job_that_a_person_stops_ends_without_a_model_and_for_good() {
+    let world = world(|_| {});
+    world.train("spam").await.unwrap();
+    pod(&world, 0, "127.84.70.8");
+    pod(&world, 1, "127.84.70.8");
+    world.change(JOB, |j| j["spec"]["stop"] = json!({}));
+    world.writes();
+    world.train("spam").await.unwrap();
+    assert_eq!(world.writes(), ["delete jobs/spam-train", "status trainingjobs/spam"]);
+    world.train("spam").await.unwrap();
+    world.remove("pods/spam-train-1-x");
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Stopped"), "absent", "a pod saves a checkpoint");
+    let told = json!({"succeeded": false, "reason": "Terminated", "message": "", "exitCode": 143,
+        "restarts": 0, "progress": {"step": 12, "totalSteps": 100, "epoch": 0.1, "etaSeconds": 9},
+        "evaluations": [{"step": 10, "loss": 0.5}],
+        "checkpoint": {"step": 12, "time": "2027-01-15T08:00:00Z", "uri": "pvc://models/x"}});
+    ends(&world, 0, 143, &told);
+    world.train("spam").await.unwrap();
+    let status = world.get(JOB)["status"].clone();
+    assert_eq!(
+        (&status["progress"]["step"], &status["checkpoint"]["step"]),
+        (&json!(12), &json!(12))
+    );
+    assert_eq!((&status["progress"]["eta"], &status["model"]), (&Value::Null, &Value::Null));
+    assert_eq!(status["evaluations"], told["evaluations"]);
+    assert_eq!(status["state"], "Stopped");
+    assert_eq!(world.condition(JOB, "Stopped"), "True Requested");
+    assert_eq!(world.told(JOB, "Stopped"), "spec.stop asked for it.");
+    assert_eq!(world.get(JOB)["status"]["completionTime"], world.now());
+    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    world.restart();
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty() && world.get("jobs/spam-train").is_null());
+}
+
+#[tokio::test]
+async fn a_job_that_has_not_started_is_stopped_at_once() {
+    let changes: [fn(&mut Value); 2] = [
+        |j| j["spec"]["suspend"] = true.into(),
+        |j| j["metadata"]["labels"] = json!({"kueue.x-k8s.io/queue-name": "gpus"}),
+    ];
+    for change in changes {
+        let world = world(change);
+        world.train("spam").await.unwrap();
+        world.change(JOB, |j| j["spec"]["stop"] = json!({"message": "not needed"}));
+        for _ in 0..2 {
+            world.train("spam").await.unwrap();
+        }
+        assert_eq!(world.condition(JOB, "Stopped"), "True Requested");
+        assert_eq!(world.told(JOB, "Stopped"), "not needed.");
+        assert!(world.get("jobs/spam-train").is_null());
+    }
+}

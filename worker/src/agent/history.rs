@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
 use hearth_crds::history::HistoryPoint;
+use hearth_crds::training_job::Evaluation;
 
 /// Most training points kept, and most evaluations: at 300 bytes each, a
 /// document of 900 kB.
@@ -58,6 +59,15 @@ impl Curves {
     pub fn forget_after(&mut self, step: i64) {
         self.steps.forget_after(step);
         self.evaluations.forget_after(step);
+    }
+
+    /// The evaluations among them, oldest first.
+    pub fn evaluations(&self) -> impl Iterator<Item = Evaluation> {
+        self.evaluations.points().into_iter().map(|point| {
+            let (loss, accuracy) = (point.eval_loss, point.accuracy);
+            let (f1, f1_macro) = (point.f1, point.f1_macro);
+            Evaluation { step: point.step, loss, accuracy, f1, f1_macro }.rounded()
+        })
     }
 
     /// All points by their steps; an evaluation comes after its step.

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use hearth_crds::history::HistoryPoint;
-use hearth_crds::training_job::{CheckpointStatus, ModelStatus, TrainingProgress};
-use hearth_crds::worker_config::{ResourceUse, WorkerNote, WorkerState};
+use hearth_crds::training_job::{CheckpointStatus, Evaluation, ModelStatus, TrainingProgress};
+use hearth_crds::worker_config::{MOST_EVALUATIONS, ResourceUse, WorkerNote, WorkerState, thinned};
 
 use super::history::Curves;
 use super::straggler;
@@ -70,6 +70,7 @@ impl Progress {
                     eval_loss: Some(metrics.loss),
                     accuracy: Some(metrics.accuracy),
                     f1: metrics.f1,
+                    f1_macro: metrics.f1_macro,
                     ..HistoryPoint::default()
                 });
             }
@@ -116,6 +117,12 @@ impl Progress {
     /// What people should know, the newest of each reason, oldest first.
     pub fn notes(&self) -> &[WorkerNote] {
         &self.notes
+    }
+
+    /// Evaluations so far, oldest first, as a status or a result holds them.
+    pub fn evaluations(&self) -> Vec<Evaluation> {
+        let evaluations: Vec<Evaluation> = self.curves.evaluations().collect();
+        thinned(&evaluations, MOST_EVALUATIONS)
     }
 
     /// Points so far, oldest first.
@@ -307,6 +314,36 @@ mod tests {
         progress.take(&step(7), "t");
         let steps: Vec<i64> = progress.history().iter().map(|point| point.step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn evaluations_are_told_and_bounded() {
+        let mut progress = progress();
+        for number in 1..=100 {
+            progress.take(&step(number), "t");
+            let metrics = EvalMetrics {
+                loss: f64::NAN,
+                accuracy: 1.0 / 3.0,
+                f1_macro: Some(0.5),
+                ..EvalMetrics::default()
+            };
+            let event = RankEvent::Evaluation { step: number, epoch: 0.5, best: false, metrics };
+            progress.take(&event, "t");
+        }
+        let told = progress.evaluations();
+        let steps: Vec<i64> = told.iter().map(|evaluation| evaluation.step).collect();
+        assert_eq!(steps[..3], [1, 5, 9]);
+        assert_eq!((steps.len(), steps.last()), (26, Some(&100)));
+        let want = Evaluation {
+            step: 1,
+            accuracy: Some(0.33333),
+            f1_macro: Some(0.5),
+            ..Evaluation::default()
+        };
+        assert_eq!(told[0], want);
+        progress.take(&RankEvent::Resumed { step: 6, path: "/out/x".into() }, "t");
+        let steps: Vec<i64> = progress.evaluations().iter().map(|e| e.step).collect();
+        assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

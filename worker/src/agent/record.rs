@@ -136,6 +136,7 @@ mod tests {
             exit_code: 0,
             restarts: 2,
             progress: None,
+            evaluations: Vec::new(),
             checkpoint: None,
             model: None,
             compression: None,

@@ -233,6 +233,7 @@ fn succeeded(config: &QuantizeConfig, report: Report) -> WorkerResult {
         exit_code: ExitCode::Done as i32,
         restarts: 0,
         progress: None,
+        evaluations: Vec::new(),
         checkpoint: None,
         model: report.digest.map(|digest| ModelStatus { uri: config.output_uri.clone(), digest }),
         compression: Some(report.compression),

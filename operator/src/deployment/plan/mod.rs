@@ -38,13 +38,8 @@ pub fn build(
     children.sort_by_key(Child::kind);
     let prune = superfluous(&children, decision, live);
     // Whether to compress is no one else's to say.
-    Plan {
-        children,
-        prune,
-        suspend: Some(false),
-        lost_pods: decision.lost_pods.clone(),
-        ..Plan::default()
-    }
+    let lost_pods = decision.lost_pods.clone();
+    Plan { children, prune, suspend: Some(false), lost_pods, ..Plan::default() }
 }
 
 /// Live objects of revisions that are not to be kept. What has no revision

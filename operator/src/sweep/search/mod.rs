@@ -47,6 +47,8 @@ pub struct Trial {
     pub point: Point,
     /// What came of it: less is better. None while it runs, and where it failed.
     pub loss: Option<f64>,
+    /// Whether it was stopped before its end, with this loss by then.
+    pub stopped: bool,
 }
 
 /// The point of the trial after `trials`; none where a grid is used up.

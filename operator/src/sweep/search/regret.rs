@@ -103,7 +103,7 @@ fn median_regret(space: &Space, method: Method, of: fn(&Point) -> f64) -> f64 {
         for _ in 0..TRIALS {
             let point = next(space, method, seed, &trials).expect("a range is never used up");
             let loss = Some(of(&point));
-            trials.push(Trial { point, loss });
+            trials.push(Trial { point, loss, stopped: false });
         }
         trials.iter().filter_map(|trial| trial.loss).fold(f64::INFINITY, f64::min)
     };
@@ -143,7 +143,7 @@ fn the_next_trial_follows_from_the_trials_so_far_alone() {
             assert_ne!(next(&space, method, 8, &trials), Some(point.clone()), "{method:?}");
             // Some fail, some run.
             let loss = (number % 3 > 0).then(|| mixed(&point));
-            trials.push(Trial { point, loss });
+            trials.push(Trial { point, loss, stopped: false });
         }
         assert!((1..30).all(|number| trials[number].point != trials[number - 1].point));
     }

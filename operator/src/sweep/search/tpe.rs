@@ -15,15 +15,16 @@ const GOOD_SHARE: usize = 10;
 const MOST_GOOD: usize = 25;
 
 /// Proposes a point after `trials`, in the order of their numbers. Those without a loss, failed or
-/// still running, count as bad, so that trials at once go to different places.
+/// still running, count as bad, so that trials at once go to different places; those that were
+/// stopped come after all that ran to their end, as Optuna's pruned ones do.
 pub fn propose(space: &Space, trials: &[Trial], dice: &mut Dice) -> Point {
     let told = trials.iter().enumerate();
-    let mut told: Vec<(usize, f64)> =
-        told.filter_map(|(number, trial)| Some((number, trial.loss?))).collect();
-    told.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+    let mut told: Vec<(usize, bool, f64)> =
+        told.filter_map(|(number, trial)| Some((number, trial.stopped, trial.loss?))).collect();
+    told.sort_by(|a, b| a.1.cmp(&b.1).then(a.2.total_cmp(&b.2)).then(a.0.cmp(&b.0)));
     told.truncate(told.len().div_ceil(GOOD_SHARE).min(MOST_GOOD));
     let mut is_good = vec![false; trials.len()];
-    for (number, _) in &told {
+    for (number, ..) in &told {
         is_good[*number] = true;
     }
     let of = |wanted: bool| -> Vec<&Point> {

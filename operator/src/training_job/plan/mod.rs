@@ -44,6 +44,11 @@ pub fn build(valid: &ValidJob, settings: &Settings, held: bool, pods: i32) -> Pl
     }
 }
 
+/// The child Job.
+pub(super) fn job_id(valid: &ValidJob) -> ChildId {
+    ChildId { kind: Kind::Job, name: valid.child_name() }
+}
+
 /// What the pods need, in the order of writing.
 fn around_pods(valid: &ValidJob, parent: &Parent, settings: &Settings) -> Vec<Child> {
     let mut children = vec![

@@ -137,6 +137,7 @@ mod tests {
             exit_code: 0,
             restarts: 0,
             progress: None,
+            evaluations: Vec::new(),
             checkpoint: None,
             model: None,
             compression: None,

@@ -29,6 +29,10 @@ pub enum Stage {
     Queued(String),
     /// Admission took its place away; for whom.
     Yielding(String),
+    /// `stop` is set, and pods are still there.
+    Stopping,
+    /// `stop` is set, and nothing runs.
+    Stopped,
     /// Pods are on their way.
     Starting {
         /// CamelCase.
@@ -50,7 +54,9 @@ pub enum Stage {
 /// Where the job stands.
 pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
     let Some(job) = &seen.job else {
-        return if !seen.missing_claims.is_empty() {
+        return if valid.spec.stop.is_some() {
+            if live_or_ending(seen) { Stage::Stopping } else { Stage::Stopped }
+        } else if !seen.missing_claims.is_empty() {
             Stage::MissingClaims(seen.missing_claims.clone())
         } else if valid.spec.suspend {
             Stage::Suspended
@@ -67,6 +73,9 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
     match outcome(job, &seen.pods, polled, now) {
         Outcome::Open => {}
         ended => return Stage::Ended(ended),
+    }
+    if valid.spec.stop.is_some() {
+        return Stage::Stopping;
     }
     if job.spec_hash.as_deref() != Some(valid.spec_hash().as_str()) {
         return Stage::SpecChanged;
@@ -121,6 +130,10 @@ pub(crate) fn trains(status: &WorkerStatus) -> bool {
 
 fn is_done(pod: &PodView) -> bool {
     pod.exit.as_ref().is_some_and(|exit| exit.code == 0)
+}
+
+fn live_or_ending(seen: &Observed) -> bool {
+    seen.pods.iter().any(|pod| !pod.is_over())
 }
 
 fn live_pods(seen: &Observed) -> impl Iterator<Item = &PodView> {

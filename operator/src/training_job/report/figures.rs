@@ -1,6 +1,6 @@
 //! Figures and times as people read them. Pure.
 
-use hearth_crds::training_job::TrainingProgress;
+use hearth_crds::training_job::{TrainingProgress, five_digits};
 use k8s_openapi::jiff::Timestamp;
 
 /// Figures as people read them: five significant digits, and the time left in
@@ -22,12 +22,6 @@ pub(super) fn for_people(mut progress: TrainingProgress) -> TrainingProgress {
     }
     progress.eta = progress.eta.or_else(|| progress.eta_seconds.map(duration_text));
     progress
-}
-
-/// The nearest number of five significant digits; by way of its decimal form,
-/// since a product with a power of ten would not be exact.
-fn five_digits(figure: f64) -> f64 {
-    format!("{figure:.4e}").parse().unwrap_or(figure)
 }
 
 /// `3m20s`, as kubectl writes ages.

@@ -53,6 +53,11 @@ pub(super) fn findings_of(
             held("Preempted", format!("saves a checkpoint and makes room for {to}; goes on from there when there is room again")),
             running(Truth::False, "Preempted", "The job makes room for another.".into()),
         ]),
+        Stage::Stopping => (None, vec![
+            valid(),
+            running(Truth::False, "Stopping", "Workers save a checkpoint and go.".into()),
+        ]),
+        Stage::Stopped => (Some("Stopped"), stopped(job)),
         Stage::Starting { reason, message } => {
             let word = if *reason == "Unschedulable" { "Pending" } else { "Starting" };
             (Some(word), vec![
@@ -103,6 +108,20 @@ pub(super) fn findings_of(
             ) },
         ]),
     }
+}
+
+/// Of a job that ended because its spec asks it to.
+fn stopped(job: &ValidJob) -> Vec<Finding> {
+    let stop = job.spec.stop.clone().unwrap_or_default();
+    let message = match stop.message.as_str() {
+        "" => "spec.stop asked for it.".to_owned(),
+        told => full_stop(told),
+    };
+    vec![
+        valid(),
+        finding(types::RUNNING, Truth::False, "Stopped", "The job has ended.".into()),
+        finding(types::STOPPED, Truth::True, stop.reason.as_str(), message),
+    ]
 }
 
 fn running_findings(

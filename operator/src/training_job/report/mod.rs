@@ -8,7 +8,7 @@ mod notices;
 
 use hearth_crds::condition::{self, Truth, finding, training_job as types};
 use hearth_crds::training_job::{ModelStatus, TrainingJob, TrainingJobStatus, TrainingProgress};
-use hearth_crds::worker_config::WorkerStatus;
+use hearth_crds::worker_config::{WorkerResult, WorkerStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::core::error_boundary::InvalidObject;
@@ -168,6 +168,9 @@ fn take_figures(
             if status.progress != TrainingProgress::default() {
                 after.progress = Some(for_people(status.progress.clone()));
             }
+            if !status.evaluations.is_empty() {
+                after.evaluations.clone_from(&status.evaluations);
+            }
             after.checkpoint = status.checkpoint.clone().or_else(|| after.checkpoint.take());
             if trains(status) && after.start_time.is_none() {
                 after.start_time = Some(rfc3339(now));
@@ -175,13 +178,7 @@ fn take_figures(
         }
         Stage::Ended(Outcome::Succeeded(result) | Outcome::Failed { result, .. }) => {
             if let Some(result) = result {
-                after.restarts = after.restarts.max(count(result.restarts));
-                if let Some(progress) = &result.progress {
-                    let ended =
-                        TrainingProgress { eta_seconds: None, eta: None, ..progress.clone() };
-                    after.progress = Some(for_people(ended));
-                }
-                after.checkpoint = result.checkpoint.clone().or_else(|| after.checkpoint.take());
+                take_result(after, result);
             }
             let at = seen.job.as_ref().and_then(ended_at).unwrap_or(now);
             after.completion_time = Some(rfc3339(at));
@@ -193,16 +190,41 @@ fn take_figures(
                 }));
             }
         }
+        Stage::Stopped => {
+            // Pods of a Job that is gone go soon after it: what worker 0 told is there, or is not.
+            let first = seen.pods.iter().find(|pod| pod.index == Some(0));
+            if let Some(result) = first.and_then(|pod| pod.exit.as_ref()?.result()) {
+                take_result(after, &result);
+            }
+            if let Some(progress) = &mut after.progress {
+                (progress.eta_seconds, progress.eta) = (None, None);
+            }
+            after.completion_time = Some(rfc3339(now));
+        }
         Stage::SpecChanged
         | Stage::MissingClaims(_)
         | Stage::Suspended
         | Stage::Queued(_)
         | Stage::Yielding(_)
+        | Stage::Stopping
         | Stage::Starting { .. }
         | Stage::Silent(_)
         | Stage::Between
         | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {}
     }
+}
+
+/// Copies the figures of a worker's last words.
+fn take_result(after: &mut TrainingJobStatus, result: &WorkerResult) {
+    after.restarts = after.restarts.max(count(result.restarts));
+    if let Some(progress) = &result.progress {
+        let ended = TrainingProgress { eta_seconds: None, eta: None, ..progress.clone() };
+        after.progress = Some(for_people(ended));
+    }
+    if !result.evaluations.is_empty() {
+        after.evaluations.clone_from(&result.evaluations);
+    }
+    after.checkpoint = result.checkpoint.clone().or_else(|| after.checkpoint.take());
 }
 
 /// When to look again.
@@ -218,7 +240,9 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
             Stage::Starting { .. } if first_runs(seen) => seconds(2),
             Stage::Starting { .. } if lacks_pods(valid, seen) => seconds(5),
             Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => Action::await_change(),
+            Stage::Stopped => Action::await_change(),
             Stage::Between | Stage::Ended(_) => seconds(2),
+            Stage::Stopping => seconds(5),
             Stage::Starting { .. }
             | Stage::SpecChanged
             | Stage::Suspended
@@ -244,6 +268,7 @@ fn has_overdue_pod(seen: &Observed) -> bool {
 fn only_figures_differ(before: &TrainingJobStatus, after: &TrainingJobStatus) -> bool {
     let still = |status: &TrainingJobStatus| TrainingJobStatus {
         progress: None,
+        evaluations: Vec::new(),
         checkpoint: None,
         ..status.clone()
     };

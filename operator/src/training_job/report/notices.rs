@@ -55,6 +55,7 @@ pub fn notices(
         (types::ADMITTED, true),
         (types::SUCCEEDED, false),
         (types::FAILED, false),
+        (types::STOPPED, false),
     ] {
         let Some(now) = condition::get(&after.conditions, type_) else { continue };
         let then = condition::get(&before.conditions, type_);
@@ -66,11 +67,12 @@ pub fn notices(
             let reason = match type_ {
                 types::SUCCEEDED => "Succeeded",
                 types::FAILED => "Failed",
+                types::STOPPED => "Stopped",
                 types::ADMITTED if now.reason == "Preempted" => "Preempted",
                 types::ADMITTED => "NotAdmitted",
                 _ => "NotAccepted",
             };
-            say(type_ != types::SUCCEEDED, reason, &now.message);
+            say(![types::SUCCEEDED, types::STOPPED].contains(&type_), reason, &now.message);
         }
     }
     notices
