@@ -72,7 +72,7 @@ pub(crate) fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Con
         | Stage::Starting { .. }
         | Stage::Running(_)
         | Stage::Silent(_)
-        | Stage::Between => plan::build(valid, &cx.settings, policy::held(seen).is_some()),
+        | Stage::Between => plan::build(valid, seen, &cx.settings, policy::held(seen).is_some()),
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
     let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());

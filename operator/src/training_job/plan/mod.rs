@@ -1,6 +1,6 @@
 //! Turns a valid job into the objects that train it.
 //!
-//! In: [`ValidJob`], [`Settings`]. Out: [`Plan`]. Absent on purpose: clients,
+//! In: [`ValidJob`], [`Observed`], [`Settings`]. Out: [`Plan`]. Absent on purpose: clients,
 //! clocks, randomness, logs. The same job gives the same plan, byte for byte.
 
 pub mod config;
@@ -10,15 +10,17 @@ mod surroundings;
 pub use job::{COMPONENT, GRACE_SECONDS};
 pub(crate) use job::{failure_policy, pod_resources};
 
-use crate::children::{Child, Parent, Plan};
+use crate::children::{Child, ChildId, Parent, Plan};
+use crate::observed::PodView;
 use crate::settings::Settings;
+use crate::training_job::gather::Observed;
 use crate::training_job::validate::ValidJob;
 
 /// The objects of a job. `suspend` is absent in a queue: Kueue owns the field.
 ///
 /// While a job is held back, by its user or by admission, it has no pods, and nothing that
-/// pods need is made.
-pub fn build(valid: &ValidJob, settings: &Settings, held: bool) -> Plan {
+/// pods need is made; once its last pod has ended, what pods needed goes.
+pub fn build(valid: &ValidJob, seen: &Observed, settings: &Settings, held: bool) -> Plan {
     let parent = Parent {
         kind: "TrainingJob",
         namespace: valid.namespace.clone(),
@@ -31,7 +33,21 @@ pub fn build(valid: &ValidJob, settings: &Settings, held: bool) -> Plan {
         Some(false) | None => around_pods(valid, &parent, settings),
     };
     children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images, suspend))));
-    Plan { children, suspend, ..Plan::default() }
+    let prune = match suspend {
+        Some(true) if rests(seen) => superfluous(&children, seen),
+        _ => Vec::new(),
+    };
+    Plan { children, prune, suspend, ..Plan::default() }
+}
+
+/// Whether no pod runs, and none will be made: those that end save a checkpoint together.
+fn rests(seen: &Observed) -> bool {
+    seen.job.as_ref().is_none_or(|job| job.suspended) && seen.pods.iter().all(PodView::is_over)
+}
+
+fn superfluous(children: &[Child], seen: &Observed) -> Vec<ChildId> {
+    let wanted: Vec<_> = children.iter().map(Child::id).collect();
+    seen.children.keys().filter(|id| !wanted.contains(id)).cloned().collect()
 }
 
 /// What the pods need, in the order of writing.
