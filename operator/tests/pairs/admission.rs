@@ -65,7 +65,9 @@ fn prune(schema: &Value, value: &mut Value) {
             }
         }
         Value::Array(elements) => {
-            elements.iter_mut().for_each(|element| prune(&schema["items"], element));
+            for element in elements {
+                prune(&schema["items"], element);
+            }
         }
         _ => {}
     }
@@ -76,11 +78,15 @@ fn widen(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                below(schema, name).into_iter().for_each(|schema| widen(schema, value));
+                if let Some(schema) = below(schema, name) {
+                    widen(schema, value);
+                }
             }
         }
         Value::Array(elements) => {
-            elements.iter_mut().for_each(|element| widen(&schema["items"], element));
+            for element in elements {
+                widen(&schema["items"], element);
+            }
         }
         Value::Number(number) if schema["type"] == "number" => *value = json!(number.as_f64()),
         _ => {}

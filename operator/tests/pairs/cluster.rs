@@ -61,16 +61,19 @@ fn collect_garbage(world: &World) -> bool {
         };
         objects.iter().filter(|(_, object)| lost(object)).map(|(key, _)| key.clone()).collect()
     });
-    gone.iter().for_each(|key| world.remove(key));
+    for key in &gone {
+        world.remove(key);
+    }
     !gone.is_empty()
 }
 
 fn play_job(world: &World, key: &str, name: &str) -> bool {
     let (compresses, ended, wanted) = world.look(|objects| {
         let job = &objects[key];
-        let wanted = match job["spec"]["suspend"] == true {
-            true => 0,
-            false => job["spec"]["parallelism"].as_i64().unwrap_or(1).min(PODS),
+        let wanted = if job["spec"]["suspend"] == true {
+            0
+        } else {
+            job["spec"]["parallelism"].as_i64().unwrap_or(1).min(PODS)
         };
         let component = &job["metadata"]["labels"]["app.kubernetes.io/component"];
         (component == "quantize", !job["status"].is_null(), wanted)
@@ -83,7 +86,7 @@ fn play_job(world: &World, key: &str, name: &str) -> bool {
         let pod = format!("{name}-{index}-x");
         let there = world.look(|objects| objects.contains_key(&format!("pods/{pod}")));
         if index < wanted && !there {
-            world.put("pods", pod_of(&world.get(key), &pod, index, json!({"phase": "Running"})));
+            world.put("pods", pod_of(&world.get(key), &pod, index, &json!({"phase": "Running"})));
         } else if index >= wanted && there {
             world.remove(&format!("pods/{pod}"));
         }
@@ -106,7 +109,7 @@ fn compress(world: &World, key: &str, name: &str, job: &Value) -> bool {
         "name": "quantize", "image": "", "imageID": "", "ready": false, "restartCount": 0,
         "state": {"terminated": {"exitCode": if bad { 76 } else { 0 }, "message": told.to_string(),
                                  "finishedAt": now}}}]});
-    world.put("pods", pod_of(job, &format!("{name}-x"), 0, status));
+    world.put("pods", pod_of(job, &format!("{name}-x"), 0, &status));
     world.change(key, |job| {
         job["status"] = json!({"conditions": [{"type": if bad { "Failed" } else { "Complete" },
             "status": "True", "message": "the Job ended", "lastTransitionTime": now}]});
@@ -129,7 +132,7 @@ fn play_deployment(world: &World, key: &str, name: &str, gateway: &Gateway) -> b
     }
     if name.ends_with("-gateway") && !has_pod {
         let status = json!({"phase": "Running", "podIP": gateway.address});
-        world.put("pods", pod_of(&world.get(key), &pod, 0, status));
+        world.put("pods", pod_of(&world.get(key), &pod, 0, &status));
         moved = true;
     }
     moved
@@ -160,7 +163,7 @@ fn play_trial(world: &World, key: &str) -> bool {
     true
 }
 
-fn pod_of(owner: &Value, name: &str, index: i64, status: Value) -> Value {
+fn pod_of(owner: &Value, name: &str, index: i64, status: &Value) -> Value {
     let mut annotations = owner["spec"]["template"]["metadata"]["annotations"].clone();
     annotations["batch.kubernetes.io/job-completion-index"] = json!(index.to_string());
     json!({

@@ -17,7 +17,7 @@ pub(crate) struct Edits {
     /// Edits of what may change at any time.
     pub(crate) live: Vec<Value>,
     /// Other edits that the schema lets in.
-    pub(crate) edits: Vec<Value>,
+    pub(crate) other: Vec<Value>,
     /// Edits that are refused, mostly at admission.
     pub(crate) faults: Vec<Value>,
 }
@@ -33,7 +33,7 @@ impl Edits {
             Kind::Sweep => {
                 let mut sweeps = read(include_str!("edits/sweep.yaml"));
                 let below = |edits: Vec<Value>| edits.into_iter().map(|edit| json!({"job": edit}));
-                sweeps.edits.extend(below(jobs.live).chain(below(jobs.edits)));
+                sweeps.other.extend(below(jobs.live).chain(below(jobs.other)));
                 sweeps.faults.extend(below(jobs.faults));
                 sweeps
             }
@@ -61,7 +61,7 @@ pub(crate) fn pairs(edits: &Edits) -> impl Strategy<Value = Pair> + use<> {
     let drawn = |live: u32, other: u32, fault: u32| {
         prop_oneof![
             live => proptest::sample::select(edits.live.clone()),
-            other => proptest::sample::select(edits.edits.clone()),
+            other => proptest::sample::select(edits.other.clone()),
             fault => proptest::sample::select(edits.faults.clone()),
         ]
     };
@@ -78,7 +78,9 @@ pub(crate) fn pairs(edits: &Edits) -> impl Strategy<Value = Pair> + use<> {
 /// The spec after these edits.
 pub(crate) fn edited(spec: &Value, edits: &[Value]) -> Value {
     let mut spec = spec.clone();
-    edits.iter().for_each(|edit| merge(&mut spec, edit));
+    for edit in edits {
+        merge(&mut spec, edit);
+    }
     spec
 }
 

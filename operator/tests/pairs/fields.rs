@@ -75,7 +75,7 @@ fn set_by(stage: &Stage, spec: &Value) -> Vec<(Name, String, Value)> {
 /// Every spec that one edit makes of a base and that is let in, and the base.
 fn specs<'a>(stage: &'a Stage, edits: &'a Edits) -> impl Iterator<Item = (&'a Value, Value)> {
     let kept = [Value::Object(serde_json::Map::new())];
-    let tried = kept.into_iter().chain(edits.live.iter().chain(&edits.edits).cloned());
+    let tried = kept.into_iter().chain(edits.live.iter().chain(&edits.other).cloned());
     let tried: Vec<_> = tried.collect();
     let both = edits.bases.iter().flat_map(move |base| {
         tried.clone().into_iter().map(move |edit| (base, edited(base, &[edit])))
@@ -94,7 +94,8 @@ fn all_are_drawn(kind: Kind, address: &'static str) {
         for (name, _, value) in set_by(&stage, &spec) {
             let values = left.get_mut(&name).unwrap();
             let elements = value.as_array().cloned().unwrap_or_else(|| vec![value]);
-            values.retain(|value| !elements.iter().any(|element| element.to_string() == *value));
+            let elements: Vec<_> = elements.iter().map(Value::to_string).collect();
+            values.retain(|value| !elements.contains(value));
             drawn.insert(name);
         }
     }

@@ -296,7 +296,8 @@ fn rest(kind: Kind, object: &Value, world: &World) -> Result<Rest, String> {
             (!(degraded && refused), ready && complete, message)
         }
     };
-    if !accepted && !(message.contains("spec") || message.contains("cannot change")) {
+    let said = message.contains("spec") || message.contains("cannot change");
+    if !accepted && !said {
         return Err(format!("it is not said what is wrong: {message:?}"));
     }
     Ok(Rest { children, status, accepted, complete })
