@@ -14,6 +14,7 @@ pub mod objective;
 pub mod peft;
 pub mod pod;
 pub mod routing;
+pub mod rules;
 mod schema;
 pub mod source;
 pub mod training_arguments;

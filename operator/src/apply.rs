@@ -20,7 +20,6 @@ use crate::children::{
 use crate::context::{Context, WrittenStatus};
 use crate::error::{ApplyError, CallError, ReconcileError};
 use crate::observed;
-use crate::planted::{self, Bug};
 use crate::seen::Seen;
 
 /// Field manager of `spec.suspend`.
@@ -112,7 +111,7 @@ async fn patch(
     cx.metrics.wrote(id.kind.as_str(), verb);
     let api = api(cx, namespace, id.kind);
     let answer = cx.in_time(api.patch(&id.name, params, &Patch::Apply(body))).await;
-    let written = unless_planted(answer, body).map_err(|source| {
+    let written = answer.map_err(|source| {
         match &source {
             // Others hold fields of an object that we have never written.
             CallError::Api(kube::Error::Api(status)) if status.code == 409 && verb == "create" => {
@@ -205,8 +204,8 @@ pub async fn status(
     let api = api(cx, namespace, kind);
     let params = PatchParams::apply(MANAGER).force();
     let answer = cx.in_time(api.patch_status(name, &params, &Patch::Apply(&body))).await;
-    let written = unless_planted(answer, &body)
-        .map_err(|source| ReconcileError::Status { name: name.to_owned(), source })?;
+    let written =
+        answer.map_err(|source| ReconcileError::Status { name: name.to_owned(), source })?;
     cx.remember_status(
         uid,
         WrittenStatus { version: observed::version(&written.metadata), status, at: cx.clock.now() },
@@ -233,18 +232,6 @@ pub async fn notify(cx: &Context, about: &ObjectReference, action: &str, notices
 
 fn api(cx: &Context, namespace: &str, kind: Kind) -> Api<Seen> {
     Api::namespaced_with(cx.client.clone(), namespace, &kind)
-}
-
-/// A planted bug takes a conflict for success.
-fn unless_planted(answer: Result<Seen, CallError>, body: &Value) -> Result<Seen, CallError> {
-    match answer {
-        Err(CallError::Api(kube::Error::Api(status)))
-            if planted::is(Bug::TakesConflictForSuccess) && status.code == 409 =>
-        {
-            Ok(serde_json::from_value(body.clone()).unwrap_or_default())
-        }
-        answer => answer,
-    }
 }
 
 fn write_error(id: &ChildId, source: CallError) -> ApplyError {

@@ -39,3 +39,5 @@ pub mod sweep;
 pub mod telemetry;
 pub mod training_job;
 pub mod watch;
+#[cfg(not(test))]
+pub mod watches;

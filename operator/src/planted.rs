@@ -1,6 +1,14 @@
 //! Bugs that `tests/faults` plants, to see that its tests catch them. None is in a release: the
 //! feature `planted` is off there, and [`is`] is a constant.
 
+#[cfg(feature = "planted")]
+mod training_job;
+
+#[cfg(not(feature = "planted"))]
+pub use crate::training_job::reconcile as train;
+#[cfg(feature = "planted")]
+pub use training_job::train;
+
 /// A bug; `HEARTH_PLANTED` of `hearth-operator-planted` names it in kebab case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -47,27 +55,39 @@ pub fn client(config: kube::Config) -> kube::Result<kube::Client> {
     kube::Client::try_from(config)
 }
 
-/// A client of the API server; with [`Bug::GivesUpWatches`], it watches each kind once.
+/// A client of the API server; with [`Bug::GivesUpWatches`], it watches each kind once, with
+/// [`Bug::TakesConflictForSuccess`] a write that met a conflict is answered as if it had been done.
 #[cfg(feature = "planted")]
 pub fn client(mut config: kube::Config) -> kube::Result<kube::Client> {
     use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex, PoisonError};
 
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+
     // The usual client tries some refusals again by itself.
     config.default_retry = !(is(Bug::ForgetsFailures) || is(Bug::ErrorsAreFinal));
     let namespace = config.default_namespace.clone();
     let client = kube::Client::try_from(config)?;
-    let watched = Arc::new(Mutex::new(BTreeSet::<String>::new()));
-    let send = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+    let begun = Arc::new(Mutex::new(BTreeSet::<String>::new()));
+    let send = tower::service_fn(move |request: http::Request<Body>| {
         let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
         let path = request.uri().path().to_owned();
-        let again = watches && !watched.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        let again = watches && !begun.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
         let client = client.clone();
         async move {
             if again && is(Bug::GivesUpWatches) {
                 std::future::pending::<()>().await;
             }
-            client.send(request).await
+            if !(is(Bug::TakesConflictForSuccess) && request.method() == http::Method::PATCH) {
+                return client.send(request).await;
+            }
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let sent = http::Request::from_parts(head, Body::from(body.clone()));
+            let answer = client.send(sent).await?;
+            let conflict = answer.status() == http::StatusCode::CONFLICT;
+            Ok(if conflict { http::Response::new(Body::from(body)) } else { answer })
         }
     });
     Ok(kube::Client::new(send, namespace))

@@ -89,6 +89,20 @@ pub fn decide(
     seen: &Observed,
     now: Timestamp,
 ) -> Decision {
+    let mut decision = step(valid, target, seen, now);
+    // A compression stays as long as what is served of it.
+    let kept = seen.servers.iter().filter(|(revision, _)| decision.keep.contains(*revision));
+    let made: Vec<_> = kept.filter_map(|(_, server)| server.artifact.clone()).collect();
+    decision.keep.extend(made);
+    decision
+}
+
+fn step(
+    valid: &ValidDeployment,
+    target: Option<&Target>,
+    seen: &Observed,
+    now: Timestamp,
+) -> Decision {
     let routed = seen.routed().map(str::to_owned);
     // What has traffic keeps it until the target is ready.
     let mut decision = Decision {

@@ -29,11 +29,8 @@ pub async fn reconcile(
 ) -> Result<Action, ReconcileError> {
     let sweep = match &guarded.0 {
         Ok(sweep) => sweep,
-        Err(unreadable) => {
-            // The schema lets none in that this version cannot read; a later one may.
-            tracing::warn!(name = unreadable.metadata.name, error = unreadable.error, "unreadable");
-            return Ok(Action::await_change());
-        }
+        // One malformed object must not stall the others.
+        Err(unreadable) => return report::unreadable(&cx, unreadable).await,
     };
     if sweep.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use hearth_crds::condition::{self, Finding, Truth, finding, sweep as types};
 use hearth_crds::hyperparam_sweep::{BestTrial, HyperparamSweep, HyperparamSweepStatus};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
+use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 
 use super::policy::{Decision, End};
@@ -17,7 +19,7 @@ use super::validate::{ValidSweep, spec_hash};
 use crate::apply::{self, Notice};
 use crate::context::Context;
 use crate::error::ReconcileError;
-use crate::fault::SpecFaults;
+use crate::fault::{Fault, SpecFaults};
 use crate::seen::Kind;
 
 /// Time until a sweep is looked at again though nothing happened to it.
@@ -67,6 +69,40 @@ pub async fn trouble(
     Err(error)
 }
 
+/// Tells the user that the object cannot be read at all.
+pub async fn unreadable(cx: &Context, object: &InvalidObject) -> Result<Action, ReconcileError> {
+    let fault = Fault::invalid(
+        "spec",
+        format!("cannot be read: {}", object.error),
+        "correct it, or delete the sweep and create it anew",
+    );
+    let about = ObjectReference {
+        api_version: Some(HyperparamSweep::api_version(&()).into_owned()),
+        kind: Some(HyperparamSweep::kind(&()).into_owned()),
+        name: object.metadata.name.clone(),
+        namespace: object.metadata.namespace.clone(),
+        uid: object.metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let before: HyperparamSweepStatus = cx
+        .newer_status(&uid, 0)
+        .and_then(|written| serde_json::from_value(written.status).ok())
+        .unwrap_or_default();
+    let generation = object.metadata.generation.unwrap_or(0);
+    let found = [finding(types::ACCEPTED, Truth::False, "Unreadable", fault.to_string())];
+    let after = HyperparamSweepStatus {
+        observed_generation: Some(generation),
+        state: Some("Invalid".into()),
+        conditions: condition::merge(&before.conditions, &found, generation, &Time(cx.clock.now())),
+        ..before.clone()
+    };
+    if after != before {
+        apply::status(cx, Kind::HyperparamSweep, &about, &after).await?;
+    }
+    Ok(Action::await_change())
+}
+
 /// The status after this look at the sweep.
 pub fn next_status(
     sweep: &HyperparamSweep,
@@ -98,9 +134,11 @@ pub fn next_status(
     };
     after.state = Some(state.into());
     after.conditions = condition::merge(&before.conditions, &findings, generation, &Time(now));
-    // Of a sweep that goes on, having got more trials.
-    if state == "Running" {
-        after.conditions.retain(|c| ![types::SUCCEEDED, types::FAILED].contains(&c.type_.as_str()));
+    // A sweep that has got more trials, or may fail more, goes on or ends otherwise.
+    if matches!(verdict, Verdict::Standing(..)) {
+        let said = |type_: &str| findings.iter().any(|finding| finding.type_ == type_);
+        let end = |type_: &str| [types::SUCCEEDED, types::FAILED].contains(&type_);
+        after.conditions.retain(|c| !end(&c.type_) || said(&c.type_));
     }
     after
 }

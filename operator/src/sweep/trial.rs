@@ -102,7 +102,7 @@ pub fn job(
             .get_or_insert_default()
             .insert(names::LABEL_QUEUE.into(), queue.clone());
     }
-    job.validate_cel().map_err(|broken| broken.to_string())?;
+    hearth_crds::rules::training_job(&job).map_err(|broken| broken.to_string())?;
     jobs::job(&job, &Backend::Cluster).map_err(|faults| faults.to_string())?;
     Ok(job)
 }

@@ -20,7 +20,6 @@ use crate::children::Plan;
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::lost_pods::lost_pods;
-use crate::planted::{self, Bug};
 pub use crate::source_rules::{Backend, LocalMachine};
 use gather::Observed;
 use policy::Stage;
@@ -46,21 +45,10 @@ pub async fn reconcile(
     };
     let seen = gather::observe(&cx, &valid).await?;
     let stage = policy::stage(&valid, &seen, cx.clock.now());
-    let stage = if planted::is(Bug::BelievesLists) { lost(job, &seen, stage) } else { stage };
-    let mut plan = plan_of(&valid, &seen, &stage, &cx);
-    if planted::is(Bug::ReportsFirst) {
-        if job.status.is_some() {
-            plan = Plan::default();
-        }
-        report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await?;
-    }
+    let plan = plan_of(&valid, &seen, &stage, &cx);
     match apply::run(&cx, &valid.namespace, &valid.uid, &plan, &seen.children).await {
         Ok(_) => {
             gather::tell_size(&cx, &valid, &seen, &stage).await;
-            report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await
-        }
-        Err(error) if planted::is(Bug::ErrorsAreFinal) => {
-            let stage = failed(&error.to_string());
             report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await
         }
         Err(error) => report::trouble(&cx, job, error.into()).await,
@@ -78,7 +66,7 @@ pub(crate) fn is_over(job: &TrainingJob) -> bool {
 }
 
 /// What should be true of the cluster at this stage.
-fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Plan {
+pub(crate) fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Plan {
     let plan = match stage {
         // Nothing is touched: not what runs, not what cannot start.
         Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) | Stage::Stopped => {
@@ -91,23 +79,9 @@ fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Pl
         | Stage::Starting { .. }
         | Stage::Running(_)
         | Stage::Silent(_)
-        | Stage::Between => {
-            let held = policy::held(seen).is_some();
-            plan::build(valid, &cx.settings, held, policy::pods(valid, seen))
-        }
+        | Stage::Between => plan::build(valid, seen, &cx.settings, policy::held(seen).is_some()),
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
     let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());
     Plan { lost_pods, ..plan }
-}
-
-/// What a planted bug makes of a job that was told of and has no children in sight.
-fn lost(job: &TrainingJob, seen: &Observed, stage: Stage) -> Stage {
-    let told = job.status.as_ref().is_some_and(|status| !status.conditions.is_empty());
-    if told && seen.children.is_empty() { failed("its Job is gone") } else { stage }
-}
-
-fn failed(message: &str) -> Stage {
-    let (reason, message) = ("Planted".into(), message.into());
-    Stage::Ended(policy::Outcome::Failed { reason, message, result: None })
 }

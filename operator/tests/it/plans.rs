@@ -19,12 +19,8 @@ fn training_plan(mut job: TrainingJob) -> Plan {
     job.metadata.namespace = Some("team-a".into());
     job.metadata.uid = Some("11111111-2222-3333-4444-555555555555".into());
     let valid = training_job::validate::job(&job, &Backend::Cluster).unwrap();
-    training_job::plan::build(
-        &valid,
-        &crate::common::settings(),
-        false,
-        valid.spec.workers.replicas,
-    )
+    let seen = training_job::gather::Observed::default();
+    training_job::plan::build(&valid, &seen, &crate::common::settings(), false)
 }
 
 /// The plan at the time when the new revision is compressed and gets traffic.

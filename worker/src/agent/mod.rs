@@ -21,8 +21,8 @@ pub mod protocol;
 pub mod record;
 pub mod roster;
 pub mod service;
-pub mod terms;
 pub mod straggler;
+pub mod terms;
 pub mod watchdog;
 
 use std::net::SocketAddr;

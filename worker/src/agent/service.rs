@@ -21,8 +21,8 @@ use super::progress::Progress;
 use super::protocol::{Action, Beat, Gang, Order};
 use super::record::{Files, Record};
 use super::roster::Refusal;
-use super::terms::{Carried, Change, Directive, Shape, Timing, Verdict};
 use super::straggler::{self, Finding, Runner, Stragglers};
+use super::terms::{Carried, Change, Directive, Shape, Timing, Verdict};
 use crate::event::RankEvent;
 use crate::monitor::SystemMetrics;
 

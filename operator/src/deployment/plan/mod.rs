@@ -9,7 +9,8 @@ mod server;
 
 use frame::Frame;
 
-use crate::children::{Child, ChildId, LiveChildren, Plan};
+use crate::children::{Child, ChildId, Kind, LiveChildren, Plan};
+use crate::deployment::marks::QUANTIZE;
 use crate::deployment::policy::Decision;
 use crate::deployment::target::Target;
 use crate::deployment::validate::ValidDeployment;
@@ -36,21 +37,34 @@ pub fn build(
         }
     }
     children.sort_by_key(Child::kind);
-    let prune = superfluous(&children, decision, live);
+    let prune = superfluous(valid, &children, decision, live);
     // Whether to compress is no one else's to say.
     let lost_pods = decision.lost_pods.clone();
     Plan { children, prune, suspend: Some(false), lost_pods, ..Plan::default() }
 }
 
-/// Live objects of revisions that are not to be kept. What has no revision
-/// (gateway, routing) stays for the deployment's life.
-fn superfluous(children: &[Child], decision: &Decision, live: &LiveChildren) -> Vec<ChildId> {
+/// Live objects of revisions that are not to be kept, and what the others need no more. What
+/// else has no revision (gateway, routing) stays for the deployment's life.
+fn superfluous(
+    valid: &ValidDeployment,
+    children: &[Child],
+    decision: &Decision,
+    live: &LiveChildren,
+) -> Vec<ChildId> {
     let wanted: Vec<_> = children.iter().map(Child::id).collect();
+    let compresses = wanted.iter().chain(live.keys()).any(|id| id.kind == Kind::Job);
+    let unneeded = |id: &ChildId| match id.kind {
+        // Its Deployment has one pod from now on.
+        Kind::PodDisruptionBudget => {
+            wanted.contains(&ChildId { kind: Kind::Deployment, ..id.clone() })
+        }
+        Kind::NetworkPolicy => !compresses && id.name == valid.child_name(QUANTIZE),
+        _ => false,
+    };
+    let outlived = |revision: &String| !decision.keep.contains(revision);
     live.iter()
         .filter(|(id, _)| !wanted.contains(id))
-        .filter(|(_, there)| {
-            there.revision.as_ref().is_some_and(|revision| !decision.keep.contains(revision))
-        })
+        .filter(|(id, there)| there.revision.as_ref().is_some_and(outlived) || unneeded(id))
         .map(|(id, _)| id.clone())
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Turns a valid job into the objects that train it.
 //!
-//! In: [`ValidJob`], [`Settings`]. Out: [`Plan`]. Absent on purpose: clients,
+//! In: [`ValidJob`], [`Observed`], [`Settings`]. Out: [`Plan`]. Absent on purpose: clients,
 //! clocks, randomness, logs. The same job gives the same plan, byte for byte.
 
 pub mod config;
@@ -11,14 +11,17 @@ pub use job::{COMPONENT, GRACE_SECONDS};
 pub(crate) use job::{failure_policy, pod_resources};
 
 use crate::children::{Child, ChildId, Kind, Parent, Plan};
+use crate::observed::PodView;
 use crate::settings::Settings;
+use crate::training_job::gather::Observed;
+use crate::training_job::policy;
 use crate::training_job::validate::ValidJob;
 
 /// The objects of a job. `suspend` is absent in a queue: Kueue owns the field.
 ///
 /// While a job is held back, by its user or by admission, it has no pods, and nothing that
-/// pods need is made. A running Job should have `pods` of them.
-pub fn build(valid: &ValidJob, settings: &Settings, held: bool, pods: i32) -> Plan {
+/// pods need is made; once its last pod has ended, what pods needed goes.
+pub fn build(valid: &ValidJob, seen: &Observed, settings: &Settings, held: bool) -> Plan {
     let parent = Parent {
         kind: "TrainingJob",
         namespace: valid.namespace.clone(),
@@ -26,27 +29,32 @@ pub fn build(valid: &ValidJob, settings: &Settings, held: bool, pods: i32) -> Pl
         uid: valid.uid.clone(),
     };
     let suspend = valid.queue.is_none().then_some(valid.spec.suspend || held);
-    let child = valid.child_name();
     let mut children = match suspend {
         Some(true) => Vec::new(),
         Some(false) | None => around_pods(valid, &parent, settings),
     };
     children.push(Child::Job(Box::new(job::job(valid, &parent, &settings.images, suspend))));
-    // One pod cannot be drained a part at a time.
-    let prune = (valid.spec.workers.replicas == 1)
-        .then(|| ChildId { kind: Kind::PodDisruptionBudget, name: child });
-    Plan {
-        children,
-        prune: prune.into_iter().collect(),
-        suspend,
-        pods: Some(pods),
-        ..Plan::default()
-    }
+    let prune = match suspend {
+        Some(true) if !rests(seen) => Vec::new(),
+        _ => superfluous(&children, seen),
+    };
+    let pods = Some(policy::pods(valid, seen));
+    Plan { children, prune, suspend, pods, ..Plan::default() }
 }
 
 /// The child Job.
 pub(super) fn job_id(valid: &ValidJob) -> ChildId {
     ChildId { kind: Kind::Job, name: valid.child_name() }
+}
+
+/// Whether no pod runs, and none will be made: those that end save a checkpoint together.
+fn rests(seen: &Observed) -> bool {
+    seen.job.as_ref().is_none_or(|job| job.suspended) && seen.pods.iter().all(PodView::is_over)
+}
+
+fn superfluous(children: &[Child], seen: &Observed) -> Vec<ChildId> {
+    let wanted: Vec<_> = children.iter().map(Child::id).collect();
+    seen.children.keys().filter(|id| !wanted.contains(id)).cloned().collect()
 }
 
 /// What the pods need, in the order of writing.

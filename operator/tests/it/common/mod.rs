@@ -7,6 +7,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, reason = "tests")]
 
+mod merge;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -28,6 +30,8 @@ use kube::runtime::watcher::Event;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use merge::{forget, manager, merge};
 
 /// A clock that stands still until it is moved.
 pub struct StillClock(Mutex<Timestamp>);
@@ -119,6 +123,8 @@ where
 struct State {
     objects: BTreeMap<String, Value>,
     writers: Writers,
+    /// What each manager applied last, by object.
+    applied: BTreeMap<(String, String), Value>,
     log: Vec<String>,
     events: Vec<Value>,
     version: u64,
@@ -143,6 +149,7 @@ impl World {
         let state = Arc::new(Mutex::new(State {
             objects: BTreeMap::new(),
             writers,
+            applied: BTreeMap::new(),
             log: Vec::new(),
             events: Vec::new(),
             version: 100,
@@ -234,6 +241,11 @@ impl World {
     /// An object as it is, `null` where there is none.
     pub fn get(&self, key: &str) -> Value {
         self.state.lock().unwrap().objects.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Looks at all objects, by name.
+    pub fn look<T>(&self, at: impl FnOnce(&BTreeMap<String, Value>) -> T) -> T {
+        at(&self.state.lock().unwrap().objects)
     }
 
     /// Names of all objects.
@@ -425,7 +437,10 @@ impl State {
         }
         let next = match (there, subresource) {
             (None, Some(_)) => return not_found(),
-            (None, None) => sent,
+            (None, None) => {
+                self.applied.retain(|(of, _), _| of != key);
+                sent.clone()
+            }
             (Some(mut object), Some("status")) => {
                 match plural {
                     "pods" => merge(&mut object["status"], &sent["status"]),
@@ -445,26 +460,19 @@ impl State {
                         "a Job's template is immutable"
                     );
                 }
-                // Owned fields that are left out are removed; data is ours alone.
                 if sent["data"].is_object() {
-                    object["data"] = json!({});
+                    object["data"] = json!({}); // ours alone
                 }
+                let before = self.applied.get(&(key.to_owned(), manager(query)));
+                forget(&mut object, before.unwrap_or(&Value::Null), &sent);
                 merge(&mut object, &sent);
                 object
             }
         };
-        (200, self.store(plural, next))
-    }
-}
-
-fn merge(into: &mut Value, from: &Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key.clone()).or_insert(Value::Null), value);
-            }
+        if subresource.is_none() {
+            self.applied.insert((key.to_owned(), manager(query)), sent);
         }
-        (into, from) => *into = from.clone(),
+        (200, self.store(plural, next))
     }
 }
 
