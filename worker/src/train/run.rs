@@ -144,7 +144,7 @@ impl Session<'_> {
             tokens: tokens as u64,
             samples: batch.len() as u64,
             data_seconds: (dealt + self.trainer.take_waited()).as_secs_f64(),
-            blocked_seconds: (!on_gpu).then(|| blocked.as_secs_f64()),
+            blocked_seconds: (!on_gpu).then_some(blocked.as_secs_f64()),
             tokens_total: totals.tokens,
             samples_total: totals.samples,
             ..StepReport::default()

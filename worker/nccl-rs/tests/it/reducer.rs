@@ -263,7 +263,7 @@ fn wait_in(late: bool, call: &mut dyn FnMut() -> Result<()>) -> Result<Duration>
     }
     let before = waited();
     call()?;
-    Ok(waited() - before)
+    Ok(waited().saturating_sub(before))
 }
 
 #[test]
