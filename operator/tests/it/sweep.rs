@@ -227,7 +227,7 @@ async fn an_operator_that_starts_anew_stops_whom_the_old_one_would_have() {
         told.contains(&format!("of 14 trials, of which {stopped} stopped early, is")),
         "{told}"
     );
-    calm.writes();
+    let writes = calm.writes().len();
     calm.search("search").await.unwrap();
     assert_eq!(calm.writes(), Vec::<String>::new());
 
@@ -236,7 +236,7 @@ async fn an_operator_that_starts_anew_stops_whom_the_old_one_would_have() {
     assert_eq!(ends(&anew), want);
 
     for after_effect in [false, true] {
-        for count in (0..50).step_by(3) {
+        for count in (0..writes).step_by(3) {
             let hit = world(stopping);
             hit.fail_after(count, after_effect);
             while !hit.has_failed() && hit.condition(SWEEP, "Succeeded") == "absent" {

@@ -88,7 +88,7 @@ fn f1s(job: &TrainingJob) -> Vec<f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
     #[test]
     fn whoever_is_stopped_was_behind_and_the_best_is_found_all_the_same(
         choices in prop::collection::vec(0usize..1000, 1..50),

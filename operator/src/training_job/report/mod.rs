@@ -236,13 +236,13 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
         Verdict::Stage(valid, seen, stage) => match stage {
             _ if !seen.silent_nodes.is_empty() || has_overdue_pod(seen) => seconds(5),
             Stage::MissingClaims(_) => seconds(30),
-            Stage::Running(_) | Stage::Silent(_) => seconds(5),
+            Stage::Running(_) | Stage::Silent(_) | Stage::Stopping => seconds(5),
             Stage::Starting { .. } if first_runs(seen) => seconds(2),
             Stage::Starting { .. } if lacks_pods(valid, seen) => seconds(5),
-            Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => Action::await_change(),
-            Stage::Stopped => Action::await_change(),
+            Stage::Stopped | Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => {
+                Action::await_change()
+            }
             Stage::Between | Stage::Ended(_) => seconds(2),
-            Stage::Stopping => seconds(5),
             Stage::Starting { .. }
             | Stage::SpecChanged
             | Stage::Suspended
