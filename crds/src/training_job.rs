@@ -64,13 +64,12 @@ use crate::training_arguments::{Metric, TrainingArguments};
     validation = Rule::new("!(has(self.data.eval) && has(self.data.evalSplit))").message("set data.eval or data.evalSplit, not both").field_path(".data.evalSplit"),
     validation = Rule::new("self.training.maxSteps > 0 || self.training.numTrainEpochs > 0.0").message("set training.numTrainEpochs or training.maxSteps above 0").field_path(".training.numTrainEpochs"),
     validation = Rule::new("(self.workers.replicas * self.workers.processesPerWorker) % (self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.expert) == 0").message("workers.replicas x workers.processesPerWorker must be a multiple of parallelism.tensor x parallelism.pipeline x parallelism.expert").field_path(".parallelism"),
-    validation = Rule::new("self.task == oldSelf.task && self.model == oldSelf.model && self.data == oldSelf.data && self.training == oldSelf.training && self.parallelism == oldSelf.parallelism && self.output == oldSelf.output").message("task, model, data, training, parallelism and output cannot change after creation: create another TrainingJob"),
-    validation = Rule::new("has(self.objective) == has(oldSelf.objective) && (!has(self.objective) || self.objective == oldSelf.objective) && has(self.distillation) == has(oldSelf.distillation) && (!has(self.distillation) || self.distillation == oldSelf.distillation) && has(self.peft) == has(oldSelf.peft) && (!has(self.peft) || self.peft == oldSelf.peft)").message("objective, distillation and peft cannot change after creation: create another TrainingJob"),
     validation = Rule::new("!has(self.stopAtStep) || self.training.saveStrategy != 'No'").message("stopAtStep ends with a checkpoint: set training.saveStrategy to Steps or Epoch").field_path(".stopAtStep"),
     validation = Rule::new("has(self.stopAtStep) == has(oldSelf.stopAtStep) && (!has(self.stopAtStep) || self.stopAtStep == oldSelf.stopAtStep)").message("stopAtStep cannot change after creation: create another TrainingJob with the same output, which goes on from there").field_path(".stopAtStep"),
     validation = Rule::new("has(self.stop) || !has(oldSelf.stop)").message("stop is for good: create another TrainingJob with the same output, which goes on from its newest checkpoint").field_path(".stop"),
     validation = Rule::new("has(self.activeDeadlineSeconds) == has(oldSelf.activeDeadlineSeconds) && (!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds == oldSelf.activeDeadlineSeconds)").message("activeDeadlineSeconds cannot change after creation: create another TrainingJob"),
 )]
+#[schemars(transform = crate::schema::fixed_once_created)]
 #[serde(rename_all = "camelCase")]
 pub struct TrainingJobSpec {
     /// What the model learns to do.

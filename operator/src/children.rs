@@ -146,8 +146,8 @@ pub struct Live {
     pub data: Option<BTreeMap<String, String>>,
     /// `spec.suspend` of a Job.
     pub suspended: bool,
-    /// `spec.parallelism` of a Job.
-    pub parallelism: Option<i32>,
+    /// `spec.completions` of a Job.
+    pub pods: Option<i32>,
     /// It is being deleted.
     pub deleting: bool,
     /// Resource version.
@@ -221,7 +221,7 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
             Some(there) if there.deleting => {}
             Some(there) if matches!(id.kind, Kind::Job | Kind::TrainingJob) => {
                 if let Some(pods) = plan.pods
-                    && there.parallelism.is_some_and(|there| there != pods)
+                    && there.pods.is_some_and(|there| there != pods)
                 {
                     writes.push(Write::Scale(id.clone(), pods));
                 }

@@ -23,8 +23,8 @@ pub struct JobView {
     pub uid: String,
     /// `spec.suspend`.
     pub suspended: bool,
-    /// `spec.parallelism`: pods that it should have.
-    pub parallelism: i32,
+    /// `spec.completions`: pods that it should have.
+    pub pods: i32,
     /// Hash of the TrainingJob's spec that it was started with.
     pub spec_hash: Option<String>,
     /// When it was created.
@@ -83,7 +83,7 @@ impl JobView {
         Self {
             uid: job.uid().unwrap_or_default(),
             suspended: job.spec.suspend.unwrap_or(false),
-            parallelism: job.spec.parallelism.unwrap_or(1),
+            pods: job.spec.completions.unwrap_or(1),
             spec_hash: job.annotations().get(ANNOTATION_SPEC_HASH).cloned(),
             created: job.creation_timestamp().map(|time| time.0),
             started: job.status.start_time,
@@ -233,7 +233,7 @@ pub fn live(object: &Seen) -> Live {
     Live {
         data: object.data.clone(),
         suspended: object.spec.suspend.unwrap_or(false),
-        parallelism: object.spec.parallelism,
+        pods: object.spec.completions,
         ..live_metadata(&object.metadata)
     }
 }

@@ -122,8 +122,8 @@ pub struct Seen {
 pub struct Spec {
     /// Of a Job.
     pub suspend: Option<bool>,
-    /// Of a Job.
-    pub parallelism: Option<i32>,
+    /// Of a Job: the pods of an Indexed one. A TrainingJob has a `parallelism` of its own.
+    pub completions: Option<i32>,
     /// Of a Deployment.
     pub replicas: Option<i32>,
     /// Of a pod.

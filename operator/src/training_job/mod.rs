@@ -69,10 +69,12 @@ pub(crate) fn is_over(job: &TrainingJob) -> bool {
 pub(crate) fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Plan {
     let plan = match stage {
         // Nothing is touched: not what runs, not what cannot start.
-        Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) | Stage::Stopped => {
-            Plan::default()
-        }
+        Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) => Plan::default(),
         Stage::Stopping => Plan { prune: vec![plan::job_id(valid)], ..Plan::default() },
+        // Its pods have ended.
+        Stage::Stopped => {
+            Plan { prune: seen.children.keys().cloned().collect(), ..Plan::default() }
+        }
         Stage::Suspended
         | Stage::Queued(_)
         | Stage::Yielding(_)

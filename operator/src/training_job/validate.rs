@@ -286,9 +286,11 @@ pub(crate) mod tests {
         let plain = job(&sample(|_| {}), &Backend::Cluster).unwrap().spec_hash();
         let paused =
             job(&sample(|j| j["spec"]["suspend"] = true.into()), &Backend::Cluster).unwrap();
-        let larger =
-            job(&sample(|j| j["spec"]["workers"]["replicas"] = 3.into()), &Backend::Cluster)
-                .unwrap();
+        let larger = job(
+            &sample(|j| j["spec"]["workers"]["processesPerWorker"] = 3.into()),
+            &Backend::Cluster,
+        )
+        .unwrap();
         assert_eq!(plain, paused.spec_hash());
         let stopped = job(&sample(|j| j["spec"]["stop"] = json!({})), &Backend::Cluster).unwrap();
         assert_eq!(plain, stopped.spec_hash());

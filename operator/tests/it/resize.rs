@@ -20,7 +20,7 @@ async fn a_running_job_may_have_more_pods_and_fewer() {
     };
     let status = Arc::new(Mutex::new(says(2, 2)));
     let told = Arc::new(Mutex::new(Vec::new()));
-    agent(&format!("{}:8470", AGENT), status.clone(), told.clone()).await;
+    agent(&format!("{AGENT}:8470"), status.clone(), told.clone()).await;
     let look = async |present, wanted| {
         *status.lock().unwrap() = says(present, wanted);
         world.pass(6);

@@ -11,7 +11,7 @@ use crate::training_job::validate::ValidJob;
 /// the ranks of the larger gang save first.
 pub(crate) fn pods(valid: &ValidJob, seen: &Observed) -> i32 {
     let wanted = valid.spec.workers.replicas;
-    let there = seen.job.as_ref().map_or(wanted, |job| job.parallelism);
+    let there = seen.job.as_ref().map_or(wanted, |job| job.pods);
     let is_held = match &seen.agent {
         AgentAnswer::Status(status) => status.present_replicas > wanted.unsigned_abs(),
         AgentAnswer::Silent(_) => true,
@@ -65,8 +65,8 @@ mod tests {
         validate::job(&job, &Backend::Cluster).unwrap()
     }
 
-    fn has(parallelism: i32, agent: AgentAnswer) -> Observed {
-        let job = Some(JobView { parallelism, ..JobView::default() });
+    fn has(pods: i32, agent: AgentAnswer) -> Observed {
+        let job = Some(JobView { pods, ..JobView::default() });
         Observed { job, agent, ..Observed::default() }
     }
 
