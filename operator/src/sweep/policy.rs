@@ -6,9 +6,12 @@ use hearth_crds::training_job::{Stop, StopReason, TrainingJob, five_digits};
 use super::gather::Observed;
 use super::search::halving::Climb;
 use super::search::median::Median;
-use super::search::{self, space::Point};
+use super::search::{self, Method, space::Point};
 use super::trial::{self, State, Trial};
 use super::validate::ValidSweep;
+
+/// So many points in a row, each refused as a job, end a search.
+const REFUSED_IN_A_ROW: usize = 64;
 
 /// What a sweep does next, and how it stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -104,8 +107,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Starts what may start, promotions first; whether the space has no further point.
+    /// Starts what may start, promotions first; whether the space has no further point, or none that
+    /// is not refused.
     fn fill(&mut self) -> bool {
+        let mut refused = 0;
         let seed = self.valid.spec.algorithm.seed.unsigned_abs();
         let mut history: Vec<search::Trial> = Vec::new();
         while self.has_room() {
@@ -120,7 +125,12 @@ impl Run<'_> {
             let next = search::next(&self.valid.space, self.valid.method, seed, &history);
             let Some(point) = next else { return true };
             let state = self.begin((number, 0), &point);
+            refused = if state == State::Running { 0 } else { refused + 1 };
             self.trials.push(Trial::new(number, point, state));
+            // A grid ends by itself, and costs little.
+            if refused == REFUSED_IN_A_ROW && self.valid.method != Method::Grid {
+                return true;
+            }
         }
         false
     }

@@ -317,7 +317,16 @@ async fn a_trial_that_falls_behind_ends_and_makes_room() {
 
     world.remove("pods/search-1-train-0-x");
     world.train("search-1").await.unwrap();
-    assert_eq!(world.writes(), ["status trainingjobs/search-1", "create events/"]);
+    assert_eq!(
+        world.writes(),
+        [
+            "delete configmaps/search-1-train",
+            "delete services/search-1-train",
+            "delete networkpolicies/search-1-train",
+            "status trainingjobs/search-1",
+            "create events/"
+        ]
+    );
     assert_eq!(world.condition(BEHIND, "Stopped"), "True EarlyStopped");
     assert_eq!(world.told(BEHIND, "Stopped"), format!("{WHY}."));
     assert_eq!(world.get(BEHIND)["status"]["state"], "Stopped");

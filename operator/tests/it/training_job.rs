@@ -488,7 +488,17 @@ async fn a_job_that_a_person_stops_ends_without_a_model_and_for_good() {
     assert_eq!(world.condition(JOB, "Stopped"), "True Requested");
     assert_eq!(world.told(JOB, "Stopped"), "spec.stop asked for it.");
     assert_eq!(world.get(JOB)["status"]["completionTime"], world.now());
-    assert_eq!(world.writes(), ["status trainingjobs/spam", "create events/"]);
+    assert_eq!(
+        world.writes(),
+        [
+            "delete configmaps/spam-train",
+            "delete services/spam-train",
+            "delete networkpolicies/spam-train",
+            "delete poddisruptionbudgets/spam-train",
+            "status trainingjobs/spam",
+            "create events/"
+        ]
+    );
     world.restart();
     world.train("spam").await.unwrap();
     assert!(world.writes().is_empty() && world.get("jobs/spam-train").is_null());

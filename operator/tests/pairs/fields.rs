@@ -15,10 +15,10 @@ type Name = String;
 /// Fields that change nothing in the specs that are tried, and why that is right.
 const AT_REST: [(Kind, &str, &str); 10] = [
     (Kind::TrainingJob, "ttlSecondsAfterFinished", "acts once the job has ended"),
-    (Kind::HyperparamSweep, "earlyStopping.minTrials", "acts on what running trials tell"),
-    (Kind::HyperparamSweep, "earlyStopping.startStep", "acts on what running trials tell"),
-    (Kind::HyperparamSweep, "job.stop.reason", "any stop of all trials is refused"),
-    (Kind::HyperparamSweep, "job.stop.message", "any stop of all trials is refused"),
+    (Kind::Sweep, "earlyStopping.minTrials", "acts on what running trials tell"),
+    (Kind::Sweep, "earlyStopping.startStep", "acts on what running trials tell"),
+    (Kind::Sweep, "job.stop.reason", "any stop of all trials is refused"),
+    (Kind::Sweep, "job.stop.message", "any stop of all trials is refused"),
     (Kind::ModelDeployment, "rollout.steps[].weight", "goes with Canary, which is refused"),
     (Kind::ModelDeployment, "rollout.steps[].holdSeconds", "goes with Canary, which is refused"),
     (Kind::ModelDeployment, "rollout.analysis.maxErrorRate", "any analysis is refused"),

@@ -100,6 +100,14 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     if !second.accepted {
         same("what B leaves alone", &first.children, &second.children)?;
     }
+    if is_over(&second) {
+        let back = stage.admission.judge(&a, Some(&b));
+        return if back.is_err() {
+            Ok(Way::CarriedOut)
+        } else {
+            Err("a stop is taken back".into())
+        };
+    }
     if second.accepted && second.complete {
         let anew = alone(stage, &b).await?;
         independent(stage.kind, &anew, &second)?;
@@ -120,10 +128,26 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     Ok(if carried_out { Way::CarriedOut } else { Way::Told })
 }
 
+/// Whether a job was stopped, which is for good: it keeps what it told, and none of its children.
+fn is_over(rest: &Rest) -> bool {
+    rest.status["state"] == "Stopped"
+}
+
 /// After B nothing is as it is for having been A.
 fn independent(kind: Kind, anew: &Rest, after: &Rest) -> Result<(), String> {
     if kind == Kind::Sweep {
         return Ok(()); // the trials that A ran stay
+    }
+    // A gang that was let in goes on, also where the larger one that B asks for would wait.
+    let waits = |rest: &Rest| {
+        rest.children.get("jobs/it-train").is_some_and(|job| job["spec"]["suspend"] == true)
+    };
+    if kind == Kind::TrainingJob
+        && waits(anew)
+        && !waits(after)
+        && condition(after, "Admitted")["status"] == "True"
+    {
+        return Ok(());
     }
     // A compression that has ended is not made anew to run elsewhere.
     let places = |rest: &Rest| {
@@ -131,6 +155,15 @@ fn independent(kind: Kind, anew: &Rest, after: &Rest) -> Result<(), String> {
         let ended = |key: &str| kind == Kind::ModelDeployment && key.starts_with("jobs/");
         let jobs = children.iter_mut().filter(|(key, _)| ended(key));
         jobs.for_each(|(_, job)| drop(job.as_object_mut().unwrap().remove("spec")));
+        // Agents begin with the number that the job began with, and are told of another.
+        if kind == Kind::TrainingJob
+            && let Some(config) = children.get_mut("configmaps/it-train")
+        {
+            let text = config["data"]["config.json"].as_str().unwrap();
+            let mut begun: Value = serde_json::from_str(text).unwrap();
+            begun.as_object_mut().unwrap().remove("replicas").unwrap();
+            config["data"]["config.json"] = begun.to_string().into();
+        }
         children
     };
     same("children of B after A, and of B alone", &places(anew), &places(after))?;

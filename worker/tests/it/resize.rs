@@ -56,7 +56,7 @@ fn a_gang_that_grew_and_shrank_is_one_that_was_started_anew_with_each_size() {
             settings(config);
             config["stopAtStep"] = until.into();
         });
-        Gang::run(&config, ranks).succeeded();
+        let _ended = Gang::run(&config, ranks).succeeded();
     };
     let weights =
         |output: &str| std::fs::read(crew.path(output).join("model/model.safetensors")).unwrap();
