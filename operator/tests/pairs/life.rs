@@ -96,6 +96,9 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     let world = world(stage.kind);
     let first = settle(stage, &world, &a, "A").await?;
     let Ok(b) = stage.admission.judge(b, Some(&a)) else { return Ok(Way::RefusedB) };
+    if b["stop"].is_object() && b["ttlSecondsAfterFinished"].is_i64() {
+        return Ok(Way::CarriedOut); // it is deleted in time
+    }
     let second = settle(stage, &world, &b, "B").await?;
     if !second.accepted {
         same("what B leaves alone", &first.children, &second.children)?;
