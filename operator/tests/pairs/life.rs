@@ -103,12 +103,13 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     if !second.accepted {
         same("what B leaves alone", &first.children, &second.children)?;
     }
-    if is_over(&second) {
-        let back = stage.admission.judge(&a, Some(&b));
-        return if back.is_err() {
-            Ok(Way::CarriedOut)
-        } else {
-            Err("a stop is taken back".into())
+    if b["stop"].is_object() && stage.kind == Kind::TrainingJob {
+        // A stop is for good.
+        let back = a["stop"].is_object() || stage.admission.judge(&a, Some(&b)).is_err();
+        let stopped = !second.accepted || second.status["state"] == "Stopped";
+        return match back && stopped {
+            true => Ok(Way::CarriedOut),
+            false => Err(format!("a stop is not for good: {}", second.status)),
         };
     }
     if second.accepted && second.complete {
@@ -129,11 +130,6 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     returned(stage.kind, &first, &second, &third)?;
     let carried_out = first.accepted && second.accepted;
     Ok(if carried_out { Way::CarriedOut } else { Way::Told })
-}
-
-/// Whether a job was stopped, which is for good: it keeps what it told, and none of its children.
-fn is_over(rest: &Rest) -> bool {
-    rest.status["state"] == "Stopped"
 }
 
 /// After B nothing is as it is for having been A.
