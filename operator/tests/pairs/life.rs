@@ -95,6 +95,9 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     let Ok(a) = stage.admission.judge(a, None) else { return Ok(Way::RefusedA) };
     let world = world(stage.kind);
     let first = settle(stage, &world, &a, "A").await?;
+    if first.status["state"] == "Stopped" {
+        return Ok(Way::CarriedOut); // a job that has ended is left alone
+    }
     let Ok(b) = stage.admission.judge(b, Some(&a)) else { return Ok(Way::RefusedB) };
     if b["stop"].is_object() && b["ttlSecondsAfterFinished"].is_i64() {
         return Ok(Way::CarriedOut); // it is deleted in time
