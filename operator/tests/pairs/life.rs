@@ -94,26 +94,23 @@ pub(crate) async fn alone(stage: &Stage, spec: &Value) -> Result<Rest, String> {
 pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, String> {
     let Ok(a) = stage.admission.judge(a, None) else { return Ok(Way::RefusedA) };
     let world = world(stage.kind);
+    if is_deleted(&a) {
+        return Ok(Way::CarriedOut);
+    }
     let first = settle(stage, &world, &a, "A").await?;
     if first.status["state"] == "Stopped" {
         return Ok(Way::CarriedOut); // a job that has ended is left alone
     }
     let Ok(b) = stage.admission.judge(b, Some(&a)) else { return Ok(Way::RefusedB) };
-    if b["stop"].is_object() && b["ttlSecondsAfterFinished"].is_i64() {
-        return Ok(Way::CarriedOut); // it is deleted in time
+    if is_deleted(&b) {
+        return Ok(Way::CarriedOut);
     }
     let second = settle(stage, &world, &b, "B").await?;
     if !second.accepted {
         same("what B leaves alone", &first.children, &second.children)?;
     }
     if b["stop"].is_object() && stage.kind == Kind::TrainingJob {
-        // A stop is for good.
-        let back = a["stop"].is_object() || stage.admission.judge(&a, Some(&b)).is_err();
-        let stopped = !second.accepted || second.status["state"] == "Stopped";
-        return match back && stopped {
-            true => Ok(Way::CarriedOut),
-            false => Err(format!("a stop is not for good: {}", second.status)),
-        };
+        return stopped(stage, &a, &b, &second);
     }
     if second.accepted && second.complete {
         let anew = alone(stage, &b).await?;
@@ -133,6 +130,20 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     returned(stage.kind, &first, &second, &third)?;
     let carried_out = first.accepted && second.accepted;
     Ok(if carried_out { Way::CarriedOut } else { Way::Told })
+}
+
+/// A stopped job with a time to live is deleted when that is over.
+fn is_deleted(spec: &Value) -> bool {
+    spec["stop"].is_object() && spec["ttlSecondsAfterFinished"].is_i64()
+}
+
+/// A stop is for good.
+fn stopped(stage: &Stage, a: &Value, b: &Value, rest: &Rest) -> Result<Way, String> {
+    let for_good = a["stop"].is_object() || stage.admission.judge(a, Some(b)).is_err();
+    if for_good && (!rest.accepted || rest.status["state"] == "Stopped") {
+        return Ok(Way::CarriedOut);
+    }
+    Err(format!("a stop is not for good: {}", rest.status))
 }
 
 /// After B nothing is as it is for having been A.
