@@ -10,7 +10,7 @@
 use hearth_crds::names::MANAGER;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::{Event, EventType, Recorder};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -214,8 +214,12 @@ pub async fn status(
 }
 
 /// Publishes events. One that is lost is logged: conditions say the same.
+///
+/// Each is an object of its own: one Recorder counts all events of an object with the same
+/// reason as one series, and shows the first one's note only.
 pub async fn notify(cx: &Context, about: &ObjectReference, action: &str, notices: &[Notice]) {
     for notice in notices {
+        let recorder = Recorder::new(cx.client.clone(), cx.reporter.clone());
         cx.metrics.wrote("Event", "create");
         let event = Event {
             type_: if notice.warning { EventType::Warning } else { EventType::Normal },
@@ -224,7 +228,7 @@ pub async fn notify(cx: &Context, about: &ObjectReference, action: &str, notices
             action: action.to_owned(),
             secondary: None,
         };
-        if let Err(error) = cx.in_time(cx.recorder.publish(&event, about)).await {
+        if let Err(error) = cx.in_time(recorder.publish(&event, about)).await {
             tracing::warn!(reason = notice.reason, error = error.said(), "event not published");
         }
     }

@@ -63,8 +63,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Metrics,
-    /// Events.
-    pub recorder: kube::runtime::events::Recorder,
+    /// Who events come from.
+    pub reporter: kube::runtime::events::Reporter,
     /// Asks pods.
     pub pods: PodClient,
     /// Which jobs may start.

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use futures::{Stream, StreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, applier};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Config, Resource, ResourceExt};
 use tokio::sync::Notify;
@@ -121,12 +121,12 @@ async fn act(args: &RunArgs, config: &Config, probes: Probes) -> anyhow::Result<
     let reporter =
         Reporter { controller: "hearth-operator".into(), instance: Some(args.identity.clone()) };
     let cx = Arc::new(Context {
-        client: client.clone(),
+        client,
         caches: caches.clone(),
         settings: args.settings(),
         clock: Arc::new(SystemClock) as Arc<dyn Clock>,
         metrics: probes.metrics,
-        recorder: Recorder::new(client, reporter),
+        reporter,
         pods: agent_client::PodClient::default(),
         admission: args.admission(),
         memory: std::sync::Mutex::default(),

@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axum::extract::State;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use hearth_crds::worker_config::{AGENT_PORT, REPLICAS_PATH};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -47,13 +52,42 @@ pub(crate) async fn play(
         tokio::spawn(user(cluster.clone(), scenario)),
     ];
     if plural == "modeldeployments" {
-        let listener = tokio::net::TcpListener::bind((address, ADMIN_PORT)).await?;
-        let app = axum::Router::new()
-            .route("/routing", axum::routing::get(routing))
-            .with_state(cluster.clone());
-        tasks.push(tokio::spawn(async move { drop(axum::serve(listener, app).await) }));
+        let app = Router::new().route("/routing", get(routing)).with_state(cluster.clone());
+        tasks.push(answer((address, ADMIN_PORT), app).await?);
+    }
+    if scenario.heard {
+        let wanted = Arc::new(AtomicUsize::new(1));
+        let app = Router::new()
+            .route("/status", get(training))
+            .route(REPLICAS_PATH, put(resize))
+            .with_state((cluster.clone(), wanted));
+        tasks.push(answer((address, AGENT_PORT), app).await?);
     }
     Ok(Cast(tasks))
+}
+
+async fn answer(address: (Ipv4Addr, u16), app: Router) -> Result<JoinHandle<()>> {
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    Ok(tokio::spawn(async move { drop(axum::serve(listener, app).await) }))
+}
+
+/// Agent 0, by the pods that run and the number of agents that it was told to have.
+type Agent = State<(Cluster, Arc<AtomicUsize>)>;
+
+/// Its ranks run on all pods that are there, and on no more than it should have.
+async fn training(State((cluster, wanted)): Agent) -> Json<Value> {
+    let pods = cluster.list("pods").await.unwrap_or_default();
+    let runs = |pod: &&Value| pod["status"]["phase"] == "Running";
+    let wanted = wanted.load(Ordering::SeqCst);
+    Json(json!({
+        "state": "Training", "generation": 1, "restarts": 0, "ranks": [],
+        "progress": {"step": 10, "totalSteps": 100, "epoch": 0.1, "loss": 0.5},
+        "replicas": wanted, "presentReplicas": pods.iter().filter(runs).count().min(wanted),
+    }))
+}
+
+async fn resize(State((_, wanted)): Agent, Json(size): Json<Value>) {
+    wanted.store(size["replicas"].as_u64().unwrap_or(1) as usize, Ordering::SeqCst);
 }
 
 /// A gateway knows the table that is in the cluster.

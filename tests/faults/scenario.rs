@@ -12,6 +12,8 @@ pub(crate) struct Scenario {
     pub(crate) spec: fn() -> Value,
     /// What the user does later, in this order.
     pub(crate) steps: &'static [Step],
+    /// Whether workers say that they train. Others are never heard.
+    pub(crate) heard: bool,
     /// How the workers of a job end; none where they run on.
     pub(crate) ending: fn(job: &str) -> Option<Ending>,
     /// Whether the story is over, by the subject; `null` where it is gone.
@@ -96,7 +98,7 @@ fn runs_on(_: &str) -> Option<Ending> {
 }
 
 fn is_running(job: &Value) -> bool {
-    // Fake pods have no agent that answers, so training is never seen to begin.
+    // Where pods have no agent that answers, training is never seen to begin.
     !job["status"]["workers"].is_null() || !condition(job, "Running").is_empty()
 }
 
@@ -111,6 +113,7 @@ pub(crate) const ALL: &[Scenario] = &[
         subject: ("trainingjobs", "spam"),
         spec: || training(|spec| spec["suspend"] = true.into()),
         steps: &[],
+        heard: false,
         ending: runs_on,
         over: |job| reason(job, "Running") == "Suspended",
     },
@@ -119,6 +122,7 @@ pub(crate) const ALL: &[Scenario] = &[
         subject: ("trainingjobs", "spam"),
         spec: || training(|spec| spec["model"]["source"] = "hf://org/model".into()),
         steps: &[],
+        heard: false,
         ending: runs_on,
         over: |job| condition(job, "Accepted") == "False",
     },
@@ -127,6 +131,7 @@ pub(crate) const ALL: &[Scenario] = &[
         subject: ("trainingjobs", "spam"),
         spec: || training(|_| {}),
         steps: &[],
+        heard: false,
         ending: trained,
         over: succeeded,
     },
@@ -135,6 +140,7 @@ pub(crate) const ALL: &[Scenario] = &[
         subject: ("trainingjobs", "spam"),
         spec: || training(|spec| spec["workers"]["replicas"] = 1.into()),
         steps: &[],
+        heard: false,
         ending: |_| Some(refused()),
         over: |job| condition(job, "Failed") == "True",
     },
@@ -146,6 +152,7 @@ pub(crate) const ALL: &[Scenario] = &[
             when: |job| reason(job, "Running") == "Suspended",
             patch: Some(|| json!({"spec": {"suspend": false}})),
         }],
+        heard: false,
         ending: trained,
         over: succeeded,
     },
@@ -154,14 +161,48 @@ pub(crate) const ALL: &[Scenario] = &[
         subject: ("trainingjobs", "spam"),
         spec: || training(|_| {}),
         steps: &[Step { when: is_running, patch: Some(|| json!({"spec": {"suspend": true}})) }],
+        heard: false,
         ending: runs_on,
         over: |job| reason(job, "Running") == "Suspended",
+    },
+    Scenario {
+        name: "stopped",
+        subject: ("trainingjobs", "spam"),
+        spec: || training(|_| {}),
+        steps: &[Step {
+            when: is_running,
+            patch: Some(
+                || json!({"spec": {"stop": {"reason": "Enough", "message": "good enough"}}}),
+            ),
+        }],
+        heard: false,
+        ending: runs_on,
+        over: |job| condition(job, "Stopped") == "True",
+    },
+    Scenario {
+        name: "resized",
+        subject: ("trainingjobs", "spam"),
+        spec: || training(|spec| spec["workers"]["replicas"] = 1.into()),
+        steps: &[
+            Step {
+                when: |job| job["status"]["workers"] == 1,
+                patch: Some(|| json!({"spec": {"workers": {"replicas": 3}}})),
+            },
+            Step {
+                when: |job| job["status"]["workers"] == 3,
+                patch: Some(|| json!({"spec": {"workers": {"replicas": 2}}})),
+            },
+        ],
+        heard: true,
+        ending: runs_on,
+        over: |job| job["status"]["workers"] == 2 && job["status"]["observedGeneration"] == 3,
     },
     Scenario {
         name: "expired",
         subject: ("trainingjobs", "spam"),
         spec: || training(|spec| spec["ttlSecondsAfterFinished"] = 1.into()),
         steps: &[],
+        heard: false,
         ending: trained,
         over: Value::is_null,
     },
@@ -170,6 +211,7 @@ pub(crate) const ALL: &[Scenario] = &[
         subject: ("trainingjobs", "spam"),
         spec: || training(|_| {}),
         steps: &[Step { when: is_running, patch: None }],
+        heard: false,
         ending: runs_on,
         over: Value::is_null,
     },
@@ -187,6 +229,7 @@ pub(crate) const ALL: &[Scenario] = &[
             })
         },
         steps: &[],
+        heard: false,
         ending: trained,
         over: succeeded,
     },
@@ -199,6 +242,7 @@ pub(crate) const ALL: &[Scenario] = &[
             spec
         },
         steps: &[],
+        heard: false,
         ending: |_| Some(compressed()),
         over: |shop| condition(shop, "Ready") == "True" && state(shop) == "Ready",
     },
@@ -210,6 +254,7 @@ pub(crate) const ALL: &[Scenario] = &[
             when: |shop| condition(shop, "Ready") == "True" && state(shop) == "Ready",
             patch: Some(|| json!({"spec": {"model": {"source": "pvc://models/second"}}})),
         }],
+        heard: false,
         ending: runs_on,
         over: |shop| {
             shop["status"]["observedGeneration"] == 2

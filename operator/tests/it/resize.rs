@@ -74,6 +74,12 @@ async fn a_running_job_may_have_more_pods_and_fewer() {
     assert_eq!(*told.lock().unwrap(), [3, 1]);
     assert_eq!(world.get("configmaps/spam-train"), config, "it is immutable");
     assert_eq!(world.condition(JOB, "Accepted"), "True Valid");
+    let events = world.events();
+    let of_size = events.iter().filter(|event| event["reason"] == "Resized");
+    let notes: Vec<&str> = of_size.map(|event| event["note"].as_str().unwrap()).collect();
+    assert!(notes[0].contains("3 workers instead of 2"), "{notes:?}");
+    assert!(notes[1].contains("1 worker instead of 3"), "{notes:?}");
+    assert_eq!(notes.len(), 2, "{notes:?}");
 }
 
 /// An agent 0 that says `status` and writes down how many agents it is told to have.
