@@ -106,8 +106,9 @@ async fn user(cluster: Cluster, scenario: &'static Scenario) {
                     Some(patch) => cluster.patch(plural, name, &patch()).await,
                     None => cluster.delete(plural, name).await,
                 };
-                if done.is_ok() {
-                    break;
+                match done {
+                    Ok(()) => break,
+                    Err(error) => eprintln!("{}: a step failed: {error:#}", cluster.namespace),
                 }
             }
             tokio::time::sleep(Duration::from_millis(150)).await;

@@ -171,9 +171,7 @@ pub(crate) const ALL: &[Scenario] = &[
         spec: || training(|_| {}),
         steps: &[Step {
             when: is_running,
-            patch: Some(
-                || json!({"spec": {"stop": {"reason": "Enough", "message": "good enough"}}}),
-            ),
+            patch: Some(|| json!({"spec": {"stop": {"message": "good enough"}}})),
         }],
         heard: false,
         ending: runs_on,
