@@ -81,11 +81,25 @@ pub struct ModelRef {
 }
 
 /// How to make the model smaller.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.groupSize) || self.quantization == 'INT4'").message("compression.groupSize needs quantization INT4"),
+    validation = Rule::new("!has(self.groupSize) || self.groupSize in [32, 64, 128]").message("compression.groupSize is 32, 64 or 128"),
+    validation = Rule::new("!has(self.calibration) || self.quantization in ['INT4', 'INT8WeightOnly']").message("compression.calibration needs quantization INT4 or INT8WeightOnly: the others round each number by itself"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Compression {
     /// Number format of the weights.
     pub quantization: Quantization,
+    /// Of INT4: most columns of a weight that share a scale: 32, 64 or 128, the default. Fewer
+    /// cost more bytes and lose less. A layer whose columns are no multiple of it gets the largest
+    /// of these that fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<i32>,
+    /// Rows by which weights are rounded so that the model's answers change least (GPTQ, Frantar
+    /// et al. 2023); each number is rounded to the nearest without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// What the smaller model must still be able to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
@@ -106,9 +120,10 @@ pub enum Quantization {
     INT8,
     /// 8-bit weights only.
     INT8WeightOnly,
-    /// 4-bit weights only, groups of 128.
+    /// 4-bit weights only, a scale for each `groupSize` columns.
     INT4,
-    /// 8-bit floats (e4m3).
+    /// 8-bit floats (e4m3), weights per channel, activations per token. Servers on CPUs compute
+    /// with the weights in 32 bits.
     FP8,
     /// 16-bit floats.
     FP16,
@@ -128,6 +143,30 @@ impl Quantization {
             Self::BF16 => "bf16",
         }
     }
+}
+
+impl Compression {
+    /// Most columns of a weight that share a scale, where columns do.
+    pub fn group_size(&self) -> u32 {
+        self.group_size.unwrap_or(128).unsigned_abs()
+    }
+}
+
+/// Rows that weights are rounded by. They should be like those that will be asked, and none of
+/// those that the gate judges by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Calibration {
+    /// The rows.
+    pub data: DataSource,
+    /// Most rows that are shown to the model, the first ones.
+    #[serde(default = "default_max_rows")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_rows: i32,
+}
+
+fn default_max_rows() -> i32 {
+    128
 }
 
 /// An evaluation that the compressed model must pass before it is served.
@@ -335,4 +374,14 @@ pub struct CompressionReport {
     /// The gate's metric after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric_after: Option<f64>,
+    /// Share of the gate's answers (of rows, or of a language model's tokens) that are the same
+    /// after as before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
+    /// Median time of one of the gate's rows before, on the pod that compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_before_milliseconds: Option<f64>,
+    /// The same after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_after_milliseconds: Option<f64>,
 }

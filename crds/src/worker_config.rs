@@ -201,12 +201,26 @@ pub struct QuantizeConfig {
     pub model: PathBuf,
     /// Number format to write.
     pub quantization: Quantization,
+    /// Most columns of a weight that share a scale, where columns do.
+    pub group_size: u32,
     /// Directory to write; replaced whole, last.
     pub output: PathBuf,
     /// URI of `output`.
     pub output_uri: String,
+    /// What weights are rounded by.
+    pub calibration: Option<QuantizeCalibration>,
     /// What the compressed model must still be able to do.
     pub gate: Option<QuantizeGate>,
+}
+
+/// Rows that weights are rounded by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QuantizeCalibration {
+    /// The rows.
+    pub data: DataFile,
+    /// Most rows that are shown to the model, the first ones.
+    pub max_rows: u32,
 }
 
 /// The check on a compressed model.

@@ -87,7 +87,8 @@ async fn training(State((cluster, wanted)): Agent) -> Json<Value> {
 }
 
 async fn resize(State((_, wanted)): Agent, Json(size): Json<Value>) {
-    wanted.store(size["replicas"].as_u64().unwrap_or(1) as usize, Ordering::SeqCst);
+    let asked = size["replicas"].as_u64().and_then(|number| usize::try_from(number).ok());
+    wanted.store(asked.unwrap_or(1), Ordering::SeqCst);
 }
 
 /// A gateway knows the table that is in the cluster.

@@ -51,7 +51,8 @@ pub fn server_name(valid: &ValidDeployment, revision: &str) -> String {
 pub fn of(valid: &ValidDeployment, model: &Model, worker_image: &str) -> Option<Target> {
     let Model::Here { uri, digest } = model else { return None };
     let artifact = valid.spec.compression.as_ref().map(|compression| {
-        let how = (compression.quantization, &compression.gate, &compression.destination);
+        let format = (compression.quantization, compression.group_size());
+        let how = (format, &compression.calibration, &compression.gate, &compression.destination);
         let id = names::digest(&(uri.to_string(), digest, how));
         let job = valid.child_name(&format!("quantize-{id}"));
         let suffix = format!("{}-{id}", compression.quantization.as_str());

@@ -27,6 +27,8 @@ pub struct ValidDeployment {
     pub spec: ModelDeploymentSpec,
     /// Where the model comes from.
     pub origin: Origin,
+    /// Rows that weights are rounded by.
+    pub calibration_rows: Option<Source>,
     /// Evaluation rows of the gate.
     pub gate_rows: Option<Source>,
     /// Where the smaller model goes, if that is said.
@@ -84,6 +86,11 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
         (None, None, None) => None,
     };
     let compression = spec.compression.as_ref();
+    let calibration_rows = compression
+        .and_then(|compression| compression.calibration.as_ref())
+        .and_then(|calibration| {
+            source("spec.compression.calibration.data.source", &calibration.data.source)
+        });
     let gate_rows = compression
         .and_then(|compression| compression.gate.as_ref())
         .and_then(|gate| source("spec.compression.gate.data.source", &gate.data.source));
@@ -101,6 +108,7 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
         uid: object.uid().unwrap_or_default(),
         spec: spec.clone(),
         origin,
+        calibration_rows,
         gate_rows,
         destination,
     })
@@ -110,26 +118,20 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
 pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
     if let Some(compression) = &spec.compression {
-        if compression.quantization != Quantization::INT8 {
-            faults.push(Fault::unsupported(
-                "spec.compression.quantization",
-                format!("this version does not write {:?}", compression.quantization),
-                "use INT8, or leave compression out",
-            ));
+        let calibration = compression.calibration.as_ref().map(|calibration| &calibration.data);
+        let gate = compression.gate.as_ref().map(|gate| &gate.data);
+        for (field, data) in [("calibration", calibration), ("gate", gate)] {
+            let field = format!("spec.compression.{field}.data");
+            faults
+                .extend(data.into_iter().flat_map(|data| {
+                    unread_rows(&field, data, Task::SequenceClassification, None)
+                }));
         }
-        if let Some(gate) = &compression.gate {
-            faults.extend(unread_rows(
-                "spec.compression.gate.data",
-                &gate.data,
-                Task::SequenceClassification,
-                None,
-            ));
-        }
-        if spec.serving.resources.gpus() > 0 {
+        if spec.serving.resources.gpus() > 0 && compression.quantization == Quantization::INT8 {
             faults.push(Fault::unsupported(
                 "spec.serving.resources",
                 "this version computes INT8 models on the CPU, and GPUs would idle",
-                "remove nvidia.com/gpu, or leave compression out",
+                "remove nvidia.com/gpu, or use another quantization",
             ));
         }
     }
@@ -185,11 +187,8 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field() {
         type Change = fn(&mut Value);
-        let cases: [(&str, Change); 7] = [
+        let cases: [(&str, Change); 6] = [
             ("spec.model.source:", |d| d["spec"]["model"] = json!({"source": "file:///m"})),
-            ("spec.compression.quantization:", |d| {
-                d["spec"]["compression"]["quantization"] = "FP8".into();
-            }),
             ("spec.serving.resources:", |d| {
                 d["spec"]["serving"]["resources"] = json!({"limits": {"nvidia.com/gpu": 1}});
             }),

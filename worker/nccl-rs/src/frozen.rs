@@ -8,7 +8,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::error::{Error, Result, created};
 use crate::sys;
-use crate::tensor::{device_of, ensure_strided};
+use crate::tensor::{device_of, ensure_cpu, ensure_strided};
 
 /// In how many bits a weight is held. Both are symmetric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,32 @@ impl Frozen {
                 }
             };
             Ok(Self { values, scales, columns })
+        })
+    }
+
+    /// From values i8 `[N, K]` and scales f32 `[N, G]`, one for each `K / G` columns; where
+    /// `in_halves`, the values are of -8 to 7 and two are held in a byte.
+    pub fn of_parts(values: &Tensor, scales: &Tensor, in_halves: bool) -> Result<Self> {
+        const OPERATION: &str = "hold a quantized weight";
+        ensure_cpu(OPERATION, values, Kind::Int8, &[-1, -1])?;
+        let (rows, columns) = (values.size()[0], values.size()[1]);
+        ensure_cpu(OPERATION, scales, Kind::Float, &[rows, -1])?;
+        let groups = scales.size()[1];
+        let fits = groups > 0 && columns % groups == 0;
+        let is_held = if in_halves { columns / groups.max(1) % 2 == 0 } else { groups == 1 };
+        if !(fits && is_held) {
+            let detail = format!("{groups} scales a row do not fit {columns} columns");
+            return Err(Error::InvalidTensor { operation: OPERATION, detail });
+        }
+        no_grad(|| {
+            if !in_halves {
+                let (values, scales) = (values.copy(), scales.copy());
+                return Ok(Self { values, scales, columns });
+            }
+            let values = (values + 8).to_kind(Kind::Uint8).view([rows, groups, -1, 2]);
+            let (low, high) = (values.select(3, 0), values.select(3, 1));
+            let values = low.bitwise_or_tensor(&(high * 16));
+            Ok(Self { values, scales: scales.view([rows, groups, 1]).copy(), columns })
         })
     }
 

@@ -202,6 +202,8 @@ fn dtype_name(kind: Kind) -> Option<&'static str> {
         Kind::Int64 => "I64",
         Kind::Half => "F16",
         Kind::BFloat16 => "BF16",
+        Kind::Int => "I32",
+        Kind::Float8e4m3fn => "F8_E4M3",
         _ => return None,
     })
 }

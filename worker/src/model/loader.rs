@@ -82,7 +82,7 @@ impl<'a> Loader<'a> {
         let kind = if self.fresh.names.contains(&name) {
             self.fresh_linear([outputs, inputs], bias)?
         } else if let Some(kind) = (self.supply)(name, [outputs, inputs], self.weights)? {
-            let parts = ["weight", "weight_scale", "bias"];
+            let parts = ["weight", "weight_packed", "weight_scale", "weight_shape", "bias"];
             self.taken.borrow_mut().extend(parts.map(|part| format!("{name}.{part}")));
             kind
         } else {

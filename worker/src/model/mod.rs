@@ -233,17 +233,27 @@ impl Model {
         }
     }
 
+    /// Refuses what does not read texts.
+    pub fn expect_text(&self) -> Result<(), ModelError> {
+        if self.config.family.sees() {
+            return Err(self.config.unsupported(
+                "this is a classifier of pictures; only models of texts are compressed so far"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses what does not tell texts apart.
     pub fn expect_classifier(&self) -> Result<(), ModelError> {
         match self.head {
             Head::Classifier(_) if self.config.family.sees() => Err(self.config.unsupported(
-                "this is a classifier of pictures; only classifiers of texts are compressed and served so far"
+                "this is a classifier of pictures; only classifiers of texts are served so far"
                     .into(),
             )),
             Head::Classifier(_) => Ok(()),
             Head::CausalLm => Err(self.config.unsupported(
-                "this is a language model; only classifiers are compressed and served so far"
-                    .into(),
+                "this is a language model; only classifiers are served so far".into(),
             )),
         }
     }

@@ -69,6 +69,12 @@ pub(super) fn count(
     Ok(())
 }
 
+/// The likeliest class of each row, i64 `[B]`.
+pub(super) fn answers(model: &Model, batch: &Fetched, place: Place) -> Result<Tensor, ModelError> {
+    let (input, _) = input(batch, place)?;
+    Ok(input.logits(model, Dropout::Off)?.f_argmax(1, false)?)
+}
+
 /// What a classifier is shown.
 pub(super) enum Input {
     Texts(Batch),

@@ -117,6 +117,19 @@ impl Objective {
     }
 }
 
+/// What a model answers, i64: of each row the class `[B]`, of each token to predict the likeliest
+/// `[N]`.
+pub fn answers(model: &Model, batch: &Fetched, place: Place) -> Result<Tensor, ModelError> {
+    match model.head {
+        Head::Classifier(_) => classification::answers(model, batch, place),
+        Head::CausalLm => {
+            let rows = causal(batch, place)?;
+            let logits = decode(model, &rows, Dropout::Off, Output::Logits)?;
+            Ok(logits.f_argmax(-1, false)?)
+        }
+    }
+}
+
 /// A batch for a decoder, packed where the place says so.
 fn causal(batch: &Fetched, place: Place) -> Result<CausalBatch, ModelError> {
     Ok(if place.packed {

@@ -8,6 +8,7 @@ use nccl_rs::frozen::{Bits, Frozen};
 use tch::{Device, Tensor};
 
 use crate::model::parts::dropout::Dropout;
+use crate::model::parts::linear::is_in_block;
 use crate::model::{LinearKind, LinearOp, ModelError, Weights};
 
 /// A frozen layer in 8 or 4 bits.
@@ -25,7 +26,7 @@ pub fn quantized(
     weights: &Weights,
     (format, device): (Bits, Device),
 ) -> Result<Option<LinearKind>, ModelError> {
-    if !in_block(name) {
+    if !is_in_block(name) {
         return Ok(None);
     }
     let weight = weights.float(&format!("{name}.weight"), &shape)?;
@@ -34,11 +35,6 @@ pub fn quantized(
     let bias = weights.get(&bias).map(|_| weights.float(&bias, &shape[..1])).transpose()?;
     let bias = bias.map(|bias| bias.f_to_device(device)).transpose()?;
     Ok(Some(LinearKind::Other(Box::new(Quantized { weight, bias }))))
-}
-
-/// Whether a layer is of a block: `model.layers.3.mlp.up_proj`, `bert.encoder.layer.0.output.dense`.
-fn in_block(name: &str) -> bool {
-    name.split('.').any(|part| part == "layers" || part == "layer")
 }
 
 impl LinearOp for Quantized {
@@ -64,20 +60,5 @@ impl LinearOp for Quantized {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
         let dense = self.weight.dequantize().map_err(ModelError::from);
         Some(dense.map(|weight| LinearKind::Dense { weight, bias }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_of_blocks_are_told_from_heads() {
-        for name in ["model.layers.3.mlp.up_proj", "bert.encoder.layer.0.output.dense"] {
-            assert!(in_block(name), "{name}");
-        }
-        for name in ["lm_head", "score", "classifier", "bert.pooler.dense"] {
-            assert!(!in_block(name), "{name}");
-        }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use nccl_rs::frozen::Frozen;
 use nccl_rs::qlinear::QLinear;
 use tch::{Device, Kind, Tensor};
 
 use super::format;
+use super::tensors::unpack;
 use crate::model::{
     Dropout, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_with,
 };
@@ -20,54 +22,132 @@ impl LinearOp for Int8 {
     }
 }
 
-/// Whether a directory holds int8 weights.
+/// A linear layer whose weight is held in few bits and dequantized for each product.
+#[derive(Debug)]
+struct WeightOnly {
+    weight: Frozen,
+    bias: Option<Tensor>,
+}
+
+impl LinearOp for WeightOnly {
+    fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
+        Ok(self.weight.linear(&input.f_contiguous()?, self.bias.as_ref())?)
+    }
+}
+
+/// Whether a directory's linear layers are compressed.
 pub fn is_compressed(directory: &Path) -> Result<bool, ModelError> {
     let config = ModelConfig::read(directory)?;
-    format::is_int8(&config.raw)
+    format::schemes(&config.raw)
+        .map(|schemes| schemes.is_some())
         .map_err(|detail| ModelError::Unsupported { path: config.path, detail })
 }
 
-/// Reads `directory`. Its int8 layers are computed in int8 on a CPU; on
-/// another device, for which libtorch has no such product, in f32 from the same
-/// weights.
+/// Reads `directory`. Its int8 layers are computed in int8 on a CPU; on another device, for which
+/// libtorch has no such product, in f32 from the same weights. Layers in fp8 are held and computed
+/// in f32.
 pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
     let compressed = is_compressed(directory)?;
-    load_with(directory, device, &|name, _, weights| {
+    load_with(directory, device, &|name, shape, weights| {
         if !compressed {
             return Ok(None);
         }
-        let Some(weight) = weights.get(&format!("{name}.weight")) else { return Ok(None) };
-        if weight.kind() != Kind::Int8 {
-            return Ok(None);
-        }
-        int8_layer(name, &weight, weights, directory, device).map(Some)
+        Layer { name, shape, weights, directory, device }.read()
     })
 }
 
-fn int8_layer(
-    name: &str,
-    weight: &Tensor,
-    weights: &Weights,
-    directory: &Path,
+/// A layer that may be compressed.
+struct Layer<'a> {
+    name: &'a str,
+    /// `[N, K]`.
+    shape: [i64; 2],
+    weights: &'a Weights,
+    directory: &'a Path,
     device: Device,
-) -> Result<LinearKind, ModelError> {
-    let [outputs, _] = weight.size()[..] else {
-        return Err(malformed(directory, format!("{name}.weight is no matrix")));
-    };
-    let scale = weights.float(&format!("{name}.weight_scale"), &[outputs, 1])?;
-    let bias = match weights.get(&format!("{name}.bias")) {
-        Some(_) => Some(weights.float(&format!("{name}.bias"), &[outputs])?),
-        None => None,
-    };
-    if device == Device::Cpu {
-        let scale = scale.f_reshape([outputs])?;
-        return Ok(LinearKind::Other(Box::new(Int8(QLinear::new(weight, &scale, bias.as_ref())?))));
-    }
-    let weight = weight.f_to_kind(Kind::Float)?.f_mul(&scale)?.f_to_device(device)?;
-    let bias = bias.map(|bias| bias.f_to_device(device)).transpose()?;
-    Ok(LinearKind::Dense { weight, bias })
 }
 
-fn malformed(directory: &Path, detail: String) -> ModelError {
-    ModelError::Malformed { path: directory.join("model.safetensors"), detail }
+impl Layer<'_> {
+    fn read(&self) -> Result<Option<LinearKind>, ModelError> {
+        let part = |part: &str| self.weights.get(&format!("{}.{part}", self.name));
+        if let Some(words) = part("weight_packed") {
+            return self.packed(&words).map(Some);
+        }
+        let Some(weight) = part("weight") else { return Ok(None) };
+        match weight.kind() {
+            Kind::Int8 => self.int8(&weight).map(Some),
+            Kind::Float8e4m3fn if part("weight_scale").is_some() => {
+                Ok(Some(self.dense(&weight, &self.scale([self.shape[0], 1])?)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn int8(&self, weight: &Tensor) -> Result<LinearKind, ModelError> {
+        self.expect_shape("weight", weight, self.shape)?;
+        let rows = self.shape[0];
+        let scale = self.scale([rows, 1])?;
+        if self.device != Device::Cpu {
+            return self.dense(weight, &scale);
+        }
+        let scale = scale.f_reshape([rows])?;
+        let layer = QLinear::new(weight, &scale, self.bias()?.as_ref())?;
+        Ok(LinearKind::Other(Box::new(Int8(layer))))
+    }
+
+    /// Bits and groups are told by the sizes: a word holds 32 bits of each row.
+    fn packed(&self, words: &Tensor) -> Result<LinearKind, ModelError> {
+        let [rows, columns] = self.shape;
+        let width = match words.size().as_slice() {
+            [n, across] if *n == rows => {
+                [4u32, 8].into_iter().find(|bits| *across == (columns * i64::from(*bits) + 31) / 32)
+            }
+            _ => None,
+        };
+        let Some(width) = width.filter(|_| words.kind() == Kind::Int) else {
+            let found = (words.kind(), words.size());
+            return Err(self.malformed(&format!(
+                "weight_packed is {found:?}, which holds no {rows} rows of {columns} numbers of 4 or 8 bits"
+            )));
+        };
+        let groups = self.weights.get(&format!("{}.weight_scale", self.name));
+        let groups = groups.and_then(|scale| scale.size().get(1).copied()).unwrap_or(1);
+        if groups == 0 || columns % groups != 0 || (groups > 1 && columns / groups % 2 != 0) {
+            return Err(self.malformed(&format!("{groups} scales for {columns} columns")));
+        }
+        let scale = self.scale([rows, groups])?;
+        let values = unpack(words, width, columns)?;
+        let weight = Frozen::of_parts(&values, &scale, width == 4)?.to_device(self.device);
+        let bias = self.bias()?.map(|bias| bias.f_to_device(self.device)).transpose()?;
+        Ok(LinearKind::Other(Box::new(WeightOnly { weight, bias })))
+    }
+
+    fn dense(&self, values: &Tensor, scale: &Tensor) -> Result<LinearKind, ModelError> {
+        self.expect_shape("weight", values, self.shape)?;
+        let weight = values.f_to_kind(Kind::Float)?.f_mul(scale)?.f_to_device(self.device)?;
+        let bias = self.bias()?.map(|bias| bias.f_to_device(self.device)).transpose()?;
+        Ok(LinearKind::Dense { weight, bias })
+    }
+
+    fn scale(&self, shape: [i64; 2]) -> Result<Tensor, ModelError> {
+        self.weights.float(&format!("{}.weight_scale", self.name), &shape)
+    }
+
+    fn bias(&self) -> Result<Option<Tensor>, ModelError> {
+        let name = format!("{}.bias", self.name);
+        let read = |_| self.weights.float(&name, &self.shape[..1]);
+        self.weights.get(&name).map(read).transpose()
+    }
+
+    fn expect_shape(&self, part: &str, found: &Tensor, shape: [i64; 2]) -> Result<(), ModelError> {
+        if found.size() == shape {
+            return Ok(());
+        }
+        let found = found.size();
+        Err(self.malformed(&format!("{part} has shape {found:?}; config.json asks for {shape:?}")))
+    }
+
+    fn malformed(&self, detail: &str) -> ModelError {
+        let detail = format!("{}: {detail}", self.name);
+        ModelError::Malformed { path: self.directory.join("model.safetensors"), detail }
+    }
 }

@@ -1,13 +1,19 @@
-//! `hearth-worker quantize`: config → dense model → int8 directory → gate →
+//! `hearth-worker quantize`: config → dense model → compressed directory → gate →
 //! in its place.
 //!
 //! The output appears whole, under its name, only after the gate has passed.
 //! Beside it `NAME.report.json` says what was done; a second run that finds the
 //! same work done says the same again.
 
+pub mod calibrate;
+pub mod compare;
 pub mod format;
 pub mod gate;
+pub mod gptq;
 pub mod linear;
+pub mod rows;
+pub mod scheme;
+pub mod tensors;
 pub mod write;
 
 use std::fs;
@@ -16,7 +22,9 @@ use std::path::{Path, PathBuf};
 
 use hearth_crds::model_deployment::{CompressionReport, Quantization};
 use hearth_crds::training_job::ModelStatus;
-use hearth_crds::worker_config::{ExitCode, QuantizeConfig, QuantizeGate, WorkerResult};
+use hearth_crds::worker_config::{
+    ExitCode, QuantizeCalibration, QuantizeConfig, QuantizeGate, WorkerResult,
+};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
@@ -24,30 +32,31 @@ pub use linear::load;
 
 use crate::checkpoint::manifest::hash_file;
 use crate::cores::cores;
-use crate::data::dataset::{ReadOptions, load_for_evaluation};
-use crate::data::{Samples, TextEncoder};
 use crate::error::Error;
 use crate::event::EvalMetrics;
 use crate::export::ModelCard;
 use crate::files::{replace_directory, temporary_beside, write_atomically};
 use crate::model::{self, Model};
-use crate::objective::Place;
 use crate::termination::{failure, tell};
 use crate::train::evaluate::evaluate;
+use calibrate::{RoundedLayers, calibrate};
+use compare::Pair;
 use gate::{Comparison, GateFailed};
+use rows::Reader;
+use write::Recipe;
 
 /// Samples in one forward pass of the gate.
 const BATCH: usize = 32;
 /// Changes when the same input would give another output.
-const RECIPE: &str = "int8-1";
+const RECIPE: &str = "2";
 
 /// Why there is no compressed model.
 #[derive(Debug, thiserror::Error)]
 enum QuantizeError {
     #[error(transparent)]
     Engine(#[from] Error),
-    #[error("quantization {0:?} is not supported yet; use INT8")]
-    Quantization(Quantization),
+    #[error("a {model} has no {metric}; let compression.gate.metric be {instead}")]
+    Metric { model: &'static str, metric: &'static str, instead: &'static str },
     #[error("{} is compressed already; name the model that it was made from", .0.display())]
     Compressed(PathBuf),
     #[error(transparent)]
@@ -58,7 +67,7 @@ impl QuantizeError {
     fn exit_code(&self) -> i32 {
         match self {
             Self::Engine(error) => error.exit_code() as i32,
-            Self::Quantization(_) | Self::Compressed(_) => ExitCode::Usage as i32,
+            Self::Metric { .. } | Self::Compressed(_) => ExitCode::Usage as i32,
             Self::Gate(_) => ExitCode::GateFailed as i32,
         }
     }
@@ -66,7 +75,7 @@ impl QuantizeError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Engine(error) => error.reason(),
-            Self::Quantization(_) | Self::Compressed(_) => "BadConfig",
+            Self::Metric { .. } | Self::Compressed(_) => "BadConfig",
             Self::Gate(_) => "GateFailed",
         }
     }
@@ -85,8 +94,12 @@ impl QuantizeError {
 struct Report {
     /// [`RECIPE`].
     recipe: String,
+    /// Number format, and the most columns that share a scale.
+    quantization: (Quantization, u32),
     /// Hash over the model that was compressed.
     input: String,
+    /// What its weights were rounded by.
+    calibration: Option<QuantizeCalibration>,
     /// The gate that it passed or not.
     gate: Option<QuantizeGate>,
     /// `blake3:HEX` of the output; none where the gate refused it.
@@ -121,9 +134,6 @@ pub fn run(config: &Path) -> i32 {
 }
 
 fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
-    if config.quantization != Quantization::INT8 {
-        return Err(QuantizeError::Quantization(config.quantization));
-    }
     if linear::is_compressed(&config.model).map_err(Error::from)? {
         return Err(QuantizeError::Compressed(config.model.clone()));
     }
@@ -135,10 +145,13 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
         return Ok(report);
     }
     let dense = model::load(&config.model, Device::Cpu).map_err(Error::from)?;
-    dense.expect_classifier().map_err(Error::from)?;
-    let encoder = TextEncoder::from_export(&config.model).map_err(Error::from)?;
+    dense.expect_text().map_err(Error::from)?;
+    let reader = Reader::of(&dense, &config.model)?;
+    if let Some(gate) = &config.gate {
+        reader.expect(gate.metric)?;
+    }
     let built = temporary_beside(&config.output);
-    let done = compress(config, input, &dense, &encoder, &built);
+    let done = compress(config, input, &dense, &reader, &built);
     if done.is_err() {
         // The first error is the one to tell; a leftover harms nothing.
         let _ = fs::remove_dir_all(&built);
@@ -150,13 +163,17 @@ fn compress(
     config: &QuantizeConfig,
     input: String,
     dense: &Model,
-    encoder: &TextEncoder,
+    reader: &Reader,
     built: &Path,
 ) -> Result<Report, QuantizeError> {
-    let digest = write::write(dense, encoder, &config.model, built)?;
+    let cache = config.output.parent().unwrap_or(&config.output).join(".hearth/cache");
+    let recipe = recipe(config, dense, reader, &cache)?;
+    let digest = write::write(dense, &recipe, reader.max_length(), &config.model, built)?;
     let mut report = Report {
         recipe: RECIPE.to_owned(),
+        quantization: (config.quantization, config.group_size),
         input,
+        calibration: config.calibration.clone(),
         gate: config.gate.clone(),
         digest: None,
         compression: CompressionReport {
@@ -167,20 +184,11 @@ fn compress(
         before: None,
         after: None,
     };
-    // What is judged is what was written, read back as it will be served.
-    let compressed = load(built, Device::Cpu).map_err(Error::from)?;
     let mut passed = Ok(());
     if let Some(gate) = &config.gate {
-        let samples = gate_samples(gate, dense, encoder, &config.output)?;
-        let place = Place::new(encoder.pad(), Device::Cpu);
-        let judge = |model: &Model| evaluate(model, &samples, BATCH, place);
-        let (before, after) = (judge(dense)?, judge(&compressed)?);
-        let comparison = Comparison::of(gate.metric, &before, &after);
-        report.compression.metric_before = Some(comparison.before);
-        report.compression.metric_after = Some(comparison.after);
-        passed = comparison.check(gate.max_drop, before.samples);
-        report.before = Some(before);
-        report.after = Some(after);
+        // What is judged is what was written, read back as it will be served.
+        let compressed = load(built, Device::Cpu).map_err(Error::from)?;
+        passed = judge(&mut report, gate, (dense, &compressed), reader, &cache)?;
     }
     if passed.is_ok() {
         let place = |source| Error::Output { path: config.output.clone(), source };
@@ -192,24 +200,61 @@ fn compress(
     Ok(report)
 }
 
-fn gate_samples(
+fn recipe(
+    config: &QuantizeConfig,
+    dense: &Model,
+    reader: &Reader,
+    cache: &Path,
+) -> Result<Recipe, Error> {
+    let quantization = config.quantization;
+    let layers = write::layers(dense, quantization, config.group_size.into());
+    let rounded = match &config.calibration {
+        None => RoundedLayers::new(),
+        Some(calibration) => {
+            let samples = reader.samples(&calibration.data, dense, cache)?;
+            let mut copy = model::load(&config.model, Device::Cpu)?;
+            calibrate(&mut copy, &layers, &samples, calibration.max_rows)?
+        }
+    };
+    Ok(Recipe { quantization, layers, rounded })
+}
+
+/// Fills in the report, and says whether the gate lets the compressed model pass.
+fn judge(
+    report: &mut Report,
     gate: &QuantizeGate,
-    model: &Model,
-    encoder: &TextEncoder,
-    output: &Path,
-) -> Result<Samples, QuantizeError> {
-    let cache = output.parent().unwrap_or(output).join(".hearth/cache");
-    let threads = cores();
-    let options = ReadOptions { encoder, cache: &cache, threads, seed: 0 };
-    let samples = load_for_evaluation(&gate.data, model.labels(), 0, &options);
-    Ok(samples.map_err(Error::from)?)
+    (dense, compressed): (&Model, &Model),
+    reader: &Reader,
+    cache: &Path,
+) -> Result<Result<(), GateFailed>, QuantizeError> {
+    let samples = reader.samples(&gate.data, dense, cache)?;
+    let place = reader.place();
+    let before = evaluate(dense, &samples, BATCH, place)?;
+    let after = evaluate(compressed, &samples, BATCH, place)?;
+    let pair = Pair { before: dense, after: compressed, place };
+    let latency = pair.latency(&samples)?;
+    let comparison = Comparison::of(gate.metric, &before, &after);
+    let told = &mut report.compression;
+    told.metric_before = Some(comparison.before);
+    told.metric_after = Some(comparison.after);
+    told.agreement = Some(pair.agreement(&samples, BATCH)?);
+    told.latency_before_milliseconds = Some(1e3 * latency.before);
+    told.latency_after_milliseconds = Some(1e3 * latency.after);
+    let passed = comparison.check(gate.max_drop, before.samples);
+    report.before = Some(before);
+    report.after = Some(after);
+    Ok(passed)
 }
 
 /// The report of an earlier run that did the same, if its output is whole.
 fn finished(config: &QuantizeConfig, input: &str) -> Option<Report> {
     let text = fs::read_to_string(report_path(config)).ok()?;
     let report: Report = serde_json::from_str(&text).ok()?;
-    let same = report.recipe == RECIPE && report.input == input && report.gate == config.gate;
+    let same = report.recipe == RECIPE
+        && report.quantization == (config.quantization, config.group_size)
+        && report.input == input
+        && report.calibration == config.calibration
+        && report.gate == config.gate;
     let card = ModelCard::read(&config.output).ok()??;
     let whole = report.digest.as_ref() == Some(&card.digest())
         && card.first_damage(&config.output).is_none();
@@ -217,19 +262,16 @@ fn finished(config: &QuantizeConfig, input: &str) -> Option<Report> {
 }
 
 fn succeeded(config: &QuantizeConfig, report: Report) -> WorkerResult {
-    let CompressionReport { size_before_bytes, size_after_bytes, metric_before, metric_after } =
-        &report.compression;
-    let percent = 100.0 * *size_after_bytes as f64 / (*size_before_bytes).max(1) as f64;
-    let figures = match (metric_before, metric_after) {
-        (Some(before), Some(after)) => {
-            format!("; the gate's metric went from {before:.4} to {after:.4}")
-        }
-        _ => "; no gate was asked for".to_owned(),
-    };
+    let CompressionReport { size_before_bytes, size_after_bytes, .. } = report.compression;
+    let percent = 100.0 * size_after_bytes as f64 / size_before_bytes.max(1) as f64;
+    let what = scheme::told(config.quantization);
     WorkerResult {
         succeeded: true,
         reason: "Completed".to_owned(),
-        message: format!("compressed to int8, {percent:.0}% of the size{figures}"),
+        message: format!(
+            "compressed to {what}, {percent:.0}% of the size{}",
+            figures(&report.compression)
+        ),
         exit_code: ExitCode::Done as i32,
         restarts: 0,
         progress: None,
@@ -238,6 +280,16 @@ fn succeeded(config: &QuantizeConfig, report: Report) -> WorkerResult {
         model: report.digest.map(|digest| ModelStatus { uri: config.output_uri.clone(), digest }),
         compression: Some(report.compression),
     }
+}
+
+fn figures(report: &CompressionReport) -> String {
+    let (Some(before), Some(after)) = (report.metric_before, report.metric_after) else {
+        return "; no gate was asked for".to_owned();
+    };
+    let agreement = 100.0 * report.agreement.unwrap_or_default();
+    format!(
+        "; the gate's metric went from {before:.4} to {after:.4}, and {agreement:.1}% of the answers are the same"
+    )
 }
 
 fn report_path(config: &QuantizeConfig) -> PathBuf {

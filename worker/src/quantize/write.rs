@@ -1,33 +1,51 @@
-//! Dense classifier → compressed-tensors directory.
+//! Dense model → the same in fewer bits, in compressed-tensors' format.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use hearth_crds::model_deployment::Quantization;
 use hearth_crds::training_job::Task;
-use nccl_rs::qlinear::quantize_weight;
 use serde_json::{Value, json};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use super::calibrate::RoundedLayers;
 use super::format;
+use super::scheme::{self, Scheme};
+use super::tensors::{pack_all, store};
 use crate::checkpoint::shard;
-use crate::data::TextEncoder;
 use crate::error::Error;
 use crate::export::ModelCard;
 use crate::export::card::{CARD, FORMAT_VERSION};
 use crate::files::write_synced;
-use crate::model::{LinearKind, Model, ModelError};
+use crate::model::parts::linear::is_in_block;
+use crate::model::{Head, LinearKind, Model, ModelError};
 
-/// Writes `model` with int8 weights into the new directory `target`; what goes
-/// with it comes from `source`. The directory's digest.
+type NamedTensors = Vec<(String, Tensor)>;
+
+/// How a model is compressed.
+#[derive(Debug)]
+pub struct Recipe {
+    /// Number format.
+    pub quantization: Quantization,
+    /// How each linear layer is stored; `None` of those that stay as they are.
+    pub layers: BTreeMap<String, Option<Scheme>>,
+    /// Layers whose numbers are not just the nearest.
+    pub rounded: RoundedLayers,
+}
+
+/// Writes `model` into the new directory `target`; what goes with it comes from `source`. The
+/// directory's digest.
 pub fn write(
     model: &Model,
-    encoder: &TextEncoder,
+    recipe: &Recipe,
+    max_length: usize,
     source: &Path,
     target: &Path,
 ) -> Result<String, Error> {
-    let tensors = int8_tensors(model)?;
+    let layers = &recipe.layers;
+    let (tensors, dtype) = tensors(model, recipe)?;
     let written = (|| {
         match fs::remove_dir_all(target) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -35,62 +53,121 @@ pub fn write(
         }
         copy_small_files(source, target)?;
         let mut config = model.config.raw.clone();
-        config.insert(format::KEY.to_owned(), format::describe());
+        config.remove("torch_dtype");
+        config.insert("dtype".to_owned(), json!(dtype));
         config.insert("architectures".to_owned(), json!([model.architecture()]));
+        if layers.values().any(Option::is_some) {
+            config.insert(format::KEY.to_owned(), format::describe(layers));
+        }
         write_synced(&target.join("config.json"), |out| {
             serde_json::to_writer_pretty(&mut *out, &Value::Object(config))?;
             out.write_all(b"\n")
         })?;
         shard::write(&target.join("model.safetensors"), &tensors, &[("format", "pt")])?;
-        card(model, encoder, source)?.seal(target)
+        card(model, max_length, source)?.seal(target)
     })();
     written.map_err(|source| Error::Output { path: target.to_owned(), source })
 }
 
-/// Every tensor of the model under its name, int8 where it is quantized.
-fn int8_tensors(model: &Model) -> Result<Vec<(String, Tensor)>, ModelError> {
+/// How each linear layer is stored. Only those of blocks are quantized: behind the blocks a
+/// classifier has one token a text, so a head costs nothing there, and errors in it reach the
+/// answer undamped.
+pub fn layers(
+    model: &Model,
+    quantization: Quantization,
+    group: i64,
+) -> BTreeMap<String, Option<Scheme>> {
+    let mut layers: BTreeMap<String, Option<Scheme>> = model
+        .linears()
+        .into_iter()
+        .map(|linear| {
+            let scheme = match &linear.kind {
+                LinearKind::Dense { weight, .. } if is_in_block(&linear.name) => {
+                    let columns = weight.size().get(1).copied().unwrap_or_default();
+                    Scheme::of(quantization, group, columns)
+                }
+                _ => None,
+            };
+            (linear.name.clone(), scheme)
+        })
+        .collect();
+    if model.head == Head::CausalLm {
+        // Others have a layer of this name also where it shares the embeddings' weight.
+        layers.entry("lm_head".to_owned()).or_insert(None);
+    }
+    layers
+}
+
+/// Every tensor of the model under its name, and the type of its floats.
+fn tensors(model: &Model, recipe: &Recipe) -> Result<(NamedTensors, &'static str), ModelError> {
     let mut tensors = Vec::new();
     let mut replaced = BTreeSet::new();
     for linear in model.linears() {
-        let (LinearKind::Dense { weight, .. }, name) = (&linear.kind, &linear.name) else {
-            continue;
+        let LinearKind::Dense { weight, .. } = &linear.kind else { continue };
+        let Some(scheme) = recipe.layers.get(&linear.name).copied().flatten() else { continue };
+        let parts = match (recipe.rounded.get(&linear.name), scheme) {
+            (Some(rounded), Scheme::Packed { bits, .. }) => pack_all(rounded, bits)?,
+            _ => store(&weight.detach().f_contiguous()?, scheme)?,
         };
-        if format::IGNORED.contains(&name.as_str()) {
+        tensors.extend(parts.into_iter().map(|(part, t)| (format!("{}.{part}", linear.name), t)));
+        replaced.insert(format!("{}.weight", linear.name));
+    }
+    let (kind, dtype) = floats(model, recipe.quantization);
+    for kept in model.tensors() {
+        if replaced.contains(&kept.name) {
             continue;
         }
-        let (values, scale) = quantize_weight(&weight.detach().f_contiguous()?)?;
-        tensors.push((format!("{name}.weight"), values));
-        tensors.push((format!("{name}.weight_scale"), scale.f_unsqueeze(1)?));
-        replaced.insert(format!("{name}.weight"));
+        let tensor = kept.tensor.detach();
+        let is_float = matches!(tensor.kind(), Kind::Float | Kind::Half | Kind::BFloat16);
+        tensors.push((kept.name, if is_float { tensor.f_to_kind(kind)? } else { tensor }));
     }
-    let kept = model.tensors().into_iter().filter(|kept| !replaced.contains(&kept.name));
-    tensors.extend(kept.map(|kept| (kept.name, kept.tensor.detach())));
-    Ok(tensors)
+    Ok((tensors, dtype))
+}
+
+/// The type of what is not quantized: the recipe's, or that of the model's files. What was read
+/// from 16 bits is exact in them.
+fn floats(model: &Model, quantization: Quantization) -> (Kind, &'static str) {
+    let own =
+        ["dtype", "torch_dtype"].into_iter().find_map(|key| model.config.raw.get(key)?.as_str());
+    let kind = scheme::floats(quantization).unwrap_or(match own {
+        Some("bfloat16") => Kind::BFloat16,
+        Some("float16") => Kind::Half,
+        _ => Kind::Float,
+    });
+    let name = match kind {
+        Kind::BFloat16 => "bfloat16",
+        Kind::Half => "float16",
+        _ => "float32",
+    };
+    (kind, name)
 }
 
 /// The model's own card, or one for a model that was trained elsewhere.
-fn card(model: &Model, encoder: &TextEncoder, source: &Path) -> io::Result<ModelCard> {
+fn card(model: &Model, max_length: usize, source: &Path) -> io::Result<ModelCard> {
     let own = ModelCard::read(source)?;
     Ok(own.unwrap_or_else(|| ModelCard {
         format_version: FORMAT_VERSION,
-        task: Task::SequenceClassification,
+        task: match model.head {
+            Head::CausalLm => Task::CausalLM,
+            Head::Classifier(_) => Task::SequenceClassification,
+        },
         clean: Vec::new(),
-        max_length: encoder.max_length(),
+        max_length,
         labels: model.labels().names().to_vec(),
         step: None,
         metrics: None,
-        files: std::collections::BTreeMap::new(),
+        files: BTreeMap::new(),
     }))
 }
 
-/// Tokenizer and notes: everything but weights, which this replaces, and
-/// formats that are never read.
+/// Tokenizer and notes: everything but weights, which this replaces, and formats that are never
+/// read.
 fn copy_small_files(source: &Path, target: &Path) -> io::Result<()> {
     for entry in fs::read_dir(source)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let extension = Path::new(&name).extension().and_then(|extension| extension.to_str());
-        let wanted = matches!(extension, Some("json" | "txt" | "md"))
+        let wanted = matches!(extension, Some("json" | "txt" | "md" | "jinja"))
             && !name.starts_with("model.safetensors")
             && ![CARD, "config.json"].contains(&name.as_str());
         // Through metadata, as mounted volumes hold links.

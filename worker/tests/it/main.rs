@@ -41,7 +41,7 @@ mod parity_learned;
 mod parity_smollm2;
 mod parity_transformers;
 mod preferences;
-mod quantize_int8;
+mod quantize;
 mod resize;
 mod resume;
 mod s3_server;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hearth_crds::source::Source;
 use hearth_crds::worker_config::{
-    CONFIG_PATH, CONFIG_VERSION, JobIdentity, QuantizeConfig, QuantizeGate,
+    CONFIG_PATH, CONFIG_VERSION, JobIdentity, QuantizeCalibration, QuantizeConfig, QuantizeGate,
 };
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
@@ -61,6 +61,7 @@ pub(super) fn children(frame: &Frame<'_>, target: &Target, artifact: &Artifact) 
 fn config(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> Option<QuantizeConfig> {
     let valid = frame.valid;
     let compression = valid.spec.compression.as_ref()?;
+    let calibration = compression.calibration.as_ref().zip(valid.calibration_rows.as_ref());
     let gate = compression.gate.as_ref().zip(valid.gate_rows.as_ref());
     Some(QuantizeConfig {
         version: CONFIG_VERSION.into(),
@@ -71,8 +72,13 @@ fn config(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> Option<Qua
         },
         model: path_of(&artifact.from, &Backend::Cluster),
         quantization: compression.quantization,
+        group_size: compression.group_size(),
         output: path_of(&target.model, &Backend::Cluster),
         output_uri: target.model.to_string(),
+        calibration: calibration.map(|(calibration, rows)| QuantizeCalibration {
+            data: data_file(&calibration.data, rows, &Backend::Cluster),
+            max_rows: calibration.max_rows.unsigned_abs(),
+        }),
         gate: gate.map(|(gate, rows)| QuantizeGate {
             data: data_file(&gate.data, rows, &Backend::Cluster),
             metric: gate.metric,
@@ -91,7 +97,8 @@ fn template(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> PodTempl
     pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);
     pods::add_config(&mut pod, &artifact.job);
     let mut claims = BTreeMap::new();
-    for read in [Some(&artifact.from), valid.gate_rows.as_ref()] {
+    let rows = [valid.calibration_rows.as_ref(), valid.gate_rows.as_ref()];
+    for read in rows.into_iter().chain([Some(&artifact.from)]) {
         claims.extend(read.and_then(Source::claim).map(|claim| (claim, ClaimUse::Read)));
     }
     claims.extend(target.model.claim().map(|claim| (claim, ClaimUse::Write)));

@@ -84,3 +84,23 @@ impl Linear {
         self.kind.tensors().into_iter().map(full).collect()
     }
 }
+
+/// Whether a layer is of a block, such as `model.layers.3.mlp.up_proj`, and not of a head.
+pub fn is_in_block(name: &str) -> bool {
+    name.split('.').any(|part| part == "layers" || part == "layer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_in_block;
+
+    #[test]
+    fn layers_of_blocks_are_told_from_heads() {
+        for name in ["model.layers.3.mlp.up_proj", "bert.encoder.layer.0.output.dense"] {
+            assert!(is_in_block(name), "{name}");
+        }
+        for name in ["lm_head", "score", "classifier", "bert.pooler.dense"] {
+            assert!(!is_in_block(name), "{name}");
+        }
+    }
+}

@@ -6,12 +6,13 @@ use std::process::Command;
 
 use hearth_crds::worker_config::{QuantizeConfig, WorkerResult};
 use hearth_worker::data::{TextEncoder, collate};
-use hearth_worker::model::Dropout;
+use hearth_worker::model::{Dropout, Pass};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use crate::fixture::{Fixture, rows};
 use crate::trained;
+use crate::ways::language_model;
 
 struct Run {
     exit_code: i32,
@@ -23,8 +24,8 @@ fn quantize(fixture: &Fixture, model: &Path, change: impl FnOnce(&mut Value)) ->
     let mut config = json!({
         "version": "hearth.dev/worker/v1",
         "job": {"namespace": "local", "name": "tiny", "uid": ""},
-        "model": model, "quantization": "INT8",
-        "output": fixture.path("int8"), "outputUri": "file:///int8",
+        "model": model, "quantization": "INT8", "groupSize": 128,
+        "output": fixture.path("int8"), "outputUri": "file:///int8", "calibration": null,
         "gate": {
             "data": {"path": fixture.path("eval.jsonl"), "uri": "file:///eval.jsonl",
                      "text": "text", "label": "label"},
@@ -131,7 +132,7 @@ fn a_second_run_finds_the_work_done_and_a_damaged_output_is_made_again() {
     let file = std::fs::File::options().write(true).open(&weights).unwrap();
     file.set_len(1000).unwrap();
     let third = quantize(&fixture, &dense, loose);
-    assert_eq!(third.result, first.result);
+    assert_eq!(third.result.model, first.result.model);
     assert!(std::fs::metadata(&weights).unwrap().len() > 1000);
 }
 
@@ -149,14 +150,105 @@ fn a_model_that_lost_too_much_is_not_put_in_place() {
     assert_eq!(report["digest"], Value::Null);
 }
 
+/// Relative error of the logits, and the size, in each format.
+#[test]
+fn every_format_is_small_and_close_and_read_back() {
+    let fixture = Fixture::new(0.0);
+    let dense = trained::model(&fixture, 60);
+    let exact = logits(&dense);
+    for (quantization, format, share, worst) in [
+        ("INT8WeightOnly", Some("pack-quantized"), 0.9, 0.02),
+        ("INT4", Some("pack-quantized"), 0.9, 0.3),
+        ("FP8", Some("float-quantized"), 0.9, 0.1),
+        ("FP16", None, 0.6, 0.002),
+        ("BF16", None, 0.6, 0.02),
+    ] {
+        let run = quantize(&fixture, &dense, |config| {
+            config["quantization"] = quantization.into();
+            config["output"] = fixture.path(quantization).to_str().unwrap().into();
+        });
+        assert_eq!(run.exit_code, 0, "{quantization}: {}", run.result.message);
+        let report = run.result.compression.unwrap();
+        let size = report.size_after_bytes as f64 / report.size_before_bytes as f64;
+        assert!(size < share, "{quantization}: {size} of the size");
+        assert!(report.agreement.unwrap() > 0.9, "{quantization}: {report:?}");
+        assert!(report.latency_before_milliseconds.unwrap() > 0.0, "{quantization}: {report:?}");
+        let config = json_of(fixture.path(quantization).join("config.json"));
+        assert_eq!(config["quantization_config"]["format"].as_str(), format, "{quantization}");
+
+        let near = logits(&fixture.path(quantization));
+        let error = f64::try_from((&exact - &near).norm() / exact.norm()).unwrap();
+        assert!(error > 0.0 && error < worst, "{quantization}: relative error {error}");
+    }
+}
+
+#[test]
+fn a_language_model_is_calibrated_and_judged_by_its_next_tokens() {
+    let fixture = language_model("llama-tied-biased");
+    let words = ["win", "cash", "prize", "free", "the", "a", "to", "you", "we", "report", "lunch"];
+    let texts = |seed: usize| -> String {
+        let row = |row: usize| {
+            let word = |place: usize| words[(seed + row * 5 + place * place * 3) % words.len()];
+            json!({"text": (0..20).map(word).collect::<Vec<_>>().join(" ")}).to_string()
+        };
+        (0..40).map(row).collect::<Vec<_>>().join("\n")
+    };
+    fixture.write("calibration.jsonl", &texts(1));
+    let judged = fixture.write("texts.jsonl", &texts(2));
+    let run = |output: &str, calibrate: bool, metric: &str| {
+        quantize(&fixture, &fixture.path("model"), |config| {
+            let rows = |path: &Path| json!({"path": path, "uri": "file:///texts", "text": "text", "label": "label"});
+            config["quantization"] = "INT4".into();
+            config["groupSize"] = 32.into();
+            config["output"] = fixture.path(output).to_str().unwrap().into();
+            config["gate"] = json!({"data": rows(&judged), "metric": metric, "maxDrop": 1.0});
+            if calibrate {
+                let path = fixture.path("calibration.jsonl");
+                config["calibration"] = json!({"data": rows(&path), "maxRows": 32});
+            }
+        })
+    };
+    let plain = run("plain", false, "loss");
+    assert_eq!(plain.exit_code, 0, "{}", plain.result.message);
+    let calibrated = run("calibrated", true, "loss");
+    assert_eq!(calibrated.exit_code, 0, "{}", calibrated.result.message);
+
+    // It answers more like the original, on texts that it was not calibrated with.
+    let logits = |directory: &Path| {
+        let model = hearth_worker::quantize::load(directory, Device::Cpu).unwrap();
+        let encoder = TextEncoder::load(&fixture.path("model"), Vec::new(), 64).unwrap();
+        let ids: Vec<i64> = encoder
+            .encode("win the report to lunch we cash a prize")
+            .unwrap()
+            .iter()
+            .map(|id| i64::from(*id))
+            .collect();
+        let ids = Tensor::from_slice(&ids).unsqueeze(0);
+        let tokens = ids.size()[1];
+        let pass = Pass::decoder(model.network(), tokens, Device::Cpu, Dropout::Off).unwrap();
+        tch::no_grad(|| model.forward(&ids, &pass).unwrap())
+    };
+    let exact = logits(&fixture.path("model"));
+    let error = |output: &str| {
+        let near = logits(&fixture.path(output));
+        f64::try_from((&exact - near).norm() / exact.norm()).unwrap()
+    };
+    let (plain, calibrated) = (error("plain"), error("calibrated"));
+    assert!(calibrated < 0.9 * plain, "{calibrated} calibrated, {plain} without");
+    let config = json_of(fixture.path("calibrated/config.json"));
+    // 48 columns are no multiple of a group.
+    let kept = json!(["lm_head", "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"]);
+    assert_eq!(config["quantization_config"]["ignore"], kept);
+
+    let refused = run("f1", false, "f1");
+    assert_eq!(refused.exit_code, 64);
+    assert!(refused.result.message.contains("loss or accuracy"), "{}", refused.result.message);
+}
+
 #[test]
 fn what_cannot_be_done_is_refused_with_what_can() {
     let fixture = Fixture::new(0.0);
     let dense = trained::model(&fixture, 2);
-    let fp8 = quantize(&fixture, &dense, |config| config["quantization"] = "FP8".into());
-    assert_eq!(fp8.exit_code, 64);
-    assert!(fp8.result.message.contains("use INT8"), "{}", fp8.result.message);
-
     let missing = quantize(&fixture, &fixture.path("nowhere"), |_| ());
     assert_eq!((missing.exit_code, missing.result.reason.as_str()), (66, "MissingInput"));
 

@@ -1,0 +1,155 @@
+//! Rounds a model's layers stage by stage, each for the inputs that it gets behind the stages that
+//! were rounded before it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tch::{Device, Tensor};
+
+use super::gptq::{self, Moments};
+use super::scheme::Scheme;
+use super::tensors::{Rounded, divisor, spread};
+use crate::data::{Fetched, Samples};
+use crate::error::Error;
+use crate::model::{Dropout, Head, LinearKind, LinearOp, Model, ModelError, Pass};
+
+/// Layers by name that were rounded.
+pub type RoundedLayers = BTreeMap<String, Rounded>;
+
+/// A dense layer that takes note of its inputs.
+#[derive(Debug)]
+struct Watched {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    moments: Arc<Mutex<Moments>>,
+}
+
+impl LinearOp for Watched {
+    fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner).add(input)?;
+        Ok(input.f_linear(&self.weight, self.bias.as_ref())?)
+    }
+
+    fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Some(Ok(LinearKind::Dense { weight: self.weight.shallow_clone(), bias }))
+    }
+}
+
+/// A row on its way through the stages.
+struct Row {
+    hidden: Tensor,
+    pass: Pass,
+}
+
+/// Rounds the layers of `model` that are to be packed, and leaves in it what they stand for.
+/// `samples` are shown to it one by one, at most `rows` of them.
+pub fn calibrate(
+    model: &mut Model,
+    schemes: &BTreeMap<String, Option<Scheme>>,
+    samples: &Samples,
+    rows: u32,
+) -> Result<RoundedLayers, Error> {
+    let mut shown = tch::no_grad(|| shown(model, samples, rows))?;
+    let mut rounded = RoundedLayers::new();
+    let stages = model.network().stages();
+    for stage in 0..stages {
+        let watched = watch(model, stage, schemes)?;
+        tch::no_grad(|| {
+            if !watched.is_empty() {
+                for row in &shown {
+                    let _ = model.network().forward(stage, &row.hidden, &row.pass)?;
+                }
+                rounded.extend(settle(model, stage, schemes, &watched)?);
+            }
+            if stage + 1 < stages {
+                for row in &mut shown {
+                    row.hidden = model.network().forward(stage, &row.hidden, &row.pass)?;
+                }
+            }
+            Ok::<_, ModelError>(())
+        })?;
+        tracing::info!("calibrated {} of {stages} stages", stage + 1);
+    }
+    Ok(rounded)
+}
+
+fn shown(model: &Model, samples: &Samples, rows: u32) -> Result<Vec<Row>, Error> {
+    let mut shown = Vec::new();
+    let mut fetched = Fetched::default();
+    for row in 0..samples.len().min(rows) {
+        samples.fetch(&[row], &mut fetched)?;
+        for ids in fetched.ids() {
+            let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+            let tokens = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+            let hidden = Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?;
+            let pass = if model.config.family.is_decoder() {
+                let mut pass = Pass::decoder(model.network(), tokens, Device::Cpu, Dropout::Off)?;
+                if model.head != Head::CausalLm {
+                    pass.select = Some(Tensor::f_from_slice(&[tokens - 1])?);
+                }
+                pass
+            } else {
+                Pass::encoder(None, Dropout::Off)?
+            };
+            shown.push(Row { hidden, pass });
+        }
+    }
+    Ok(shown)
+}
+
+/// Has the layers of a stage that are to be packed take note of their inputs.
+fn watch(
+    model: &mut Model,
+    stage: usize,
+    schemes: &BTreeMap<String, Option<Scheme>>,
+) -> Result<BTreeMap<String, Arc<Mutex<Moments>>>, ModelError> {
+    let mut watched = BTreeMap::new();
+    let mut failed = None;
+    model.network_mut().stage_mut(stage).linears_mut(&mut |linear| {
+        let LinearKind::Dense { weight, bias } = &linear.kind else { return };
+        let Some(Some(Scheme::Packed { .. })) = schemes.get(&linear.name) else { return };
+        let moments = match Moments::new(weight.size()[1]) {
+            Ok(moments) => Arc::new(Mutex::new(moments)),
+            Err(error) => {
+                failed = Some(error);
+                return;
+            }
+        };
+        watched.insert(linear.name.clone(), moments.clone());
+        let bias = bias.as_ref().map(Tensor::shallow_clone);
+        let weight = weight.shallow_clone();
+        linear.kind = LinearKind::Other(Box::new(Watched { weight, bias, moments }));
+    });
+    failed.map_or(Ok(watched), Err)
+}
+
+/// Rounds the watched layers of a stage, and puts in their place dense ones of the rounded weights.
+fn settle(
+    model: &mut Model,
+    stage: usize,
+    schemes: &BTreeMap<String, Option<Scheme>>,
+    watched: &BTreeMap<String, Arc<Mutex<Moments>>>,
+) -> Result<RoundedLayers, ModelError> {
+    let mut rounded = RoundedLayers::new();
+    let mut failed = None;
+    model.network_mut().stage_mut(stage).linears_mut(&mut |linear| {
+        let Some(moments) = watched.get(&linear.name) else { return };
+        let Some(Some(Scheme::Packed { bits, group })) = schemes.get(&linear.name) else { return };
+        let LinearKind::Other(op) = &linear.kind else { return };
+        let Some(Ok(LinearKind::Dense { weight, bias })) = op.merged() else { return };
+        let moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = gptq::round(&weight, &moments, *bits, *group).and_then(|layer| {
+            let steps = divisor(&spread(&layer.scales, weight.size()[1])?)?;
+            Ok((layer.values.f_mul(&steps)?, layer))
+        });
+        match done {
+            Ok((weight, layer)) => {
+                rounded.insert(linear.name.clone(), layer);
+                linear.kind = LinearKind::Dense { weight, bias };
+            }
+            Err(error) => failed = Some(error),
+        }
+    });
+    failed.map_or(Ok(rounded), Err)
+}
