@@ -51,9 +51,7 @@ impl Frozen {
                     let groups = (columns + group - 1) / group;
                     let filled = weight.constant_pad_nd([0, groups * group - columns]);
                     let (values, scales) = rounded(&filled.view([rows, groups, group]), 7.0);
-                    let values = (values + 8.0).to_kind(Kind::Uint8).view([rows, groups, -1, 2]);
-                    let (low, high) = (values.select(3, 0), values.select(3, 1));
-                    (low.bitwise_or_tensor(&(high * 16)), scales)
+                    (in_bytes(&values), scales)
                 }
             };
             Ok(Self { values, scales, columns })
@@ -79,9 +77,7 @@ impl Frozen {
                 let (values, scales) = (values.copy(), scales.copy());
                 return Ok(Self { values, scales, columns });
             }
-            let values = (values + 8).to_kind(Kind::Uint8).view([rows, groups, -1, 2]);
-            let (low, high) = (values.select(3, 0), values.select(3, 1));
-            let values = low.bitwise_or_tensor(&(high * 16));
+            let values = in_bytes(&values.view([rows, groups, -1]));
             Ok(Self { values, scales: scales.view([rows, groups, 1]).copy(), columns })
         })
     }
@@ -151,6 +147,13 @@ impl Frozen {
             columns: self.columns,
         }
     }
+}
+
+/// Whole numbers of -8 to 7 `[N, G, g]` → u8 `[N, G, g / 2]`, as [`Frozen::values`] holds them.
+fn in_bytes(values: &Tensor) -> Tensor {
+    let size = values.size();
+    let pairs = (values + 8).to_kind(Kind::Uint8).view([size[0], size[1], -1, 2]);
+    pairs.select(3, 0).bitwise_or_tensor(&(pairs.select(3, 1) * 16))
 }
 
 /// Columns that share a scale.

@@ -8,10 +8,10 @@ use tch::{Device, Tensor};
 
 use super::gptq::{self, Moments};
 use super::scheme::Scheme;
-use super::tensors::{Rounded, divisor, spread};
+use super::tensors::Rounded;
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
-use crate::model::{Dropout, Head, LinearKind, LinearOp, Model, ModelError, Pass};
+use crate::model::{Dropout, LinearKind, LinearOp, Model, ModelError, Pass};
 
 /// Layers by name that were rounded.
 pub type RoundedLayers = BTreeMap<String, Rounded>;
@@ -84,11 +84,7 @@ fn shown(model: &Model, samples: &Samples, rows: u32) -> Result<Vec<Row>, Error>
             let tokens = i64::try_from(ids.len()).unwrap_or(i64::MAX);
             let hidden = Tensor::f_from_slice(&ids)?.f_unsqueeze(0)?;
             let pass = if model.config.family.is_decoder() {
-                let mut pass = Pass::decoder(model.network(), tokens, Device::Cpu, Dropout::Off)?;
-                if model.head != Head::CausalLm {
-                    pass.select = Some(Tensor::f_from_slice(&[tokens - 1])?);
-                }
-                pass
+                Pass::decoder(model.network(), tokens, Device::Cpu, Dropout::Off)?
             } else {
                 Pass::encoder(None, Dropout::Off)?
             };
@@ -139,10 +135,8 @@ fn settle(
         let LinearKind::Other(op) = &linear.kind else { return };
         let Some(Ok(LinearKind::Dense { weight, bias })) = op.merged() else { return };
         let moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = gptq::round(&weight, &moments, *bits, *group).and_then(|layer| {
-            let steps = divisor(&spread(&layer.scales, weight.size()[1])?)?;
-            Ok((layer.values.f_mul(&steps)?, layer))
-        });
+        let done = gptq::round(&weight, &moments, *bits, *group)
+            .and_then(|layer| Ok((layer.dequantize()?, layer)));
         match done {
             Ok((weight, layer)) => {
                 rounded.insert(linear.name.clone(), layer);

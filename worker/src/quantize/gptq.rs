@@ -134,8 +134,7 @@ mod tests {
 
     /// Mean square of what rounding changes in the layer's output.
     fn lost(weight: &Tensor, rounded: &Rounded, inputs: &Tensor) -> f64 {
-        let scale = spread(&rounded.scales, weight.size()[1]).unwrap();
-        let error = &rounded.values * &scale - weight;
+        let error = rounded.dequantize().unwrap() - weight;
         inputs.matmul(&error.tr()).square().mean(Kind::Float).double_value(&[])
     }
 

@@ -23,6 +23,13 @@ pub struct Rounded {
     pub scales: Tensor,
 }
 
+impl Rounded {
+    /// What the numbers stand for, f32 `[N, K]`.
+    pub fn dequantize(&self) -> Result<Tensor, ModelError> {
+        Ok(self.values.f_mul(&spread(&self.scales, self.values.size()[1])?)?)
+    }
+}
+
 /// The tensors of a weight f32 `[N, K]`, by what follows the layer's name, each number rounded to
 /// the nearest.
 pub fn store(weight: &Tensor, scheme: Scheme) -> Result<Vec<(&'static str, Tensor)>, ModelError> {
