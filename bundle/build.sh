@@ -24,9 +24,11 @@ packed() {
 }
 
 # layout IMAGE TAGGED: the image as an OCI layout that a node imports as TAGGED. Compressing takes
-# longest of all, so the newest is kept in the cache.
+# longest of all, so the newest is kept in the cache, under the image's ID: one that was built again
+# has its tag, and other times in it.
 layout() {
-  local home=$HEARTH_CACHE/images/bundle/${2##*/} name=${2##*/}
+  local name=${2##*/} home
+  home=$HEARTH_CACHE/images/bundle/$name-$(images inspect --type image --format '{{.FromImageID}}' "$1" | cut -c1-12)
   if [ ! -d "$home" ]; then
     mkdir -p "$work/new" "${home%/*}"
     images push --quiet --format oci --compression-format zstd --compression-level 3 "$1" "oci:$work/new:$2" >&2

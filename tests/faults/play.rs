@@ -19,8 +19,8 @@ use crate::state::{self, State};
 /// Longest from the end of all faults to the final state.
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 /// The same for an operator with a bug. A good one takes a few seconds, but where it must wait
-/// for a time limit of its own.
-const LIMIT_PLANTED: Duration = Duration::from_secs(25);
+/// for a time limit of its own. After 30 s any operator looks again at what it wrote, and mends it.
+const LIMIT_PLANTED: Duration = Duration::from_secs(18);
 /// A story without faults may take this long on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
