@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod export;
 pub mod files;
+pub mod generate;
 pub mod import;
 pub mod model;
 pub mod monitor;

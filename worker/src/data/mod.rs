@@ -24,7 +24,7 @@ pub mod tokenize;
 
 use std::path::PathBuf;
 
-pub use chat::ChatTemplate;
+pub use chat::{Chat, ChatTemplate};
 pub use collate::{Batch, CausalBatch, collate, collate_causal, collate_packed, collate_pixels};
 pub use dataset::TrainingSet;
 pub use encode::{LossOn, Objective, SequenceEncoder};

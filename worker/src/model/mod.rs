@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod family;
 pub mod generate;
 pub mod loader;
+pub mod memory;
 pub mod module;
 pub mod network;
 pub mod parts;
@@ -23,8 +24,9 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 pub use config::{Family, ModelConfig};
+pub use memory::{Memory, Paged, Pool};
 pub use module::Role;
-pub use network::{Memory, Network, Pass, Runner};
+pub use network::{Network, Pass, Runner};
 pub use parts::dropout::Dropout;
 pub use parts::linear::{Linear, LinearKind, LinearOp};
 pub use parts::output::{Output, TeacherOutput};

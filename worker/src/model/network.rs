@@ -9,7 +9,9 @@ use std::fmt;
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
+use super::memory::{Attended, Memory, Paged, Rows, seen_after};
 use super::module::Module;
+use super::parts::attention::attend;
 use super::parts::dropout::Dropout;
 use super::parts::experts::Mixture;
 use super::parts::output::Output;
@@ -126,20 +128,6 @@ pub struct Pass {
     pub memory: Option<RefCell<Memory>>,
 }
 
-/// Keys and values of earlier tokens, by layer.
-#[derive(Debug, Default)]
-pub struct Memory {
-    layers: Vec<Option<(Tensor, Tensor)>>,
-    length: i64,
-}
-
-impl Memory {
-    /// Tokens remembered.
-    pub fn length(&self) -> i64 {
-        self.length
-    }
-}
-
 impl Pass {
     /// Of an encoder. `mask` i64 or bool `[B, T]` is 1 where there is a token.
     pub fn encoder(mask: Option<&Tensor>, dropout: Dropout) -> Result<Self, ModelError> {
@@ -195,17 +183,20 @@ impl Pass {
         tokens: i64,
         device: Device,
     ) -> Result<Self, ModelError> {
-        let start = memory.length;
+        let Memory::Rows(Rows { length: start, .. }) = memory else {
+            return Err(ModelError::Pass("rows go on after rows, not after pages"));
+        };
         let rope = network.rope().map(|rope| rope.range(start, tokens, device)).transpose()?;
-        let mut memory = memory;
-        memory.length += tokens;
         // libtorch's causal mask is that of a square.
         let mask = if start > 0 && tokens > 1 {
-            let seen = Tensor::f_ones([tokens, start + tokens], (Kind::Bool, device))?;
-            Mask::Keys(seen.f_tril(start)?.f_view([1, 1, tokens, -1])?)
+            Mask::Keys(seen_after(tokens, start + tokens, device)?)
         } else {
             Mask::Causal
         };
+        let mut memory = memory;
+        if let Memory::Rows(rows) = &mut memory {
+            rows.length += tokens;
+        }
         Ok(Self {
             mask,
             rope,
@@ -213,6 +204,23 @@ impl Pass {
             select: None,
             output: Output::Logits,
             memory: Some(RefCell::new(memory)),
+        })
+    }
+
+    /// Of a decoder, over one row of new tokens of many texts, at these `positions` in them, i64
+    /// `[N]`.
+    pub fn paged(
+        network: &dyn Network,
+        paged: Paged,
+        positions: &Tensor,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            mask: Mask::None,
+            rope: network.rope().map(|rope| rope.table(positions)).transpose()?,
+            dropout: Dropout::Off,
+            select: None,
+            output: Output::Logits,
+            memory: Some(RefCell::new(Memory::Paged(paged))),
         })
     }
 
@@ -234,25 +242,19 @@ impl Pass {
         }
     }
 
-    /// Joins two tensors `[B, G, T, ..]` of a layer to what is remembered of it, where anything is.
-    pub fn remember(
+    /// Attention of layer `layer`, over what is remembered where anything is: `[B, Q, H·v]`. `widen`
+    /// makes keys `[B, G, T, d]` and values `[B, G, T, v]` of what is to be remembered.
+    pub fn attend(
         &self,
         layer: usize,
-        first: Tensor,
-        second: Tensor,
-    ) -> Result<(Tensor, Tensor), ModelError> {
-        let Some(memory) = &self.memory else { return Ok((first, second)) };
-        let layers = &mut memory.borrow_mut().layers;
-        if layers.len() <= layer {
-            layers.resize_with(layer + 1, || None);
+        attended: Attended<'_>,
+        widen: &dyn Fn(Tensor, Tensor) -> Result<(Tensor, Tensor), ModelError>,
+    ) -> Result<Tensor, ModelError> {
+        if let Some(memory) = &self.memory {
+            return memory.borrow_mut().attend(layer, attended, &self.mask, widen);
         }
-        let joined = match &layers[layer] {
-            Some((old_first, old_second)) => {
-                (Tensor::f_cat(&[old_first, &first], 2)?, Tensor::f_cat(&[old_second, &second], 2)?)
-            }
-            None => (first, second),
-        };
-        layers[layer] = Some((joined.0.shallow_clone(), joined.1.shallow_clone()));
-        Ok(joined)
+        let Attended { query, new: (first, second), scores } = attended;
+        let (key, value) = widen(first, second)?;
+        attend(query, &key, &value, &self.mask, scores)
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind};
 use tokio::sync::oneshot;
 
-use super::metrics::ServingMetrics;
+use super::metrics::BatchMetrics;
 use super::queue::{Bounds, Next, Queue, Refused};
 use crate::data::collate;
 use crate::model::{Dropout, Model, ModelError};
@@ -44,7 +44,7 @@ struct Shared {
     queue: Mutex<Queue<Item>>,
     arrived: Condvar,
     started: Instant,
-    metrics: Arc<ServingMetrics>,
+    metrics: Arc<BatchMetrics>,
 }
 
 impl Engine {
@@ -53,7 +53,7 @@ impl Engine {
     pub fn start(
         model: TextClassifier,
         bounds: Bounds,
-        metrics: Arc<ServingMetrics>,
+        metrics: Arc<BatchMetrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::new(bounds)),
@@ -70,6 +70,7 @@ impl Engine {
 
     /// The scores of texts that were tokenized, in their order.
     pub async fn scores(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Scores>, EngineError> {
+        self.shared.metrics.tokens(texts.iter().map(Vec::len).sum());
         let (items, replies): (Vec<_>, Vec<_>) = texts
             .into_iter()
             .map(|ids| {

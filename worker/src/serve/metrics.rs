@@ -15,46 +15,63 @@ struct Outcome {
     code: u16,
 }
 
-/// The figures of a server.
+/// The figures of every server.
 #[derive(Debug)]
 pub struct ServingMetrics {
     registry: Registry,
     request_seconds: Histogram,
     requests: Family<Outcome, Counter>,
+}
+
+impl ServingMetrics {
+    /// These, and those that `more` registers.
+    pub fn with<M>(more: impl FnOnce(&mut Registry) -> M) -> (Self, M) {
+        let mut registry = Registry::default();
+        let inference = registry.sub_registry_with_prefix("hearth_inference");
+        let request_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        let requests = Family::default();
+        inference.register(
+            "request_seconds",
+            "From a request's body to its answer",
+            request_seconds.clone(),
+        );
+        inference.register("requests", "Requests by HTTP status", requests.clone());
+        let more = more(inference);
+        (Self { registry, request_seconds, requests }, more)
+    }
+
+    /// A request was answered.
+    pub fn request(&self, code: u16, seconds: f64) {
+        self.request_seconds.observe(seconds);
+        self.requests.get_or_create(&Outcome { code }).inc();
+    }
+
+    /// Text exposition.
+    pub fn encode(&self) -> String {
+        encode_registry(&self.registry)
+    }
+}
+
+/// The figures of texts that are computed together.
+#[derive(Debug)]
+pub struct BatchMetrics {
     queue_depth: Gauge,
     batch_size: Histogram,
     tokens: Counter,
 }
 
-impl Default for ServingMetrics {
-    fn default() -> Self {
-        let mut metrics = Self {
-            registry: Registry::default(),
-            request_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
-            requests: Family::default(),
+impl BatchMetrics {
+    /// Registers them.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
             queue_depth: Gauge::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             tokens: Counter::default(),
         };
-        let inference = metrics.registry.sub_registry_with_prefix("hearth_inference");
-        inference.register(
-            "request_seconds",
-            "From a request's body to its answer",
-            metrics.request_seconds.clone(),
-        );
-        inference.register("requests", "Requests by HTTP status", metrics.requests.clone());
-        inference.register("queue_depth", "Texts that wait", metrics.queue_depth.clone());
-        inference.register("batch_size", "Texts computed together", metrics.batch_size.clone());
-        inference.register("tokens", "Tokens computed", metrics.tokens.clone());
+        registry.register("queue_depth", "Texts that wait", metrics.queue_depth.clone());
+        registry.register("batch_size", "Texts computed together", metrics.batch_size.clone());
+        registry.register("tokens", "Tokens computed", metrics.tokens.clone());
         metrics
-    }
-}
-
-impl ServingMetrics {
-    /// A request was answered.
-    pub fn request(&self, code: u16, seconds: f64) {
-        self.request_seconds.observe(seconds);
-        self.requests.get_or_create(&Outcome { code }).inc();
     }
 
     /// Texts wait.
@@ -70,10 +87,5 @@ impl ServingMetrics {
     /// Tokens of a request, padding not counted.
     pub fn tokens(&self, tokens: usize) {
         self.tokens.inc_by(tokens as u64);
-    }
-
-    /// Text exposition.
-    pub fn encode(&self) -> String {
-        encode_registry(&self.registry)
     }
 }

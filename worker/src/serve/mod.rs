@@ -1,14 +1,17 @@
-//! `hearth-worker serve`: a classifier over HTTP.
+//! `hearth-worker serve`: a model over HTTP.
 //!
-//! [`queue`] decides what is computed together, [`engine`] has the one thread
-//! that computes, [`http`] the routes; [`classify`] and [`inference`] are the
-//! two protocols.
+//! Classifiers: [`queue`] decides what is computed together, [`engine`] has the one thread that
+//! computes, [`http`] the routes; [`classify`] and [`inference`] are the two protocols. Language
+//! models: [`openai`] is the protocol, [`crate::generate`] makes the texts. [`common`] is what both
+//! share.
 
 pub mod classify;
+pub mod common;
 pub mod engine;
 pub mod http;
 pub mod inference;
 pub mod metrics;
+pub mod openai;
 pub mod queue;
 
 use std::future::IntoFuture as _;
@@ -26,12 +29,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use axum::Router;
+
 use crate::cores::cores;
 use crate::data::TextEncoder;
 use crate::error::Error;
+use crate::generate::compute::{Computer, memory_for_texts};
+use crate::generate::engine::Limits;
+use crate::generate::language::Vocabulary;
+use crate::generate::metrics::GenerationMetrics;
+use crate::generate::{self, schedule};
+use crate::model::{Head, ModelConfig, saved_head};
+use common::Common;
 use engine::{Engine, TextClassifier};
 use http::Server;
-use metrics::ServingMetrics;
+use metrics::{BatchMetrics, ServingMetrics};
+use openai::LanguageServer;
 use queue::Bounds;
 
 /// After SIGTERM, load balancers may send a little longer: connections are
@@ -39,6 +52,10 @@ use queue::Bounds;
 const LAST_CALL: Duration = Duration::from_millis(500);
 /// Longest wait for answers in flight once no connection is taken.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
+/// that texts that run wait no longer than for so many.
+const PASS_TOKENS: usize = 256;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -82,42 +99,99 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
     runtime.block_on(async {
         let listener = listen(config.port)?;
         let directory = config.model.clone();
-        let loading = tokio::task::spawn_blocking(move || load(&directory, device, bounds.batch));
-        let (model, encoder) = while_loading(&listener, loading).await?;
-        let labels = model.classifier.labels().names().to_vec();
-        let metrics = Arc::new(ServingMetrics::default());
-        let (engine, thread) =
-            Engine::start(model, bounds, metrics.clone()).map_err(ServeError::Serve)?;
-        let server = Arc::new(Server {
-            name: config.job.name.clone(),
-            revision: config.revision.clone(),
-            labels,
-            encoder,
-            engine: engine.clone(),
-            metrics,
-            ready: Arc::new(AtomicBool::new(true)),
-            max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
-        });
-        let outcome = answer(listener, server).await;
-        engine.close();
-        if thread.join().is_err() {
+        let loading = tokio::task::spawn_blocking(move || load(&directory, device, bounds));
+        let loaded = while_loading(&listener, loading).await?;
+        let serving = loaded.start(config, bounds)?;
+        let outcome = answer(listener, &serving.common, serving.router).await;
+        (serving.close)();
+        if serving.thread.join().is_err() {
             tracing::error!("the computing thread panicked");
         }
         outcome
     })
 }
 
-fn load(
-    directory: &Path,
-    device: Device,
-    batch: usize,
-) -> Result<(TextClassifier, TextEncoder), Error> {
+/// A model that is warm.
+enum Loaded {
+    Classifier(TextClassifier, Box<TextEncoder>),
+    Language(Computer, Arc<Vocabulary>),
+}
+
+/// A model that is served.
+struct Serving {
+    common: Arc<Common>,
+    router: Router,
+    /// Lets the computing thread end once nothing is left to compute.
+    close: Box<dyn FnOnce() + Send>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+fn load(directory: &Path, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
+    let head = saved_head(&ModelConfig::read(directory)?)?;
+    if head == Head::CausalLm {
+        let now = jiff::Zoned::now().datetime();
+        let (model, vocabulary) = generate::language::load(directory, device, now)?;
+        let most = vocabulary.context.saturating_mul(bounds.batch);
+        let computer = Computer::new(model, device, most, memory_for_texts())?;
+        return Ok(Loaded::Language(computer, Arc::new(vocabulary)));
+    }
     let classifier = crate::quantize::load(directory, device)?;
     classifier.expect_classifier()?;
     let encoder = TextEncoder::from_export(directory)?;
     let model = TextClassifier { classifier, pad: encoder.pad(), device };
-    warm_up(&model, &encoder, batch)?;
-    Ok((model, encoder))
+    warm_up(&model, &encoder, bounds.batch)?;
+    Ok(Loaded::Classifier(model, Box::new(encoder)))
+}
+
+impl Loaded {
+    fn start(self, config: &ServeConfig, bounds: Bounds) -> Result<Serving, ServeError> {
+        let common = |metrics| {
+            Arc::new(Common {
+                name: config.job.name.clone(),
+                revision: config.revision.clone(),
+                metrics: Arc::new(metrics),
+                ready: Arc::new(AtomicBool::new(true)),
+                max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
+            })
+        };
+        match self {
+            Self::Classifier(model, encoder) => {
+                let labels = model.classifier.labels().names().to_vec();
+                let (metrics, figures) = ServingMetrics::with(BatchMetrics::new);
+                let (engine, thread) =
+                    Engine::start(model, bounds, Arc::new(figures)).map_err(ServeError::Serve)?;
+                let common = common(metrics);
+                let closing = engine.clone();
+                let server = Server { common: common.clone(), labels, encoder: *encoder, engine };
+                let router = http::router(&Arc::new(server));
+                Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
+            }
+            Self::Language(computer, vocabulary) => {
+                let (metrics, figures) = ServingMetrics::with(GenerationMetrics::new);
+                let limits = Limits {
+                    schedule: schedule::Bounds {
+                        running: bounds.batch,
+                        tokens: PASS_TOKENS.max(bounds.batch),
+                    },
+                    depth: bounds.depth,
+                    delay: bounds.delay,
+                };
+                let (engine, thread) = generate::engine::Engine::start(
+                    computer,
+                    vocabulary.clone(),
+                    limits,
+                    Arc::new(figures),
+                )
+                .map_err(ServeError::Serve)?;
+                let common = common(metrics);
+                let closing = engine.clone();
+                let started = jiff::Zoned::now().timestamp().as_second();
+                let server = LanguageServer { common: common.clone(), vocabulary, engine, started };
+                let router = openai::router(&Arc::new(server));
+                Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
+            }
+        }
+    }
 }
 
 fn bounds(config: &ServeConfig) -> Result<Bounds, ServeError> {
@@ -178,7 +252,7 @@ async fn while_loading<T: Send + 'static>(
 ) -> Result<T, ServeError> {
     let clone = listener.try_clone().and_then(TcpListener::from_std).map_err(ServeError::Serve)?;
     let (loaded, is_loaded) = oneshot::channel::<()>();
-    let serving = axum::serve(clone, http::loading()).with_graceful_shutdown(async {
+    let serving = axum::serve(clone, common::loading()).with_graceful_shutdown(async {
         let _ = is_loaded.await;
     });
     let serving = tokio::spawn(async move { serving.await });
@@ -191,15 +265,15 @@ async fn while_loading<T: Send + 'static>(
 }
 
 /// Serves until SIGTERM, then finishes what is in flight.
-async fn answer(listener: StdListener, server: Arc<Server>) -> Result<(), ServeError> {
+async fn answer(listener: StdListener, common: &Common, router: Router) -> Result<(), ServeError> {
     let listener = TcpListener::from_std(listener).map_err(ServeError::Serve)?;
     let address = listener.local_addr().map_err(ServeError::Serve)?;
-    tracing::info!(%address, model = server.name, revision = server.revision, "serving");
+    tracing::info!(%address, model = common.name, revision = common.revision, "serving");
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Serve)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Serve)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let ready = server.ready.clone();
-    let serving = axum::serve(listener, http::router(server)).with_graceful_shutdown(async {
+    let ready = common.ready.clone();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async {
         let _ = stopped.await;
     });
     let stopping = async move {

@@ -46,6 +46,7 @@ mod resize;
 mod resume;
 mod s3_server;
 mod serve_http;
+mod serve_language;
 mod straggler;
 mod tensorboard;
 mod terminate;

@@ -181,6 +181,50 @@ fn generation_that_remembers_gives_the_logits_of_the_whole_text() {
 }
 
 #[test]
+fn texts_of_one_pass_see_what_is_remembered_of_them_and_nothing_else() {
+    for (name, case) in cases().into_iter().filter(|(name, _)| !name.contains("classifier")) {
+        let (_home, model) = read(&case);
+        let _no_grad = tch::no_grad_guard();
+        let pass = Pass::decoder(model.network(), TOKENS, Device::Cpu, Dropout::Off).unwrap();
+        let whole = model.forward(&ids(), &pass).unwrap();
+        // Slots of the first text are the odd ones, backwards; of the second the even ones.
+        let slots = |row: i64, count: i64| -> Vec<i64> {
+            (0..count).map(|token| if row == 0 { 41 - 2 * token } else { 2 * token }).collect()
+        };
+        let mut pool = model::Pool::new(42);
+        let mut known = [0; 2];
+        let mut worst = 0.0f64;
+        // Both at once, one token of each, one alone, pieces after what is remembered.
+        for counts in [[5, 3], [1, 1], [0, 4], [4, 1], [2, 3]] {
+            let (mut input, mut positions, mut texts, mut want) = (vec![], vec![], vec![], vec![]);
+            for row in [0, 1].into_iter().filter(|row| counts[*row] > 0) {
+                let (start, count) = (known[row], counts[row]);
+                known[row] += count;
+                let row = i64::try_from(row).unwrap();
+                input.push(ids().narrow(0, row, 1).narrow(1, start, count));
+                positions.push(Tensor::arange_start(
+                    start,
+                    start + count,
+                    (Kind::Int64, Device::Cpu),
+                ));
+                texts.push((usize::try_from(count).unwrap(), slots(row, start + count)));
+                want.push(whole.narrow(0, row, 1).narrow(1, start, count));
+            }
+            let texts: Vec<_> = texts.iter().map(|(count, slots)| (*count, &slots[..])).collect();
+            let paged = model::Paged::new(pool, &texts, Device::Cpu).unwrap();
+            let positions = Tensor::cat(&positions, 0);
+            let pass = Pass::paged(model.network(), paged, &positions).unwrap();
+            let got = model.forward(&Tensor::cat(&input, 1), &pass).unwrap();
+            worst = worst.max(f64::try_from((got - Tensor::cat(&want, 1)).abs().max()).unwrap());
+            let model::Memory::Paged(paged) = pass.memory.unwrap().into_inner() else { panic!() };
+            pool = paged.pool;
+        }
+        assert_eq!(known, [12, 12]);
+        assert!(worst < 1e-4, "{name}: {worst}");
+    }
+}
+
+#[test]
 fn packed_documents_do_not_see_each_other() {
     for (name, case) in cases().into_iter().filter(|(name, _)| !name.contains("classifier")) {
         let (_home, model) = read(&case);

@@ -18,7 +18,7 @@ use crate::trained;
 const TEXTS: [&str; 4] = ["win cash now", "the meeting is for you", "free offer", "lunch"];
 
 /// A running server.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     port: u16,
     model: PathBuf,
@@ -26,14 +26,14 @@ struct Server {
 }
 
 /// An answer.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
     }
 }
@@ -42,6 +42,11 @@ impl Server {
     fn start(change: impl FnOnce(&mut Value)) -> Self {
         let fixture = Fixture::new(0.0);
         let model = trained::model(&fixture, 40);
+        Self::of(fixture, model, change)
+    }
+
+    /// Of the model in a directory of the fixture.
+    pub(crate) fn of(fixture: Fixture, model: PathBuf, change: impl FnOnce(&mut Value)) -> Self {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let mut config = json!({
             "version": "hearth.dev/worker/v1",
@@ -72,11 +77,11 @@ impl Server {
         send(self.port, "GET", path, "").ok()
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         send(self.port, "GET", path, "").unwrap()
     }
 
-    fn post(&self, path: &str, body: &str) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
         send(self.port, "POST", path, body).unwrap()
     }
 
@@ -84,7 +89,7 @@ impl Server {
         self.post("/v1/classify", &json!({ "inputs": inputs }).to_string())
     }
 
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
         line.unwrap_or_else(|| panic!("{name} is not in:\n{text}"))
@@ -93,6 +98,14 @@ impl Server {
             .unwrap()
             .parse()
             .unwrap()
+    }
+
+    pub(crate) fn model(&self) -> &Path {
+        &self.model
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     fn terminate(&self) {

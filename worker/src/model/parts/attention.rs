@@ -12,6 +12,7 @@ use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::RopeTable;
 use crate::model::ModelError;
+use crate::model::memory::{Attended, seen_after};
 use crate::model::module::module;
 use crate::model::network::{Mask, Pass};
 
@@ -56,9 +57,11 @@ impl Attention {
         let key =
             rope.apply(&heads(self.key.forward(hidden, pass.dropout)?, self.key_norm.as_ref())?)?;
         let value = heads(self.value.forward(hidden, pass.dropout)?, None)?;
-        let (key, value) = pass.remember(layer, key, value)?;
         let scores = Scores { scale: None, dropout: pass.dropout.share(self.dropout) };
-        self.output.forward(&attend(&query, &key, &value, &pass.mask, scores)?, pass.dropout)
+        let as_they_are = |key, value| Ok((key, value));
+        let attended = Attended { query: &query, new: (key, value), scores };
+        let mixed = pass.attend(layer, attended, &as_they_are)?;
+        self.output.forward(&mixed, pass.dropout)
     }
 }
 
@@ -122,6 +125,22 @@ pub fn attend(
     };
     let (rows, queries) = (query.size()[0], query.size()[2]);
     Ok(mixed.f_transpose(1, 2)?.f_reshape([rows, queries, -1])?)
+}
+
+/// As [`attend`], of the last `Q` of `T` tokens: each sees itself and what comes before.
+pub fn attend_after(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    scores: Scores,
+) -> Result<Tensor, ModelError> {
+    let (queries, keys) = (query.size()[2], key.size()[2]);
+    let mask = if queries == 1 || queries == keys {
+        Mask::Causal
+    } else {
+        Mask::Keys(seen_after(queries, keys, query.device())?)
+    };
+    attend(query, key, value, &mask, scores)
 }
 
 /// Attention that drops weights, on the CPU. libtorch composes it, too, there being no kernel, but

@@ -7,11 +7,12 @@
 
 use tch::Tensor;
 
-use super::attention::{Scores, attend, split_heads};
+use super::attention::{Scores, split_heads};
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::RopeTable;
 use crate::model::ModelError;
+use crate::model::memory::Attended;
 use crate::model::module::module;
 use crate::model::network::Pass;
 
@@ -89,15 +90,27 @@ impl LatentAttention {
         let latent = self.norm.forward(&down.f_narrow(2, 0, sizes.latent)?)?.f_unsqueeze(1)?;
         let rotary_key =
             rope.apply(&down.f_narrow(2, sizes.latent, sizes.rotary)?.f_unsqueeze(1)?)?;
-        let (latent, rotary_key) = pass.remember(layer, latent, rotary_key)?;
+        let widen = |latent: Tensor, rotary_key: Tensor| self.widen(&latent, &rotary_key, pass);
+        let scores = Scores { scale: Some(self.scale), dropout: pass.dropout.share(self.dropout) };
+        let attended = Attended { query: &query, new: (latent, rotary_key), scores };
+        let mixed = pass.attend(layer, attended, &widen)?;
+        self.output.forward(&mixed, pass.dropout)
+    }
 
+    /// `latent [B, 1, T, L]` and `rotary_key [B, 1, T, r]` → keys `[B, H, T, n + r]` and values
+    /// `[B, H, T, v]`.
+    fn widen(
+        &self,
+        latent: &Tensor,
+        rotary_key: &Tensor,
+        pass: &Pass,
+    ) -> Result<(Tensor, Tensor), ModelError> {
+        let sizes = self.sizes;
         let wide = self.up.forward(&latent.f_squeeze_dim(1)?, pass.dropout)?;
         let wide = split_heads(&wide, sizes.plain + sizes.value)?.f_transpose(1, 2)?;
         let plain_key = wide.f_narrow(3, 0, sizes.plain)?;
         let value = wide.f_narrow(3, sizes.plain, sizes.value)?;
         let rotary_key = rotary_key.f_expand([-1, plain_key.size()[1], -1, -1], false)?;
-        let key = Tensor::f_cat(&[plain_key, rotary_key], 3)?;
-        let scores = Scores { scale: Some(self.scale), dropout: pass.dropout.share(self.dropout) };
-        self.output.forward(&attend(&query, &key, &value, &pass.mask, scores)?, pass.dropout)
+        Ok((Tensor::f_cat(&[plain_key, rotary_key], 3)?, value))
     }
 }

@@ -1,0 +1,207 @@
+//! What earlier passes of the same texts left: keys and values, or MLA's latents and rotary keys.
+
+use tch::{Device, Kind, Tensor};
+
+use super::ModelError;
+use super::parts::attention::{Scores, attend, attend_after};
+
+/// What is remembered, and how.
+#[derive(Debug)]
+pub enum Memory {
+    /// Of rows of one length, side by side.
+    Rows(Rows),
+    /// Of many texts, in a pool.
+    Paged(Paged),
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::Rows(Rows::default())
+    }
+}
+
+/// Two tensors a layer `[B, G, T, ..]`, joined to by each pass.
+#[derive(Debug, Default)]
+pub struct Rows {
+    layers: Vec<Option<(Tensor, Tensor)>>,
+    /// Tokens remembered.
+    pub(super) length: i64,
+}
+
+impl Rows {
+    fn remember(
+        &mut self,
+        layer: usize,
+        first: Tensor,
+        second: Tensor,
+    ) -> Result<(Tensor, Tensor), ModelError> {
+        let known = layer_of(&mut self.layers, layer);
+        let joined = match known {
+            Some((old_first, old_second)) => {
+                (Tensor::f_cat(&[old_first, &first], 2)?, Tensor::f_cat(&[old_second, &second], 2)?)
+            }
+            None => (first, second),
+        };
+        *known = Some((joined.0.shallow_clone(), joined.1.shallow_clone()));
+        Ok(joined)
+    }
+}
+
+/// A pool of slots, each with room for one token in every layer (Kwon et al. 2023, PagedAttention).
+/// Who has which is decided elsewhere.
+#[derive(Debug)]
+pub struct Pool {
+    /// Two tensors a layer `[slots, G, ..]`, made when the first token comes.
+    layers: Vec<Option<(Tensor, Tensor)>>,
+    slots: i64,
+}
+
+impl Pool {
+    /// Of so many slots.
+    pub fn new(slots: i64) -> Self {
+        Self { layers: Vec::new(), slots }
+    }
+
+    /// Bytes that one token takes in all layers that there are.
+    pub fn bytes_per_slot(&self) -> u64 {
+        let bytes = |of: &Tensor| of.numel() as u64 * of.kind().elt_size_in_bytes() as u64;
+        let all: u64 = self.layers.iter().flatten().map(|(a, b)| bytes(a) + bytes(b)).sum();
+        all / u64::try_from(self.slots).unwrap_or(1).max(1)
+    }
+
+    /// The two tensors of a layer, for tokens like `first` and `second` `[N, G, ..]`. Memory is
+    /// taken from the system page by page as slots are used.
+    fn layer(
+        &mut self,
+        layer: usize,
+        first: &Tensor,
+        second: &Tensor,
+    ) -> Result<&mut (Tensor, Tensor), ModelError> {
+        let slots = self.slots;
+        let room = |like: &Tensor| {
+            let size: Vec<i64> = std::iter::once(slots).chain(like.size()[1..].to_vec()).collect();
+            Tensor::f_empty(size, (like.kind(), like.device()))
+        };
+        let known = layer_of(&mut self.layers, layer);
+        let made = match known.take() {
+            Some(made) => made,
+            None => (room(first)?, room(second)?),
+        };
+        Ok(known.insert(made))
+    }
+}
+
+/// The new tokens of one text in a pass.
+#[derive(Debug)]
+pub struct Stretch {
+    /// New tokens, the text's last ones.
+    pub tokens: i64,
+    /// Slots of all of the text's tokens so far, the new ones included, i64 `[T]`.
+    pub slots: Tensor,
+}
+
+/// Where a pass over new tokens of many texts, one row `[1, N]`, remembers them.
+#[derive(Debug)]
+pub struct Paged {
+    /// What is known of all texts.
+    pub pool: Pool,
+    /// Their new tokens, in the row's order.
+    pub stretches: Vec<Stretch>,
+    /// Slots of the new tokens, i64 `[N]`.
+    pub slots: Tensor,
+}
+
+impl Paged {
+    /// Of stretches of `tokens` new tokens, with the slots of all tokens of their texts.
+    pub fn new(pool: Pool, texts: &[(usize, &[i64])], device: Device) -> Result<Self, ModelError> {
+        let new = texts.iter().flat_map(|(tokens, slots)| &slots[slots.len() - tokens..]);
+        let new: Vec<i64> = new.copied().collect();
+        let stretch = |(tokens, slots): &(usize, &[i64])| {
+            let slots = Tensor::f_from_slice(slots)?.f_to_device(device)?;
+            Ok::<_, ModelError>(Stretch { tokens: i64::try_from(*tokens).unwrap_or(0), slots })
+        };
+        Ok(Self {
+            pool,
+            stretches: texts.iter().map(stretch).collect::<Result<_, _>>()?,
+            slots: Tensor::f_from_slice(&new)?.f_to_device(device)?,
+        })
+    }
+
+    /// Remembers tokens `[1, G, N, ..]` of a layer; its two tensors `[slots, G, ..]`.
+    fn remember(
+        &mut self,
+        layer: usize,
+        first: &Tensor,
+        second: &Tensor,
+    ) -> Result<(Tensor, Tensor), ModelError> {
+        let rows = |of: &Tensor| of.f_squeeze_dim(0)?.f_transpose(0, 1);
+        let (first, second) = (rows(first)?, rows(second)?);
+        let (firsts, seconds) = self.pool.layer(layer, &first, &second)?;
+        let _ = firsts.f_index_copy_(0, &self.slots, &first)?;
+        let _ = seconds.f_index_copy_(0, &self.slots, &second)?;
+        Ok((firsts.shallow_clone(), seconds.shallow_clone()))
+    }
+}
+
+/// What attention reads of new tokens.
+#[derive(Debug)]
+pub struct Attended<'a> {
+    /// `[B, H, Q, d]`.
+    pub query: &'a Tensor,
+    /// What is remembered of each, two tensors `[B, G, Q, ..]`.
+    pub new: (Tensor, Tensor),
+    /// How scores become weights.
+    pub scores: Scores,
+}
+
+impl Memory {
+    /// Remembers the new tokens of layer `layer`, and lets them look at all that is remembered of
+    /// their texts: `[B, Q, H·v]`. `widen` makes keys `[B, G, T, d]` and values `[B, G, T, v]` of
+    /// what is remembered. `mask` says who sees whom among rows.
+    pub(super) fn attend(
+        &mut self,
+        layer: usize,
+        attended: Attended<'_>,
+        mask: &super::network::Mask,
+        widen: &dyn Fn(Tensor, Tensor) -> Result<(Tensor, Tensor), ModelError>,
+    ) -> Result<Tensor, ModelError> {
+        let Attended { query, new: (first, second), scores } = attended;
+        let paged = match self {
+            Self::Rows(rows) => {
+                let (first, second) = rows.remember(layer, first, second)?;
+                let (key, value) = widen(first, second)?;
+                return attend(query, &key, &value, mask, scores);
+            }
+            Self::Paged(paged) => paged,
+        };
+        let (firsts, seconds) = paged.remember(layer, &first, &second)?;
+        let mut start = 0;
+        let mut mixed = Vec::with_capacity(paged.stretches.len());
+        for stretch in &paged.stretches {
+            let known = |all: &Tensor| {
+                all.f_index_select(0, &stretch.slots)?.f_transpose(0, 1)?.f_unsqueeze(0)
+            };
+            let (key, value) = widen(known(&firsts)?, known(&seconds)?)?;
+            let query = query.f_narrow(2, start, stretch.tokens)?;
+            mixed.push(attend_after(&query, &key, &value, scores)?);
+            start += stretch.tokens;
+        }
+        Ok(Tensor::f_cat(&mixed, 1)?)
+    }
+}
+
+/// Who sees whom where `queries` tokens are the last of `keys`: bool `[1, 1, Q, T]`.
+pub(super) fn seen_after(queries: i64, keys: i64, device: Device) -> Result<Tensor, ModelError> {
+    let seen = Tensor::f_ones([queries, keys], (Kind::Bool, device))?;
+    Ok(seen.f_tril(keys - queries)?.f_view([1, 1, queries, keys])?)
+}
+
+fn layer_of(
+    layers: &mut Vec<Option<(Tensor, Tensor)>>,
+    layer: usize,
+) -> &mut Option<(Tensor, Tensor)> {
+    if layers.len() <= layer {
+        layers.resize_with(layer + 1, || None);
+    }
+    &mut layers[layer]
+}

@@ -1,0 +1,283 @@
+//! OpenAI's API for a language model: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
+
+mod answer;
+mod request;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::common::{self, Common, Failure};
+use crate::data::Chat as ChatToRender;
+use crate::generate::engine::{Engine, Refused, Request as TextRequest};
+use crate::generate::language::Vocabulary;
+use answer::{Answer, Kind};
+use request::{Chat, Completion, How, Prompt};
+
+/// What the routes share.
+pub struct LanguageServer {
+    /// Name, figures, bounds.
+    pub common: Arc<Common>,
+    /// Tokens, templates, grammars.
+    pub vocabulary: Arc<Vocabulary>,
+    /// The way to the model.
+    pub engine: Engine,
+    /// When this began, in seconds since 1970.
+    pub started: i64,
+}
+
+/// A failure in OpenAI's form.
+#[derive(Debug)]
+struct ApiFailure(Failure);
+
+impl From<Failure> for ApiFailure {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+impl From<Refused> for ApiFailure {
+    fn from(refused: Refused) -> Self {
+        let status = match refused {
+            Refused::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refused::Long { .. } => StatusCode::BAD_REQUEST,
+            Refused::Closed => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self(Failure { status, message: refused.to_string() })
+    }
+}
+
+impl IntoResponse for ApiFailure {
+    fn into_response(self) -> Response {
+        let Self(failure) = self;
+        let body = Json(error_body(&failure.message, failure.status));
+        failure.retry_after((failure.status, body).into_response())
+    }
+}
+
+/// What tells of an error.
+fn error_body(message: &str, status: StatusCode) -> Value {
+    let kind = match status {
+        StatusCode::NOT_FOUND => "not_found_error",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+        status if status.is_server_error() => "server_error",
+        _ => "invalid_request_error",
+    };
+    json!({"error": {"message": message, "type": kind, "param": null, "code": status.as_u16()}})
+}
+
+/// All routes.
+pub fn router(server: &Arc<LanguageServer>) -> Router {
+    let answers = Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(complete))
+        .with_state(server.clone());
+    let about = Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{name}", get(model))
+        .fallback(unknown)
+        .with_state(server.clone());
+    common::measured(&server.common, answers)
+        .merge(about)
+        .merge(common::routes(server.common.clone()))
+}
+
+async fn chat(
+    State(server): State<Arc<LanguageServer>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiFailure> {
+    let mut request: Chat = server.common.parse(body)?;
+    server.common.check_name(&request.common.model)?;
+    let streams = request.common.stream == Some(true);
+    let how = request.how(&server.vocabulary.sampling).map_err(Failure::bad_request)?;
+    let own = server.clone();
+    let (how, wanted) = blocking(move || {
+        let prompt = own.vocabulary.chat_prompt(&request)?;
+        own.vocabulary.requests(how, vec![prompt])
+    })
+    .await?;
+    server.respond(Kind::Chat, &how, wanted, streams).await
+}
+
+async fn complete(
+    State(server): State<Arc<LanguageServer>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiFailure> {
+    let mut request: Completion = server.common.parse(body)?;
+    server.common.check_name(&request.common.model)?;
+    let streams = request.common.stream == Some(true);
+    let how = request.how(&server.vocabulary.sampling).map_err(Failure::bad_request)?;
+    let own = server.clone();
+    let (how, wanted) = blocking(move || {
+        let prompts = own.vocabulary.prompts(request.prompt)?;
+        own.vocabulary.requests(how, prompts)
+    })
+    .await?;
+    server.respond(Kind::Completion, &how, wanted, streams).await
+}
+
+/// Tokenizing a long text takes milliseconds: not on the threads that serve others.
+async fn blocking<T: Send + 'static>(
+    make: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, ApiFailure> {
+    match tokio::task::spawn_blocking(make).await {
+        Ok(made) => Ok(made.map_err(Failure::bad_request)?),
+        Err(error) => Err(ApiFailure(Failure {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: format!("the request could not be prepared: {error}"),
+        })),
+    }
+}
+
+impl LanguageServer {
+    async fn respond(
+        self: &Arc<Self>,
+        kind: Kind,
+        how: &How,
+        texts: Vec<TextRequest>,
+        streams: bool,
+    ) -> Result<Response, ApiFailure> {
+        let prompts = texts.iter().step_by(how.choices);
+        let prompt_tokens = prompts.map(|text| text.prompt.len()).sum();
+        let events = self.engine.generate(texts)?;
+        let answer = Answer::new(kind, self, prompt_tokens);
+        if streams {
+            return Ok(stream::respond(answer, events, how.tells_usage));
+        }
+        Ok(Json(answer.whole(events).await?).into_response())
+    }
+}
+
+impl Vocabulary {
+    fn chat_prompt(&self, request: &Chat) -> Result<Vec<u32>, String> {
+        let template = self
+            .template
+            .as_ref()
+            .ok_or("this model has no chat template; send a text to /v1/completions")?;
+        let messages = request.messages.iter().map(|message| for_template(plain(message)?));
+        let messages = messages.collect::<Result<Vec<_>, _>>()?;
+        let variables = request.template_variables.clone().map(for_template).transpose()?;
+        let text = template.render(ChatToRender {
+            messages: &messages,
+            add_generation_prompt: true,
+            variables: variables.as_ref(),
+            ..ChatToRender::default()
+        })?;
+        // A template writes the special tokens itself.
+        self.tokens(&text, false)
+    }
+
+    fn prompts(&self, prompt: Prompt) -> Result<Vec<Vec<u32>>, String> {
+        match prompt {
+            Prompt::Text(text) => Ok(vec![self.tokens(&text, true)?]),
+            Prompt::Texts(texts) => texts.iter().map(|text| self.tokens(text, true)).collect(),
+            Prompt::Tokens(tokens) => Ok(vec![tokens]),
+            Prompt::ManyTokens(many) => Ok(many),
+        }
+    }
+
+    fn tokens(&self, text: &str, special: bool) -> Result<Vec<u32>, String> {
+        let encoding = self.tokenizer.encode_fast(text, special);
+        let encoding = encoding.map_err(|error| format!("the prompt has no tokens: {error}"))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The texts to make of each prompt, prompt by prompt.
+    fn requests(
+        &self,
+        how: How,
+        prompts: Vec<Vec<u32>>,
+    ) -> Result<(How, Vec<TextRequest>), String> {
+        let mut requests = Vec::with_capacity(prompts.len() * how.choices);
+        let matcher = how.shape.as_ref().map(|shape| self.grammars.matcher(shape)).transpose();
+        let matcher =
+            matcher.map_err(|error| format!("response_format cannot be kept to: {error}"))?;
+        for prompt in prompts {
+            if prompt.is_empty() {
+                return Err("the prompt is empty; a text needs a beginning".into());
+            }
+            if let Some(token) = prompt.iter().find(|token| **token as usize >= self.size) {
+                return Err(format!(
+                    "the prompt has token {token}, of {} that there are",
+                    self.size
+                ));
+            }
+            for number in 0..how.choices {
+                let mut sampling = how.sampling.clone();
+                sampling.seed = sampling.seed.wrapping_add(number as u64);
+                requests.push(TextRequest {
+                    prompt: prompt.clone(),
+                    sampling,
+                    stops: how.stops.clone(),
+                    max_tokens: how.max_tokens.unwrap_or(usize::MAX),
+                    ignores_end: how.ignores_end,
+                    matcher: matcher.as_ref().map(llguidance::Matcher::deep_clone),
+                });
+            }
+        }
+        if requests.is_empty() {
+            return Err("there is no prompt".into());
+        }
+        Ok((how, requests))
+    }
+}
+
+fn for_template(value: Value) -> Result<minijinja::Value, String> {
+    serde_json::from_value(value).map_err(|error| format!("the chat has no such form: {error}"))
+}
+
+/// A message whose content is one text: templates know no parts.
+fn plain(message: &Value) -> Result<Value, String> {
+    let Some(parts) = message.get("content").and_then(Value::as_array) else {
+        return match message.get("content") {
+            Some(Value::String(_)) => Ok(message.clone()),
+            _ => Err("each message needs a content that is a text, or a list of text parts".into()),
+        };
+    };
+    let text = |part: &Value| match part.get("text") {
+        Some(Value::String(text)) if part.get("type") == Some(&json!("text")) => Ok(text.clone()),
+        _ => Err("only text parts are supported in a message's content".to_owned()),
+    };
+    let text = parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.concat();
+    let mut message = message.clone();
+    message["content"] = Value::String(text);
+    Ok(message)
+}
+
+async fn models(State(server): State<Arc<LanguageServer>>) -> Response {
+    Json(json!({"object": "list", "data": [server.card()]})).into_response()
+}
+
+async fn model(
+    State(server): State<Arc<LanguageServer>>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiFailure> {
+    server.common.check_name(&name)?;
+    Ok(Json(server.card()).into_response())
+}
+
+impl LanguageServer {
+    fn card(&self) -> Value {
+        json!({
+            "id": self.common.name, "object": "model", "created": self.started, "owned_by": "hearth",
+            "root": self.common.revision, "max_model_len": self.engine.room(),
+        })
+    }
+}
+
+async fn unknown(request: Request) -> ApiFailure {
+    let message = format!(
+        "there is no {} {}; chats go to POST /v1/chat/completions, texts to POST /v1/completions",
+        request.method(),
+        request.uri().path()
+    );
+    ApiFailure(Failure { status: StatusCode::NOT_FOUND, message })
+}
