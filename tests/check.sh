@@ -82,6 +82,7 @@ unit() {
   stage unit cargo test --release --workspace --lib --no-fail-fast
   stage integration cargo nextest run --release --workspace -E 'not kind(lib) & not binary(cluster) & not binary(faults)'
   stage faults tests/faults/run.sh
+  stage serving tests/serving/run.sh
   stage bench-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/train.sh --smoke
   stage bench-operator-smoke tests/bench/operator.sh --smoke
   stage security tests/security/run.sh

@@ -16,9 +16,7 @@ home=$HEARTH_CACHE/scanners-$(hearth_key "${BASH_SOURCE[0]}" "$requirements")
 install() {
   hearth_say "installing checkov and kube-score into $home (two minutes, once)"
   rm -rf "$home"
-  python3 -m venv "$home/venv"
-  "$home/venv/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-    --require-hashes --only-binary=:all: --requirement "$requirements" >&2
+  hearth_venv "$home/venv" "$requirements"
   GOBIN=$home CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' "github.com/zegl/kube-score/cmd/kube-score@$KUBE_SCORE" >&2
   touch "$home/complete"
 }

@@ -49,6 +49,18 @@ hearth_wheel() {
     --require-hashes --only-binary=:all: --dest "$2" --requirement "$2/pins.txt" >&2
 }
 
+# hearth_venv FOLDER REQUIREMENTS: a virtual environment with these packages, pinned by hash and
+# complete. It cannot be moved: the caller marks it when it is whole.
+hearth_venv() {
+  [[ $(uname -sm) == "Linux x86_64" ]] || hearth_die "the pinned wheels are for Linux on x86_64, not $(uname -sm)"
+  python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
+    hearth_die "the pinned wheels are for Python 3.11; this is $(python3 --version)"
+  python3 -c 'import ensurepip, venv' 2>/dev/null || hearth_apt python3-venv
+  python3 -m venv "$1"
+  "$1/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
+    --require-hashes --only-binary=:all: --requirement "$2" >&2
+}
+
 # hearth_work HOME: sets $work to a folder in which to build HOME, which goes when
 # the script ends. What killed runs left goes once they cannot be running any more.
 hearth_work() {

@@ -17,9 +17,7 @@ home=$HEARTH_CACHE/tensorboard-$(hearth_key "${BASH_SOURCE[0]}" "$requirements")
 install() {
   hearth_say "installing TensorBoard (45 MB) into $home"
   rm -rf "$home"
-  python3 -m venv "$home"
-  "$home/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-    --require-hashes --only-binary=:all: --requirement "$requirements" >&2
+  hearth_venv "$home" "$requirements"
   "$home/bin/python" -c 'from tensorboard.backend.event_processing import event_accumulator' >&2
   touch "$home/complete"
 }
@@ -27,10 +25,5 @@ install() {
 mkdir -p "$HEARTH_CACHE"
 exec 9>"$home.lock"
 flock 9
-if [[ ! -e $home/complete ]]; then
-  [[ $(uname -sm) == "Linux x86_64" ]] || hearth_die "the pinned wheels are for Linux on x86_64, not $(uname -sm)"
-  python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
-    hearth_die "the pinned wheels are for Python 3.11; this is $(python3 --version)"
-  install
-fi
+[ -e "$home/complete" ] || install
 echo "$home/bin/python"
