@@ -254,6 +254,13 @@ int32_t hearth_frozen_linear(const at::Tensor* input, const at::Tensor* values,
                              const at::Tensor* scales, const at::Tensor* bias, int64_t columns,
                              at::Tensor** out, char** message);
 
+// --- narrow.cpp ------------------------------------------------------------
+// Dense x [M, K] f32, weight [N, K] of bf16 or i8, scale and bias [N] f32 or null -> out [M, N]
+// f32, which is x weight^T * scale + bias. No gradients.
+int32_t hearth_narrow_linear(const at::Tensor* x, const at::Tensor* weight,
+                             const at::Tensor* scale, const at::Tensor* bias, at::Tensor** out,
+                             char** message);
+
 // --- qlinear.cpp -----------------------------------------------------------
 int32_t hearth_qlinear_prepack(const at::Tensor* weight, at::Tensor** out, char** message);
 // values [M, K] u8, packed from a weight [N, K] i8 -> out [M, N] f32, which is

@@ -8,3 +8,4 @@
 #include "dropout.cpp"
 #include "head.cpp"
 #include "frozen.cpp"
+#include "narrow.cpp"

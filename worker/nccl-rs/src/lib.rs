@@ -38,6 +38,7 @@ mod group;
 pub mod head;
 mod interface;
 mod mesh;
+pub mod narrow;
 pub mod ops;
 pub mod qlinear;
 mod reduce_op;

@@ -435,6 +435,14 @@ unsafe extern "C" {
         out: *mut *mut C_tensor,
         message: Message,
     ) -> i32;
+    pub(crate) fn hearth_narrow_linear(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        scale: *const C_tensor,
+        bias: *const C_tensor,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
     pub(crate) fn hearth_qlinear(
         values: *const C_tensor,
         zero_point: i64,

@@ -7,6 +7,7 @@ mod faults;
 mod frozen;
 mod fused;
 mod head;
+mod narrow;
 mod ops;
 mod parallel;
 mod qlinear;
