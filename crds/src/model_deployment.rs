@@ -129,6 +129,14 @@ pub enum Quantization {
     FP16,
     /// bfloat16.
     BF16,
+    /// llama.cpp's file (GGUF), for language models: 8 bits, a scale for each 32 columns.
+    Q8_0,
+    /// llama.cpp's file: 4 bits, a scale for each 32 columns.
+    Q4_0,
+    /// llama.cpp's file: 4 bits, a scale and a minimum for each 32 columns, and 6 bits for what
+    /// loses most.
+    #[serde(rename = "Q4_K_M")]
+    Q4KM,
 }
 
 impl Quantization {
@@ -141,6 +149,9 @@ impl Quantization {
             Self::FP8 => "fp8",
             Self::FP16 => "fp16",
             Self::BF16 => "bf16",
+            Self::Q8_0 => "q8-0",
+            Self::Q4_0 => "q4-0",
+            Self::Q4KM => "q4-k-m",
         }
     }
 }

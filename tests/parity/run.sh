@@ -29,5 +29,6 @@ export HEARTH_LIBTORCH_LIB=$LIBTORCH/lib
 worker=$HEARTH_BIN/hearth-worker
 reference tests/parity/end_to_end.py --data "$data" --worker "$worker" --out "$out/spam"
 reference tests/parity/adapters.py --worker "$worker" --out "$out/adapters"
+reference tests/parity/compressed.py --worker "$worker" --out "$out/compressed"
 reference tests/parity/sft.py --smollm2 "$(tests/setup/smollm2.sh)" --chats "$(tests/setup/chats.sh)" \
   --worker "$worker" --out "$out/sft"

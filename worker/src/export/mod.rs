@@ -2,6 +2,7 @@
 
 pub mod card;
 pub mod directory;
+pub mod gguf;
 pub mod merge;
 
 pub use card::ModelCard;

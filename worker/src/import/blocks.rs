@@ -13,6 +13,8 @@ pub enum BlockType {
     Q4_0,
     /// 32 elements: a scale, a minimum, 4 bits each.
     Q4_1,
+    /// 32 elements: a scale, 5 bits each.
+    Q5_0,
     /// 32 elements: a scale, 8 bits each.
     Q8_0,
     /// 256 elements: 8 scales and minimums of 6 bits, 4 bits each.
@@ -29,6 +31,7 @@ impl BlockType {
             1 => Self::F16,
             2 => Self::Q4_0,
             3 => Self::Q4_1,
+            6 => Self::Q5_0,
             8 => Self::Q8_0,
             12 => Self::Q4K,
             14 => Self::Q6K,
@@ -37,13 +40,29 @@ impl BlockType {
         })
     }
 
+    /// ggml's number of the type.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q8_0 => 8,
+            Self::Q4K => 12,
+            Self::Q6K => 14,
+            Self::Bf16 => 30,
+        }
+    }
+
     /// Elements and bytes of a block.
-    fn block(self) -> (u64, u64) {
+    pub fn block(self) -> (u64, u64) {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
             Self::Q4_0 => (32, 18),
             Self::Q4_1 => (32, 20),
+            Self::Q5_0 => (32, 22),
             Self::Q8_0 => (32, 34),
             Self::Q4K => (256, 144),
             Self::Q6K => (256, 210),
@@ -80,6 +99,7 @@ impl BlockType {
                     let (scale, least) = (half(block), half(&block[2..]));
                     values.extend(nibbles(&block[4..]).map(|q| f32::from(q) * scale + least));
                 }
+                Self::Q5_0 => q5_0(block, &mut values),
                 Self::Q8_0 => {
                     let scale = half(block);
                     values.extend(block[2..].iter().map(|q| f32::from(q.cast_signed()) * scale));
@@ -103,7 +123,7 @@ fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
 }
 
 /// IEEE 754 binary16, little-endian, at the start of `bytes`.
-fn half(bytes: &[u8]) -> f32 {
+pub fn half(bytes: &[u8]) -> f32 {
     let bits = u32::from(u16::from_le_bytes([bytes[0], bytes[1]]));
     let (sign, exponent, fraction) = ((bits & 0x8000) << 16, (bits >> 10) & 31, bits & 1023);
     match exponent {
@@ -114,6 +134,16 @@ fn half(bytes: &[u8]) -> f32 {
         }
         31 => f32::from_bits(sign | 0x7f80_0000 | (fraction << 13)),
         _ => f32::from_bits(sign | ((exponent + 112) << 23) | (fraction << 13)),
+    }
+}
+
+/// Scale, the fifth bits of all 32 in order, then their lower four.
+fn q5_0(block: &[u8], values: &mut Vec<f32>) {
+    let scale = half(block);
+    let fifths = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
+    for (place, four) in nibbles(&block[6..]).enumerate() {
+        let five = four | if fifths >> place & 1 == 1 { 16 } else { 0 };
+        values.push((f32::from(five) - 16.0) * scale);
     }
 }
 
@@ -176,6 +206,24 @@ mod tests {
         ] {
             assert_eq!(half(&bits.to_le_bytes()), want, "{bits:#x}");
         }
+    }
+
+    #[test]
+    fn a_type_is_found_by_its_number() {
+        for number in 0..64 {
+            if let Some(kind) = BlockType::of(number) {
+                assert_eq!(kind.number(), number);
+            }
+        }
+    }
+
+    #[test]
+    fn the_fifth_bit_is_its_own() {
+        let mut block = 0x3c00u16.to_le_bytes().to_vec();
+        block.extend((1u32 | 1 << 31).to_le_bytes());
+        block.extend([0x5a; 16]);
+        let values = BlockType::Q5_0.dequantize(&block);
+        assert_eq!((values[0], values[1], values[30], values[31]), (10.0, -6.0, -11.0, 5.0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use hearth_crds::worker_config::ExitCode;
 use tch::{TchError, Tensor};
 
 use super::blocks::BlockType;
+use crate::model::ModelError;
 
 /// Versions that are read. Version 1 had other sizes; later ones would say what changed.
 const VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
@@ -69,6 +70,19 @@ impl ImportError {
             Self::Malformed { .. } => ExitCode::Data,
             Self::Unsupported { .. } => ExitCode::Usage,
             Self::Write { .. } => ExitCode::CannotCreate,
+        }
+    }
+}
+
+impl From<ImportError> for ModelError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Read { path, source } | ImportError::Write { path, source } => {
+                Self::Read { path, source }
+            }
+            ImportError::Malformed { path, detail } => Self::Malformed { path, detail },
+            ImportError::Unsupported { path, detail } => Self::Unsupported { path, detail },
+            ImportError::Torch(error) => Self::Torch(error),
         }
     }
 }
@@ -282,7 +296,7 @@ impl<R: Read> Reader<R> {
         let number = u32::from_le_bytes(self.bytes()?);
         let kind = BlockType::of(number).ok_or_else(|| {
             let detail = format!(
-                "tensor {name} has ggml type {number}; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K and Q6_K are supported"
+                "tensor {name} has ggml type {number}; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K and Q6_K are supported"
             );
             io::Error::new(io::ErrorKind::Unsupported, detail)
         })?;

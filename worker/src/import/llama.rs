@@ -1,20 +1,20 @@
 //! Settings and tensor names of llama.cpp's decoders → Hugging Face's.
 
 use serde_json::{Map, Value, json};
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
 use super::gguf::{Gguf, ImportError};
 
 /// Architectures, their `model_type` and transformers' name. Llama's query and key rows are stored
 /// in pairs (llama.cpp's `LlamaModel.permute`), the others' in halves as Hugging Face has them.
-const ARCHITECTURES: [(&str, &str, &str, bool); 3] = [
+pub(crate) const ARCHITECTURES: [(&str, &str, &str, bool); 3] = [
     ("llama", "llama", "LlamaForCausalLM", true),
     ("qwen2", "qwen2", "Qwen2ForCausalLM", false),
     ("qwen3", "qwen3", "Qwen3ForCausalLM", false),
 ];
 
 /// Parts of `blk.N.` and of `model.layers.N.`.
-const LAYER_PARTS: [(&str, &str); 14] = [
+pub(crate) const LAYER_PARTS: [(&str, &str); 14] = [
     ("attn_norm.weight", "input_layernorm.weight"),
     ("attn_q.weight", "self_attn.q_proj.weight"),
     ("attn_q.bias", "self_attn.q_proj.bias"),
@@ -54,8 +54,8 @@ impl Model {
                 known.join(", ")
             )));
         };
-        if let Some(kind) = gguf.text(&format!("{name}.rope.scaling.type")).filter(|k| *k != "none")
-        {
+        let stretched = gguf.text(&format!("{name}.rope.scaling.type")).filter(|k| *k != "none");
+        if let Some(kind) = stretched.filter(|kind| *kind != "linear") {
             return Err(gguf.unsupported(format!("rope scaling {kind:?} is not imported")));
         }
         if gguf.shape("rope_freqs.weight").is_some() {
@@ -92,6 +92,10 @@ impl Model {
             "mlp_bias": false,
             "tie_word_embeddings": gguf.shape("output.weight").is_none(),
         });
+        if stretched.is_some() {
+            let factor = gguf.float(&format!("{name}.rope.scaling.factor")).unwrap_or(1.0);
+            config["rope_scaling"] = json!({"rope_type": "linear", "factor": factor});
+        }
         for (field, key) in [
             ("bos_token_id", "tokenizer.ggml.bos_token_id"),
             ("eos_token_id", "tokenizer.ggml.eos_token_id"),
@@ -133,7 +137,7 @@ fn shortest(value: f64) -> f64 {
     single.to_string().parse().unwrap_or(value)
 }
 
-fn hugging_face_name(name: &str) -> Option<String> {
+pub(crate) fn hugging_face_name(name: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
         "output_norm.weight" => return Some("model.norm.weight".into()),
@@ -154,6 +158,14 @@ fn halves(tensor: &Tensor, heads: i64) -> Result<Tensor, ImportError> {
     Ok(split.f_transpose(1, 2)?.f_reshape(shape.as_slice())?)
 }
 
+/// The way back.
+pub(crate) fn pairs(tensor: &Tensor, heads: i64) -> Result<Tensor, TchError> {
+    let shape = tensor.size();
+    let half = shape[0] / heads / 2;
+    let split = tensor.f_view([heads, 2, half, -1])?;
+    split.f_transpose(1, 2)?.f_reshape(shape.as_slice())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +176,8 @@ mod tests {
         let rows = Tensor::arange(8, (Kind::Int64, Device::Cpu)).view([8, 1]);
         let got: Vec<i64> = Vec::try_from(halves(&rows, 2).unwrap().view([-1])).unwrap();
         assert_eq!(got, [0, 2, 1, 3, 4, 6, 5, 7]);
+        let rows = Tensor::arange(12 * 5, (Kind::Int64, Device::Cpu)).view([12, 5]);
+        assert!(pairs(&halves(&rows, 2).unwrap(), 2).unwrap().equal(&rows));
     }
 
     #[test]

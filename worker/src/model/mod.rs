@@ -87,9 +87,19 @@ pub fn load_with(
     supply: &Supply<'_>,
 ) -> Result<Model, ModelError> {
     let config = ModelConfig::read(directory)?;
-    let head = saved_head(&config)?;
     let weights = Weights::read(directory, config.family.prefix())?;
-    build(head, &Loader::new(&config, (&weights, device), supply, Fresh::default()))
+    load_of(&config, &weights, device, supply)
+}
+
+/// As [`load_with`], of tensors that were read.
+pub fn load_of(
+    config: &ModelConfig,
+    weights: &Weights,
+    device: Device,
+    supply: &Supply<'_>,
+) -> Result<Model, ModelError> {
+    let head = saved_head(config)?;
+    build(head, &Loader::new(config, (weights, device), supply, Fresh::default()))
 }
 
 /// Reads a directory to train it with this head. Where it has no such head, or one for other

@@ -53,6 +53,15 @@ impl Weights {
         Ok(Self { tensors, path, prefix, fingerprint: hasher.finalize() })
     }
 
+    /// Tensors that were read from the file `path`, whose hash is `fingerprint`.
+    pub fn of(
+        tensors: BTreeMap<String, Tensor>,
+        path: &Path,
+        (prefix, fingerprint): (&'static str, blake3::Hash),
+    ) -> Self {
+        Self { tensors, path: path.to_owned(), prefix, fingerprint }
+    }
+
     /// A tensor by its name in the full model, such as `bert.pooler.dense.weight`.
     pub fn get(&self, name: &str) -> Option<Tensor> {
         let bare = || self.tensors.get(name.strip_prefix(self.prefix)?);

@@ -8,8 +8,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::format;
 use super::tensors::unpack;
+use crate::checkpoint::manifest::hash_file;
+use crate::export::gguf;
+use crate::import::{Gguf, llama};
 use crate::model::{
-    Dropout, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_with,
+    Dropout, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_of, load_with,
 };
 
 /// A linear layer with int8 weights, computed in int8.
@@ -37,6 +40,9 @@ impl LinearOp for WeightOnly {
 
 /// Whether a directory's linear layers are compressed.
 pub fn is_compressed(directory: &Path) -> Result<bool, ModelError> {
+    if gguf::is_in(directory) {
+        return Ok(true);
+    }
     let config = ModelConfig::read(directory)?;
     format::schemes(&config.raw)
         .map(|schemes| schemes.is_some())
@@ -45,8 +51,11 @@ pub fn is_compressed(directory: &Path) -> Result<bool, ModelError> {
 
 /// Reads `directory`. Its int8 layers are computed in int8 on a CPU; on another device, for which
 /// libtorch has no such product, in f32 from the same weights. Layers in fp8 are held and computed
-/// in f32.
+/// in f32, as are those of a GGUF file.
 pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
+    if gguf::is_in(directory) {
+        return load_gguf(directory, device);
+    }
     let compressed = is_compressed(directory)?;
     load_with(directory, device, &|name, shape, weights| {
         if !compressed {
@@ -54,6 +63,17 @@ pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
         }
         Layer { name, shape, weights, directory, device }.read()
     })
+}
+
+fn load_gguf(directory: &Path, device: Device) -> Result<Model, ModelError> {
+    let path = directory.join(gguf::FILE);
+    let file = Gguf::open(&path)?;
+    let tensors = llama::Model::of(&file)?.tensors(&file)?.into_iter().collect();
+    let (_, hash) =
+        hash_file(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+    let config = ModelConfig::read(directory)?;
+    let weights = Weights::of(tensors, &path, (config.family.prefix(), hash));
+    load_of(&config, &weights, device, &|_, _, _| Ok(None))
 }
 
 /// A layer that may be compressed.

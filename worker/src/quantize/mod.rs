@@ -34,7 +34,7 @@ use crate::checkpoint::manifest::hash_file;
 use crate::cores::cores;
 use crate::error::Error;
 use crate::event::EvalMetrics;
-use crate::export::ModelCard;
+use crate::export::{ModelCard, gguf};
 use crate::files::{replace_directory, temporary_beside, write_atomically};
 use crate::model::{self, Model};
 use crate::termination::{failure, tell};
@@ -326,11 +326,12 @@ fn hash_directory(directory: &Path) -> Result<String, Error> {
 
 /// Bytes of the weights' files.
 fn weight_bytes(directory: &Path) -> Result<i64, Error> {
+    let wanted = if gguf::is_in(directory) { "gguf" } else { "safetensors" };
     let sum = || -> io::Result<u64> {
         let mut sum = 0;
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "safetensors") {
+            if path.extension().is_some_and(|extension| extension == wanted) {
                 sum += fs::metadata(&path)?.len();
             }
         }

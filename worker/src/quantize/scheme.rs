@@ -3,6 +3,8 @@
 use hearth_crds::model_deployment::Quantization;
 use tch::Kind;
 
+use crate::export::gguf::Mix;
+
 /// How the weight of a linear layer is stored, and with which numbers what comes in is multiplied.
 /// All are symmetric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +42,11 @@ impl Scheme {
                 Some(Self::Packed { bits: 4, group: Some(group) })
             }
             Quantization::FP8 => Some(Self::Float8),
-            Quantization::FP16 | Quantization::BF16 => None,
+            Quantization::FP16
+            | Quantization::BF16
+            | Quantization::Q8_0
+            | Quantization::Q4_0
+            | Quantization::Q4KM => None,
         }
     }
 }
@@ -54,6 +60,16 @@ pub fn floats(quantization: Quantization) -> Option<Kind> {
     }
 }
 
+/// The mix of a GGUF file; `None` of what is a Hugging Face directory.
+pub fn mix(quantization: Quantization) -> Option<Mix> {
+    match quantization {
+        Quantization::Q8_0 => Some(Mix::Q8_0),
+        Quantization::Q4_0 => Some(Mix::Q4_0),
+        Quantization::Q4KM => Some(Mix::Q4KM),
+        _ => None,
+    }
+}
+
 /// For people.
 pub fn told(quantization: Quantization) -> &'static str {
     match quantization {
@@ -63,6 +79,9 @@ pub fn told(quantization: Quantization) -> &'static str {
         Quantization::FP8 => "fp8",
         Quantization::FP16 => "float16",
         Quantization::BF16 => "bfloat16",
+        Quantization::Q8_0 => "Q8_0",
+        Quantization::Q4_0 => "Q4_0",
+        Quantization::Q4KM => "Q4_K_M",
     }
 }
 

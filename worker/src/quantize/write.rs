@@ -1,4 +1,4 @@
-//! Dense model → the same in fewer bits, in compressed-tensors' format.
+//! Dense model → the same in fewer bits, in compressed-tensors' format or as GGUF.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,6 +18,7 @@ use crate::checkpoint::shard;
 use crate::error::Error;
 use crate::export::ModelCard;
 use crate::export::card::{CARD, FORMAT_VERSION};
+use crate::export::gguf::{self, Plan};
 use crate::files::write_synced;
 use crate::model::parts::linear::is_in_block;
 use crate::model::{Head, LinearKind, Model, ModelError};
@@ -45,7 +46,10 @@ pub fn write(
     target: &Path,
 ) -> Result<String, Error> {
     let layers = &recipe.layers;
-    let (tensors, dtype) = tensors(model, recipe)?;
+    let gguf =
+        scheme::mix(recipe.quantization).map(|mix| Plan::of(model, source, mix)).transpose()?;
+    let (tensors, dtype) =
+        if gguf.is_some() { (Vec::new(), "float32") } else { tensors(model, recipe)? };
     let written = (|| {
         match fs::remove_dir_all(target) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -63,7 +67,12 @@ pub fn write(
             serde_json::to_writer_pretty(&mut *out, &Value::Object(config))?;
             out.write_all(b"\n")
         })?;
-        shard::write(&target.join("model.safetensors"), &tensors, &[("format", "pt")])?;
+        if let Some(plan) = &gguf {
+            plan.write(&target.join(gguf::FILE))?;
+        } else {
+            let file = target.join("model.safetensors");
+            shard::write(&file, &tensors, &[("format", "pt")])?;
+        }
         card(model, max_length, source)?.seal(target)
     })();
     written.map_err(|source| Error::Output { path: target.to_owned(), source })

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use hearth_crds::worker_config::{QuantizeConfig, WorkerResult};
 use hearth_worker::data::{TextEncoder, collate};
+use hearth_worker::import::Precision;
 use hearth_worker::model::{Dropout, Pass};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -256,4 +257,99 @@ fn what_cannot_be_done_is_refused_with_what_can() {
     let twice = quantize(&fixture, &fixture.path("int8"), |_| ());
     assert_eq!(twice.exit_code, 64);
     assert!(twice.result.message.contains("compressed already"), "{}", twice.result.message);
+}
+
+/// Byte-level BPE in place of a fixture's tokenizer: letters, and two merges.
+fn byte_level_tokenizer() -> Value {
+    let mut vocabulary = serde_json::Map::new();
+    let letters = "abcdefghijklmnopqrstuvwxyz.".chars().map(String::from);
+    let all = ["<s>", "</s>", "Ġ"].map(String::from).into_iter().chain(letters);
+    for (id, token) in all.chain(["th".into(), "the".into()]).enumerate() {
+        vocabulary.insert(token, id.into());
+    }
+    let special = |id: u32, content: &str| json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "vocab": vocabulary, "merges": [["t", "h"], ["th", "e"]]}
+    })
+}
+
+#[test]
+fn a_gguf_file_is_read_back_as_the_model_that_was_written() {
+    for (family, biased) in [("llama", false), ("qwen2", true), ("qwen3", false)] {
+        let fixture = language_model(family);
+        fixture.write("model/tokenizer.json", &byte_level_tokenizer().to_string());
+        let settings = json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ x }}"});
+        fixture.write("model/tokenizer_config.json", &settings.to_string());
+        let judged =
+            fixture.write("texts.jsonl", &"{\"text\": \"the other thing is the.\"}\n".repeat(4));
+        let run = quantize(&fixture, &fixture.path("model"), |config| {
+            config["quantization"] = "Q8_0".into();
+            config["output"] = fixture.path("gguf").to_str().unwrap().into();
+            let rows =
+                json!({"path": judged, "uri": "file:///texts", "text": "text", "label": "label"});
+            config["gate"] = json!({"data": rows, "metric": "loss", "maxDrop": 0.05});
+        });
+        assert_eq!(run.exit_code, 0, "{family}: {}", run.result.message);
+        let report = run.result.compression.unwrap();
+        let file = fixture.path("gguf/model.gguf");
+        let bytes = i64::try_from(std::fs::metadata(&file).unwrap().len()).unwrap();
+        assert_eq!(report.size_after_bytes, bytes);
+        assert!(report.metric_before != report.metric_after, "{family}: nothing was rounded");
+
+        // The file alone is the model, with its tokenizer.
+        let alone = fixture.path("alone");
+        hearth_worker::import::import(&file, &alone, Precision::F32).unwrap();
+        let ids: Vec<i64> = (0..12).map(|place| (place * 7 + 3) % 30).collect();
+        let ids = Tensor::from_slice(&ids).unsqueeze(0);
+        let logits = |directory: &Path| {
+            let model = hearth_worker::quantize::load(directory, Device::Cpu).unwrap();
+            let pass = Pass::decoder(model.network(), 12, Device::Cpu, Dropout::Off).unwrap();
+            tch::no_grad(|| model.forward(&ids, &pass).unwrap())
+        };
+        let (exact, near) = (logits(&fixture.path("model")), logits(&fixture.path("gguf")));
+        let error = f64::try_from((&exact - &near).norm() / exact.norm()).unwrap();
+        assert!(error > 0.0 && error < 0.03, "{family}: relative error {error}");
+        assert!(logits(&alone).equal(&near), "{family}");
+        let biases = std::fs::read(&file).unwrap();
+        let has = |name: &[u8]| biases.windows(name.len()).any(|window| window == name);
+        assert_eq!(has(b"blk.0.attn_q.bias"), biased, "{family}");
+        let tokenizer = |directory: &str| {
+            let path = fixture.path(directory).join("tokenizer.json");
+            let tokenizer = tokenizers::Tokenizer::from_file(path).unwrap();
+            let ids = tokenizer.encode("<s>the other thing.</s>", false).unwrap();
+            ids.get_ids().to_vec()
+        };
+        assert_eq!(tokenizer("alone"), tokenizer("model"), "{family}");
+        assert_eq!(json_of(alone.join("tokenizer_config.json"))["chat_template"], "{{ x }}");
+    }
+}
+
+#[test]
+fn what_has_no_place_in_a_gguf_file_is_refused() {
+    let refused = |fixture: &Fixture, model: &Path| {
+        let run = quantize(fixture, model, |config| {
+            config["quantization"] = "Q4_K_M".into();
+            config["gate"] = Value::Null;
+        });
+        assert_eq!(run.exit_code, 64, "{}", run.result.message);
+        assert!(!fixture.path("int8").exists());
+        run.result.message
+    };
+    let classifier = Fixture::new(0.0);
+    let dense = trained::model(&classifier, 2);
+    let message = refused(&classifier, &dense);
+    assert!(message.contains("only language models"), "{message}");
+    let words = language_model("llama");
+    let message = refused(&words, &words.path("model"));
+    assert!(message.contains("byte-level BPE"), "{message}");
+    let biased = language_model("llama-tied-biased");
+    let message = refused(&biased, &biased.path("model"));
+    assert!(message.contains("o_proj.bias has no place"), "{message}");
 }
