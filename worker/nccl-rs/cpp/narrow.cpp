@@ -8,72 +8,17 @@
 
 #include "fused.hpp"
 
-namespace narrow {
+namespace hearth {
 
-using hearth::Bf16;
-using hearth::in;
-
-// Vectors of GCC's: one register of AVX-512, two of AVX2. (`auto` would forget how they are aligned.)
-constexpr int64_t kWide = 16;
-typedef float Floats __attribute__((vector_size(64), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
-typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
-
-// By reference: how a function gives such a vector back depends on the instruction set.
-HEARTH_INLINE void read(const float* at, Floats& to) {
-  to = *reinterpret_cast<const Floats*>(at);
-}
-HEARTH_INLINE void read(const Bf16* at, Floats& to) {
-  const Halves& halves = *reinterpret_cast<const Halves*>(at);
-  to = reinterpret_cast<Floats>(__builtin_convertvector(halves, Ints) << 16);
-}
-HEARTH_INLINE void read(const int8_t* at, Floats& to) {
-  const Bytes& bytes = *reinterpret_cast<const Bytes*>(at);
-  to = __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
-}
-HEARTH_INLINE float read_one(Bf16 x) {
-  return hearth::load(x);
-}
-HEARTH_INLINE float read_one(int8_t x) {
+HEARTH_INLINE float load(int8_t x) {
   return static_cast<float>(x);
 }
 
-HEARTH_INLINE float sum_of(const Floats& lanes) {
-  float sum = 0;
-  for (int64_t lane = 0; lane < kWide; ++lane) {
-    sum += lanes[lane];
-  }
-  return sum;
-}
+} // namespace hearth
 
-// Rows of the input and rows of the weight whose products are summed at once: as many sums as
-// registers hold.
-template <int M, int N, typename W>
-HEARTH_INLINE void tile(const float* x, const W* weight, int64_t k, float* sums) {
-  Floats lanes[M][N] = {};
-  int64_t i = 0;
-  for (; i + kWide <= k; i += kWide) {
-    for (int n = 0; n < N; ++n) {
-      Floats w;
-      read(weight + n * k + i, w);
-      for (int m = 0; m < M; ++m) {
-        Floats row;
-        read(x + m * k + i, row);
-        lanes[m][n] += row * w;
-      }
-    }
-  }
-  for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) {
-      float sum = sum_of(lanes[m][n]);
-      for (int64_t j = i; j < k; ++j) {
-        sum += x[m * k + j] * read_one(weight[n * k + j]);
-      }
-      sums[m * N + n] = sum;
-    }
-  }
-}
+namespace narrow {
+
+using hearth::Bf16;
 
 template <typename W>
 struct Product {
@@ -83,68 +28,100 @@ struct Product {
   const float* bias;
   float* out;
   int64_t rows, columns, k;
-
-  HEARTH_INLINE void put(int64_t m, int64_t n, float sum) const {
-    const float scaled = scale == nullptr ? sum : sum * scale[n];
-    out[m * columns + n] = bias == nullptr ? scaled : scaled + bias[n];
-  }
-
-  template <int M, int N>
-  HEARTH_INLINE void at(int64_t m, int64_t n) const {
-    float sums[M * N];
-    tile<M, N>(x + m * k, weight + n * k, k, sums);
-    for (int i = 0; i < M * N; ++i) {
-      put(m + i / N, n + i % N, sums[i]);
-    }
-  }
-
-  // Columns `begin` to `end`. A few rows of the input stay in the nearest cache for all of them.
-  HEARTH_INLINE void part(int64_t begin, int64_t end) const {
-    int64_t m = 0;
-    for (; m + 4 <= rows; m += 4) {
-      for (int64_t n = begin; n < end; ++n) {
-        at<4, 1>(m, n);
-      }
-    }
-    for (; m < rows; ++m) {
-      int64_t n = begin;
-      for (; n + 4 <= end; n += 4) {
-        at<1, 4>(m, n);
-      }
-      for (; n < end; ++n) {
-        at<1, 1>(m, n);
-      }
-    }
-  }
 };
 
-HEARTH_FUSED void part_of_bf16(const Product<Bf16>& product, int64_t begin, int64_t end) {
-  product.part(begin, end);
+} // namespace narrow
+
+#pragma GCC push_options
+// The loops over a tile have to be unrolled for it to stay in registers.
+#pragma GCC optimize("O3")
+
+namespace narrow::portable {
+
+constexpr int64_t kWide = 1;
+using Floats = float;
+HEARTH_INLINE Floats zero() {
+  return 0;
 }
-HEARTH_FUSED void part_of_int8(const Product<int8_t>& product, int64_t begin, int64_t end) {
-  product.part(begin, end);
+HEARTH_INLINE Floats fma(Floats a, Floats b, Floats c) {
+  return a * b + c;
+}
+template <typename T>
+HEARTH_INLINE Floats read(const T* at) {
+  return hearth::load(*at);
+}
+HEARTH_INLINE void write(float* to, Floats from) {
+  *to = from;
+}
+#include "narrow_loops.hpp"
+
+} // namespace narrow::portable
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#pragma GCC target("avx2,fma")
+
+namespace narrow::avx2 {
+
+constexpr int64_t kWide = 8;
+using Floats = __m256;
+HEARTH_INLINE Floats zero() {
+  return _mm256_setzero_ps();
+}
+HEARTH_INLINE Floats fma(Floats a, Floats b, Floats c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+HEARTH_INLINE Floats read(const float* at) {
+  return _mm256_loadu_ps(at);
+}
+HEARTH_INLINE Floats read(const Bf16* at) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+HEARTH_INLINE Floats read(const int8_t* at) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+HEARTH_INLINE void write(float* to, Floats from) {
+  _mm256_storeu_ps(to, from);
+}
+#include "narrow_loops.hpp"
+
+} // namespace narrow::avx2
+#endif
+#pragma GCC pop_options
+
+namespace narrow {
+
+template <typename W>
+using Part = void (*)(const Product<W>&, int64_t, int64_t);
+
+template <typename W>
+Part<W> best(bool is_portable) {
+#ifdef __x86_64__
+  if (!is_portable && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return avx2::part<W>;
+  }
+#endif
+  return portable::part<W>;
 }
 
 // Columns of the weight that stay in a near cache while all rows are multiplied with them.
 constexpr int64_t kColumns = 32;
+// Products that are worth a thread of their own.
+constexpr int64_t kProducts = 1 << 17;
 
-template <typename W, typename Part>
-void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor* scale,
-              const at::Tensor* bias, const at::Tensor& out, Part part) {
-  const auto floats = [](const at::Tensor* of) {
-    return of == nullptr ? nullptr : of->const_data_ptr<float>();
-  };
-  const Product<W> product{x.const_data_ptr<float>(), in<W>(weight), floats(scale), floats(bias),
-                           out.mutable_data_ptr<float>(), x.size(0), weight.size(0), x.size(1)};
+template <typename W>
+void multiply(const Product<W>& product, Part<W> part) {
   const int64_t blocks = (product.columns + kColumns - 1) / kColumns;
-  const int64_t work = kColumns * product.k * std::max<int64_t>(1, product.rows / 4);
-  const int64_t grain = std::max<int64_t>(1, hearth::kGrain * 4 / std::max<int64_t>(1, work));
-  at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kColumns;
-      part(product, first, std::min(first + kColumns, product.columns));
-    }
-  });
+  const int64_t work = std::max<int64_t>(1, kColumns * product.k * product.rows);
+  at::parallel_for(0, blocks, std::max<int64_t>(1, kProducts / work),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t block = begin; block < end; ++block) {
+                       const int64_t first = block * kColumns;
+                       part(product, first, std::min(first + kColumns, product.columns));
+                     }
+                   });
 }
 
 } // namespace narrow
@@ -152,17 +129,26 @@ void multiply(const at::Tensor& x, const at::Tensor& weight, const at::Tensor* s
 extern "C" {
 
 int32_t hearth_narrow_linear(const at::Tensor* x, const at::Tensor* weight,
-                             const at::Tensor* scale, const at::Tensor* bias, at::Tensor** out,
-                             char** message) {
+                             const at::Tensor* scale, const at::Tensor* bias, int32_t is_portable,
+                             at::Tensor** out, char** message) {
   return hearth::guarded(message, [&] {
     const at::NoGradGuard no_grad;
-    at::Tensor product = at::empty({x->size(0), weight->size(0)}, x->options());
+    at::Tensor result = at::empty({x->size(0), weight->size(0)}, x->options());
+    const auto floats = [](const at::Tensor* of) {
+      return of == nullptr ? nullptr : of->const_data_ptr<float>();
+    };
+    const auto multiply = [&]<typename W>(const W* values) {
+      const narrow::Product<W> product{floats(x),      values,     floats(scale),
+                                       floats(bias),   result.mutable_data_ptr<float>(),
+                                       x->size(0),     weight->size(0), x->size(1)};
+      narrow::multiply(product, narrow::best<W>(is_portable != 0));
+    };
     if (weight->scalar_type() == at::kChar) {
-      narrow::multiply<int8_t>(*x, *weight, scale, bias, product, narrow::part_of_int8);
+      multiply(hearth::in<int8_t>(*weight));
     } else {
-      narrow::multiply<hearth::Bf16>(*x, *weight, scale, bias, product, narrow::part_of_bf16);
+      multiply(hearth::in<hearth::Bf16>(*weight));
     }
-    *out = new at::Tensor(std::move(product));
+    *out = new at::Tensor(std::move(result));
   });
 }
 }

@@ -256,10 +256,11 @@ int32_t hearth_frozen_linear(const at::Tensor* input, const at::Tensor* values,
 
 // --- narrow.cpp ------------------------------------------------------------
 // Dense x [M, K] f32, weight [N, K] of bf16 or i8, scale and bias [N] f32 or null -> out [M, N]
-// f32, which is x weight^T * scale + bias. No gradients.
+// f32, which is x weight^T * scale + bias. No gradients. `is_portable` lets the loops be those of a
+// CPU without AVX2.
 int32_t hearth_narrow_linear(const at::Tensor* x, const at::Tensor* weight,
-                             const at::Tensor* scale, const at::Tensor* bias, at::Tensor** out,
-                             char** message);
+                             const at::Tensor* scale, const at::Tensor* bias, int32_t is_portable,
+                             at::Tensor** out, char** message);
 
 // --- qlinear.cpp -----------------------------------------------------------
 int32_t hearth_qlinear_prepack(const at::Tensor* weight, at::Tensor** out, char** message);

@@ -36,6 +36,17 @@ impl Narrow {
 
     /// `[.., in]` of f32 to `[.., out]` of f32.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        self.product(input, false)
+    }
+
+    /// As [`Self::forward`], by the loops that need no instructions beyond the CPU's least: for
+    /// tests, to have them run on any machine.
+    #[doc(hidden)]
+    pub fn forward_portable(&self, input: &Tensor) -> Result<Tensor> {
+        self.product(input, true)
+    }
+
+    fn product(&self, input: &Tensor, is_portable: bool) -> Result<Tensor> {
         const OPERATION: &str = "narrow linear";
         let (outputs, inputs) = (self.weight.size()[0], self.weight.size()[1]);
         ensure_dense(OPERATION, input, Device::Cpu)?;
@@ -54,6 +65,7 @@ impl Narrow {
                     self.weight.as_ptr(),
                     pointer(&self.scale),
                     pointer(&self.bias),
+                    i32::from(is_portable),
                     out,
                     message,
                 )

@@ -440,6 +440,7 @@ unsafe extern "C" {
         weight: *const C_tensor,
         scale: *const C_tensor,
         bias: *const C_tensor,
+        is_portable: i32,
         out: *mut *mut C_tensor,
         message: Message,
     ) -> i32;

@@ -14,7 +14,7 @@ use super::grammar::Grammars;
 use super::sampling::Sampling;
 use crate::data::{ChatTemplate, DataError};
 use crate::error::Error;
-use crate::model::Model;
+use crate::model::{Model, hold};
 
 /// What all texts of a model share, besides the model.
 #[derive(Debug)]
@@ -64,7 +64,8 @@ impl Ids {
 
 /// Reads `directory`, compressed or not. `now` is what chat templates are told.
 pub fn load(directory: &Path, device: Device, now: DateTime) -> Result<(Model, Vocabulary), Error> {
-    let model = crate::quantize::load(directory, device)?;
+    let mut model = crate::quantize::load(directory, device)?;
+    hold(&mut model)?;
     let vocabulary = Vocabulary::read(directory, &model, now)?;
     Ok((model, vocabulary))
 }

@@ -170,6 +170,13 @@ impl Network for Decoder {
         matches!(self.top.head, Head::Tied(_))
     }
 
+    fn untie(&mut self) {
+        if let Head::Tied(weight) = &self.top.head {
+            let kind = LinearKind::Dense { weight: weight.shallow_clone(), bias: None };
+            self.top.head = Head::Linear(Linear { name: "lm_head".to_owned(), kind });
+        }
+    }
+
     fn mixtures(&mut self) -> Vec<(usize, &mut Mixture)> {
         let layers = self.layers.iter_mut().enumerate();
         layers

@@ -28,6 +28,7 @@ pub use memory::{Memory, Paged, Pool};
 pub use module::Role;
 pub use network::{Network, Pass, Runner};
 pub use parts::dropout::Dropout;
+pub use parts::held::{Held, hold};
 pub use parts::linear::{Linear, LinearKind, LinearOp};
 pub use parts::output::{Output, TeacherOutput};
 pub use watch::Watch;

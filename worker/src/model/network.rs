@@ -51,6 +51,10 @@ pub trait Network: fmt::Debug + Send {
         false
     }
 
+    /// Lets the last stage have the tensor that it shares for its own, as a linear layer. For
+    /// inference: what is trained stays tied.
+    fn untie(&mut self) {}
+
     /// Mixtures of experts with their stages, in the order of the forward pass.
     fn mixtures(&mut self) -> Vec<(usize, &mut Mixture)> {
         Vec::new()

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use nccl_rs::frozen::Frozen;
-use nccl_rs::qlinear::QLinear;
+use nccl_rs::narrow::Narrow;
+use nccl_rs::qlinear::{ActivationBits, QLinear, activation_bits};
 use tch::{Device, Kind, Tensor};
 
 use super::format;
@@ -12,7 +13,8 @@ use crate::checkpoint::manifest::hash_file;
 use crate::export::gguf;
 use crate::import::{Gguf, llama};
 use crate::model::{
-    Dropout, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_of, load_with,
+    Dropout, Held, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_of,
+    load_with,
 };
 
 /// A linear layer with int8 weights, computed in int8.
@@ -109,9 +111,15 @@ impl Layer<'_> {
         if self.device != Device::Cpu {
             return self.dense(weight, &scale);
         }
-        let scale = scale.f_reshape([rows])?;
-        let layer = QLinear::new(weight, &scale, self.bias()?.as_ref())?;
-        Ok(LinearKind::Other(Box::new(Int8(layer))))
+        let (scale, bias) = (scale.f_reshape([rows])?, self.bias()?);
+        Ok(LinearKind::Other(match activation_bits()? {
+            ActivationBits::Eight => Box::new(Int8(QLinear::new(weight, &scale, bias.as_ref())?)),
+            // Without VNNI, activations of 7 bits would lose more than those of 8 that the gate
+            // allowed for, and take longer than floats.
+            ActivationBits::Seven => {
+                Box::new(Held(Narrow::new(weight, Some(&scale), bias.as_ref())?))
+            }
+        }))
     }
 
     /// Bits and groups are told by the sizes: a word holds 32 bits of each row.
@@ -136,6 +144,11 @@ impl Layer<'_> {
         }
         let scale = self.scale([rows, groups])?;
         let values = unpack(words, width, columns)?;
+        if width == 8 && groups == 1 && self.device == Device::Cpu {
+            let (scale, bias) = (scale.f_reshape([rows])?, self.bias()?);
+            let held = Held(Narrow::new(&values, Some(&scale), bias.as_ref())?);
+            return Ok(LinearKind::Other(Box::new(held)));
+        }
         let weight = Frozen::of_parts(&values, &scale, width == 4)?.to_device(self.device);
         let bias = self.bias()?.map(|bias| bias.f_to_device(self.device)).transpose()?;
         Ok(LinearKind::Other(Box::new(WeightOnly { weight, bias })))

@@ -8,6 +8,7 @@ pub mod convolution;
 pub mod dropout;
 pub mod embedding;
 pub mod experts;
+pub mod held;
 pub mod linear;
 pub mod mla;
 pub mod mlp;
