@@ -6,6 +6,7 @@ mod bad_input;
 mod clocks;
 mod faults;
 mod gang;
+mod language;
 mod many;
 mod resize;
 mod rollout;

@@ -129,7 +129,7 @@ async fn blocking<T: Send + 'static>(
     make: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, ApiFailure> {
     match tokio::task::spawn_blocking(make).await {
-        Ok(made) => Ok(made.map_err(Failure::bad_request)?),
+        Ok(outcome) => Ok(outcome.map_err(Failure::bad_request)?),
         Err(error) => Err(ApiFailure(Failure {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             message: format!("the request could not be prepared: {error}"),
