@@ -52,8 +52,13 @@ pub fn round(
         }
         let columns = weight.size()[1];
         let moments = moments.sum.f_div_scalar(moments.rows as f64)?;
-        let scales = scales(weight, bits, group)?;
-        let order = moments.f_diag(0)?.f_argsort(-1, true)?;
+        let importance = moments.f_diag(0)?;
+        // As the moments are damped: a column that was never seen counts a little, too.
+        let damping =
+            importance.f_mean(Kind::Float)?.f_mul_scalar(DAMPING[0])?.f_clamp_min(1e-12)?;
+        let counted = importance.f_add(&damping)?;
+        let scales = scales(weight, bits, group, Some(&counted))?;
+        let order = importance.f_argsort(-1, true)?;
         let Some(shares) = shares(&moments.f_index_select(0, &order)?.f_index_select(1, &order)?)?
         else {
             return super::tensors::round(weight, bits, group);

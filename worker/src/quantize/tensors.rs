@@ -12,7 +12,7 @@ use crate::model::ModelError;
 const WORD: u32 = 32;
 /// Shares of the largest magnitude that a scale is tried for. Below 1 the largest values are cut
 /// and all others are finer.
-const SHRINK: [f64; 9] = [1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825, 0.8];
+const SHRINK: [f64; 12] = [1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825, 0.8, 0.75, 0.7, 0.65];
 
 /// Whole numbers of a weight and their scales: about `values * scales`.
 #[derive(Debug)]
@@ -59,28 +59,35 @@ pub fn pack_all(rounded: &Rounded, bits: u32) -> Result<Vec<(&'static str, Tenso
 
 /// Rounds to whole numbers of `bits`, with scales of least squared error out of a few.
 pub fn round(weight: &Tensor, bits: u32, group: Option<i64>) -> Result<Rounded, ModelError> {
-    let scales = scales(weight, bits, group)?;
+    let scales = scales(weight, bits, group, None)?;
     let spread = spread(&scales, weight.size()[1])?;
     let values = nearest(&weight.f_div(&divisor(&spread)?)?, bits)?;
     Ok(Rounded { values, scales })
 }
 
-/// Scales f32 `[N, K / group]` of a weight `[N, K]`.
-pub fn scales(weight: &Tensor, bits: u32, group: Option<i64>) -> Result<Tensor, ModelError> {
+/// Scales f32 `[N, K / group]` of a weight `[N, K]`: those of least squared error out of a few,
+/// each column's error counted by its `importance` f32 `[K]`, where that is known.
+pub fn scales(
+    weight: &Tensor,
+    bits: u32,
+    group: Option<i64>,
+    importance: Option<&Tensor>,
+) -> Result<Tensor, ModelError> {
     let &[rows, columns] = weight.size().as_slice() else {
         return Err(ModelError::Pass("a weight has two dimensions"));
     };
-    let groups = weight.f_view([rows, -1, group.unwrap_or(columns)])?;
-    // Half a step more than the positive numbers reach: the negative ones reach further by one.
-    let reach = f64::from(1u32 << (bits - 1)) - 0.5;
-    let full = groups.f_abs()?.f_amax([-1i64], true)?.f_div_scalar(reach)?;
+    let size = group.unwrap_or(columns);
+    let groups = weight.f_view([rows, -1, size])?;
+    let importance = importance.map(|each| each.f_view([1, -1, size])).transpose()?;
     let mut best: Option<(Tensor, Tensor)> = None;
-    for share in SHRINK {
-        let scale = full.f_mul_scalar(share)?;
+    for scale in candidates(&groups, bits)? {
         let divisor = divisor(&scale)?;
         let back = nearest(&groups.f_div(&divisor)?, bits)?.f_mul(&divisor)?;
-        let error =
-            back.f_sub(&groups)?.f_square()?.f_sum_dim_intlist(&[-1i64][..], true, Kind::Float)?;
+        let mut error = back.f_sub(&groups)?.f_square()?;
+        if let Some(importance) = &importance {
+            error = error.f_mul(importance)?;
+        }
+        let error = error.f_sum_dim_intlist(&[-1i64][..], true, Kind::Float)?;
         best = Some(match best {
             None => (scale, error),
             Some((kept, least)) => {
@@ -88,12 +95,33 @@ pub fn scales(weight: &Tensor, bits: u32, group: Option<i64>) -> Result<Tensor, 
                 (scale.f_where_self(&better, &kept)?, error.f_minimum(&least)?)
             }
         });
-        if bits >= 8 {
-            break; // There is nothing to gain: a step is a two hundredth of the largest value.
-        }
     }
     let (scale, _) = best.ok_or(ModelError::Pass("no scale was tried"))?;
     Ok(scale.f_squeeze_dim(-1)?)
+}
+
+/// Scales to try for groups `[N, G, size]`. Of few bits, also such whose sign lets the value
+/// farthest from 0 be the lowest number, as negative ones reach further by one; a scale is
+/// negative then wherever that value is positive.
+fn candidates(groups: &Tensor, bits: u32) -> Result<Vec<Tensor>, ModelError> {
+    let half = f64::from(1u32 << (bits - 1));
+    let (highest, lowest) = (groups.f_amax([-1i64], true)?, groups.f_amin([-1i64], true)?);
+    let farthest = highest.f_maximum(&lowest.f_neg()?)?;
+    // Half a step more than the positive numbers reach.
+    let full = farthest.f_div_scalar(half - 0.5)?;
+    if bits >= 8 {
+        // There is nothing to gain: a step is a two hundredth of the largest value.
+        return Ok(vec![full]);
+    }
+    let is_positive = highest.f_gt_tensor(&lowest.f_neg()?)?;
+    let signed = farthest.f_div_scalar(half)?;
+    let signed = signed.f_neg()?.f_where_self(&is_positive, &signed)?;
+    let mut tried = Vec::new();
+    for share in SHRINK {
+        tried.push(full.f_mul_scalar(share)?);
+        tried.push(signed.f_mul_scalar(share)?);
+    }
+    Ok(tried)
 }
 
 /// Scales `[N, G]` for each of `columns`: `[N, K]`.
@@ -109,7 +137,7 @@ pub fn nearest(values: &Tensor, bits: u32) -> Result<Tensor, ModelError> {
 
 /// Scales to divide by: a row of zeros has none, and any gives its zeros back.
 pub fn divisor(scale: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(scale.f_where_scalarother(&scale.f_gt(0.0)?, 1.0)?)
+    Ok(scale.f_where_scalarother(&scale.f_ne(0.0)?, 1.0)?)
 }
 
 /// Whole numbers `[N, K]` → i32 `[N, ceil(K * bits / 32)]`: each plus half the range, the first in
@@ -188,6 +216,21 @@ mod tests {
             let (error, plain_error) = (error.double_value(&[]), plain_error.double_value(&[]));
             assert!(error <= plain_error, "{bits} bits: {error} {plain_error}");
         }
+        // The value that is farthest from 0 is the lowest number, whatever its sign.
+        for sign in [1.0, -1.0] {
+            let numbers = Tensor::from_slice(&[-8.0f32, -3.0, 1.0, 7.0]).repeat([8]).view([1, 32]);
+            let weight = numbers * sign * 0.25;
+            let exact = round(&weight, 4, Some(32)).unwrap();
+            assert!(exact.dequantize().unwrap().equal(&weight));
+        }
+        // What counts decides the scale: one column of 32 is far out and of no importance.
+        let uneven = Tensor::randn([1, 32], (Kind::Float, tch::Device::Cpu)) * 0.1;
+        let _ = uneven.narrow(1, 0, 1).fill_(1.0);
+        let importance = Tensor::ones([32], (Kind::Float, tch::Device::Cpu));
+        let _ = importance.narrow(0, 0, 1).fill_(0.0);
+        let plain = scales(&uneven, 4, None, None).unwrap().abs();
+        let weighted = scales(&uneven, 4, None, Some(&importance)).unwrap().abs();
+        assert!(weighted.double_value(&[0, 0]) < plain.double_value(&[0, 0]));
         // A row of zeros stays one.
         let zeros = round(&Tensor::zeros([1, 32], (Kind::Float, tch::Device::Cpu)), 4, Some(32));
         assert_eq!(zeros.unwrap().values.count_nonzero(None).int64_value(&[]), 0);
