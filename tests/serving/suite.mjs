@@ -61,7 +61,15 @@ const tests = {
   },
   async errors_have_the_client_s_types() {
     await assert.rejects(chat({ model: "another" }), OpenAI.NotFoundError);
-    await assert.rejects(chat({ n: 9 }), OpenAI.RateLimitError);
+    await assert.rejects(chat({ n: 9 }), OpenAI.BadRequestError);
+    const many = Array.from({ length: 6 }, () => chat({ n: 4, max_tokens: 100, ignore_eos: true }));
+    const outcomes = await Promise.allSettled(many);
+    const refused = outcomes.filter((outcome) => outcome.status === "rejected");
+    assert.ok(refused.length > 0, "more wait than may");
+    for (const { reason } of refused) {
+      assert.ok(reason instanceof OpenAI.RateLimitError, reason);
+      assert.equal(reason.headers.get("retry-after"), "1");
+    }
   },
 };
 

@@ -123,7 +123,7 @@ def errors_have_the_client_s_types():
         (openai.BadRequestError, {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         (openai.BadRequestError, {"max_tokens": 0}),
         (openai.BadRequestError, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}}),
-        (openai.RateLimitError, {"n": 9}),
+        (openai.BadRequestError, {"n": 9}),
     ]:
         try:
             chat(**more)

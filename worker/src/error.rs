@@ -165,7 +165,7 @@ impl Error {
             Self::Unreachable { .. } | Self::LeaderFailed { .. } => "PeerLost",
             Self::NoDevice { .. } => "AcceleratorUnavailable",
             Self::NotFinite { .. } => "NotFinite",
-            Self::OutOfMemory { .. } => "OutOfMemory",
+            Self::OutOfMemory { .. } | Self::Model(ModelError::Room { .. }) => "OutOfMemory",
             Self::BatchHalved { .. } => hearth_crds::worker_config::BATCH_HALVED,
             Self::Terminated { .. } => "Terminated",
             Self::Orphaned => "Orphaned",
@@ -191,7 +191,9 @@ impl Error {
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_code(error),
             Self::NoDevice { .. } => ExitCode::Unavailable,
             Self::Terminated { .. } => ExitCode::Terminated,
-            Self::OutOfMemory { .. } => ExitCode::OutOfMemory,
+            Self::OutOfMemory { .. } | Self::Model(ModelError::Room { .. }) => {
+                ExitCode::OutOfMemory
+            }
             Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
             | Self::Torch(_)
             | Self::Checkpoint { .. }

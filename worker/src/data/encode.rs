@@ -90,7 +90,7 @@ impl SequenceEncoder {
         };
         let end = id("eos_token");
         let pad = id("pad_token").or_else(|| end.clone()).map_or(0, |(_, id)| id);
-        let template = ChatTemplate::load(model, options.now)?;
+        let template = ChatTemplate::load(model, move || options.now)?;
         let fingerprint = blake3::hash(&bytes);
         Ok(Self { tokenizer, path, fingerprint, template, end, pad, options })
     }

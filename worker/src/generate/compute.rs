@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::blocks::{BLOCK, SLOTS};
 use super::schedule::{Schedule, Stretch, Text};
-use crate::model::{Memory, Model, ModelError, Paged, Pass, Pool};
+use crate::model::{Memory, Model, ModelError, Paged, Pass, Pool, Stretches};
 
 /// A model with its pool.
 pub struct Computer {
@@ -25,11 +25,12 @@ struct Row<'a> {
 }
 
 impl Computer {
-    /// With a pool for as many tokens as `bytes` hold, but no more than `tokens`.
+    /// With a pool for as many tokens as `bytes` hold, but no more than `tokens`. Refuses to do with
+    /// fewer than `least`.
     pub fn new(
         model: Model,
         device: Device,
-        tokens: usize,
+        (least, tokens): (usize, usize),
         bytes: u64,
     ) -> Result<Self, ModelError> {
         let mut computer = Self { model, pool: Pool::new(SLOTS), device, blocks: 1 };
@@ -38,7 +39,10 @@ impl Computer {
         computer.pass(&[Row { tokens: &[0; BLOCK], slots, chooses: true }])?;
         let one = computer.pool.bytes_per_slot().max(1);
         let fits = usize::try_from(bytes / one).unwrap_or(usize::MAX).min(tokens);
-        computer.blocks = u32::try_from(fits.div_ceil(BLOCK).max(1)).unwrap_or(u32::MAX);
+        if fits < least {
+            return Err(ModelError::Room { bytes, fits, least });
+        }
+        computer.blocks = u32::try_from(fits.div_ceil(BLOCK)).unwrap_or(u32::MAX);
         let slots = i64::from(computer.blocks) * SLOTS;
         computer.pool = Pool::new(slots);
         tracing::info!(tokens = slots, bytes_per_token = one, "room for keys and values");
@@ -82,13 +86,16 @@ impl Computer {
             let on_device = |of: &[i64]| Tensor::f_from_slice(of)?.f_to_device(self.device);
             let slots: Vec<(usize, &[i64])> =
                 rows.iter().map(|row| (row.tokens.len(), &row.slots[..])).collect();
-            let pool = std::mem::replace(&mut self.pool, Pool::new(0));
-            let paged = Paged::new(pool, &slots, self.device)?;
-            let mut pass = Pass::paged(self.model.network(), paged, &on_device(&positions)?)?;
+            let stretches = Stretches::new(&slots, self.device)?;
+            let input = on_device(&ids)?.f_unsqueeze(0)?;
             // Where no text has come to its end, one output is computed for nothing.
-            let outputs = if select.is_empty() { &[0][..] } else { &select };
-            pass.select = Some(on_device(outputs)?);
-            let logits = self.model.forward(&on_device(&ids)?.f_unsqueeze(0)?, &pass);
+            let outputs = on_device(if select.is_empty() { &[0][..] } else { &select })?;
+            let mut pass = Pass::paged(self.model.network(), &on_device(&positions)?)?;
+            pass.select = Some(outputs);
+            // From here to where the pool is taken back nothing may fail without it.
+            let pool = std::mem::replace(&mut self.pool, Pool::new(0));
+            pass.memory = Some(RefCell::new(Memory::Paged(Paged { pool, stretches })));
+            let logits = self.model.forward(&input, &pass);
             if let Some(Memory::Paged(paged)) = pass.memory.map(RefCell::into_inner) {
                 self.pool = paged.pool;
             }
@@ -102,12 +109,24 @@ fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+/// Bytes of files that the pod read and the kernel keeps as long as nobody needs the room.
+fn files_in_memory() -> u64 {
+    let stat = fs::read_to_string("/sys/fs/cgroup/memory.stat").unwrap_or_default();
+    let kept = ["active_file", "inactive_file"];
+    let field = |line: &str| {
+        let (name, bytes) = line.split_once(' ')?;
+        kept.contains(&name).then(|| bytes.parse::<u64>().ok()).flatten()
+    };
+    stat.lines().filter_map(field).sum()
+}
+
 /// Bytes for what texts leave: half of what is free of the pod's memory or the machine's.
 pub fn memory_for_texts() -> u64 {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let of_pod = || {
         let limit = number("/sys/fs/cgroup/memory.max")?;
-        Some(limit.saturating_sub(number("/sys/fs/cgroup/memory.current").unwrap_or(0)))
+        let current = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
+        Some(limit.saturating_sub(current.saturating_sub(files_in_memory())))
     };
     let of_machine = || {
         let text = fs::read_to_string("/proc/meminfo").ok()?;

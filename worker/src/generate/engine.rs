@@ -83,6 +83,14 @@ pub enum Refused {
         /// Most of a prompt and an answer.
         room: usize,
     },
+    /// Ever: they are more than may wait.
+    #[error("{asked} texts in one request, and at most {depth} can be queued; send fewer at once")]
+    TooMany {
+        /// In the request.
+        asked: usize,
+        /// The queue's bound.
+        depth: usize,
+    },
     /// The server stops.
     #[error("this server is stopping; another one answers")]
     Closed,
@@ -108,6 +116,8 @@ struct Inbox {
     /// Texts that the thread has, and that do not run.
     waiting: usize,
     closed: bool,
+    /// Texts that are not over are given up.
+    abandoned: bool,
 }
 
 /// What a text is made for, and with.
@@ -154,15 +164,29 @@ impl Engine {
         let own = shared.clone();
         let (running, delay) = (limits.schedule.running, limits.delay);
         let mut worker = Worker { shared: own, schedule, computer, vocabulary, running, delay };
-        let thread = std::thread::Builder::new()
-            .name("compute".to_owned())
-            .spawn(move || while worker.step() {})?;
+        let thread = std::thread::Builder::new().name("compute".to_owned()).spawn(move || {
+            let _ends = EndsProcess;
+            while worker.step() {}
+        })?;
         Ok((Self { shared }, thread))
     }
 
     /// Most tokens of a text, prompt and answer.
     pub fn room(&self) -> usize {
         self.shared.room
+    }
+
+    /// Refuses what could never be made: more texts than may wait, or a prompt without room for an
+    /// answer.
+    pub fn check(&self, texts: usize, longest_prompt: usize) -> Result<(), Refused> {
+        let Shared { depth, room, .. } = *self.shared;
+        if texts > depth {
+            return Err(Refused::TooMany { asked: texts, depth });
+        }
+        if longest_prompt >= room {
+            return Err(Refused::Long { tokens: longest_prompt, room });
+        }
+        Ok(())
     }
 
     /// Asks for texts, all or none of which are made. What they become comes through the channels;
@@ -172,12 +196,8 @@ impl Engine {
         requests: Vec<Request>,
     ) -> Result<Vec<UnboundedReceiver<Event>>, Refused> {
         let room = self.shared.room;
-        for request in &requests {
-            let tokens = request.prompt.len();
-            if tokens >= room {
-                return Err(Refused::Long { tokens, room });
-            }
-        }
+        let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0);
+        self.check(requests.len(), longest)?;
         let (texts, receivers): (Vec<_>, Vec<_>) =
             requests.into_iter().map(|request| text_of(request, room)).unzip();
         let mut inbox = self.shared.lock();
@@ -199,6 +219,28 @@ impl Engine {
         self.shared.lock().closed = true;
         self.shared.arrived.notify_all();
     }
+
+    /// Takes nothing more, and gives up what is not over after the pass that is computed now.
+    pub fn abandon(&self) {
+        let mut inbox = self.shared.lock();
+        inbox.closed = true;
+        inbox.abandoned = true;
+        drop(inbox);
+        self.shared.arrived.notify_all();
+    }
+}
+
+/// Ends the process when the thread that holds it panics: nobody else could answer, and a pod that
+/// is gone is started anew.
+struct EndsProcess;
+
+impl Drop for EndsProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the computing thread panicked; the server ends");
+            std::process::exit(1);
+        }
+    }
 }
 
 fn text_of(request: Request, room: usize) -> (Text<Job>, UnboundedReceiver<Event>) {
@@ -206,7 +248,7 @@ fn text_of(request: Request, room: usize) -> (Text<Job>, UnboundedReceiver<Event
     let job = Job {
         sampler: Sampler::new(request.sampling, &request.prompt),
         matcher: request.matcher,
-        stream: TextStream::new(request.stops),
+        stream: TextStream::new(&request.prompt, request.stops),
         left: request.max_tokens.min(room - request.prompt.len()),
         chosen: 0,
         ignores_end: request.ignores_end,
@@ -241,7 +283,6 @@ impl Worker {
         }
         self.schedule.retain(|job| !job.reply.is_closed());
         let plan = self.schedule.plan();
-        self.tell();
         if plan.is_empty() {
             return true;
         }
@@ -257,12 +298,16 @@ impl Worker {
                 self.fail(&plan, &why);
             }
         }
+        self.tell();
         true
     }
 
     /// Takes what arrived; waits where there is nothing to do.
     fn receive(&mut self) -> bool {
         let mut inbox = self.shared.lock();
+        if inbox.abandoned {
+            return false;
+        }
         if self.schedule.is_empty() {
             while inbox.new.is_empty() {
                 if inbox.closed {
@@ -295,7 +340,8 @@ impl Worker {
         let choosing = plan.iter().filter(|stretch| stretch.chooses);
         for (stretch, logits) in choosing.zip(logits) {
             let text = self.schedule.text(stretch.text);
-            let (cached, prompt) = (text.cached, stretch.start + stretch.count);
+            let cached = text.cached.unwrap_or(0);
+            let prompt = stretch.start + stretch.count;
             let job = &mut text.of;
             self.shared.metrics.token(job.arrived, job.last, prompt, cached);
             job.last = Some(Instant::now());

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use jiff::civil::DateTime;
 use serde::Deserialize;
 use serde_json::Value;
 use tch::Device;
@@ -62,16 +61,16 @@ impl Ids {
     }
 }
 
-/// Reads `directory`, compressed or not. `now` is what chat templates are told.
-pub fn load(directory: &Path, device: Device, now: DateTime) -> Result<(Model, Vocabulary), Error> {
+/// Reads `directory`, compressed or not. Chat templates are told the time of each text.
+pub fn load(directory: &Path, device: Device) -> Result<(Model, Vocabulary), Error> {
     let mut model = crate::quantize::load(directory, device)?;
     hold(&mut model)?;
-    let vocabulary = Vocabulary::read(directory, &model, now)?;
+    let vocabulary = Vocabulary::read(directory, &model)?;
     Ok((model, vocabulary))
 }
 
 impl Vocabulary {
-    fn read(directory: &Path, model: &Model, now: DateTime) -> Result<Self, Error> {
+    fn read(directory: &Path, model: &Model) -> Result<Self, Error> {
         let path = directory.join("tokenizer.json");
         let failed = |detail: String| DataError::Tokenizer { path: path.clone(), detail };
         let bytes =
@@ -110,7 +109,7 @@ impl Vocabulary {
         };
         Ok(Self {
             tokenizer,
-            template: ChatTemplate::load(directory, now)?,
+            template: ChatTemplate::load(directory, || jiff::Zoned::now().datetime())?,
             grammars,
             ends,
             sampling,

@@ -25,8 +25,8 @@ pub struct Text<T> {
     pub tokens: Vec<u32>,
     /// Who wants it.
     pub of: T,
-    /// Tokens of its first pass that were remembered already.
-    pub cached: usize,
+    /// Tokens that were remembered already when it first ran.
+    pub cached: Option<usize>,
     computed: usize,
     blocks: Vec<u32>,
     /// Of its full blocks, as far as they were told to the pool.
@@ -62,7 +62,7 @@ impl<T> Text<T> {
         Self {
             tokens: prompt,
             of,
-            cached: 0,
+            cached: None,
             computed: 0,
             blocks: Vec::new(),
             contents: Vec::new(),
@@ -288,7 +288,7 @@ impl<T> Schedule<T> {
             text.contents.push(content);
         }
         text.computed = text.blocks.len() * BLOCK;
-        text.cached = text.cached.max(text.computed);
+        text.cached.get_or_insert(text.computed);
         self.running.push(text);
         true
     }

@@ -58,7 +58,7 @@ fn what_was_computed_for_one_text_is_not_computed_for_the_next() {
     schedule.add(Text::new((0..40).collect(), "other weights", "third"));
     let passed = pass(&mut schedule, 9);
     assert_eq!(passed, [("first", 40, 1), ("second", 32, 8), ("third", 0, 40)]);
-    assert_eq!(schedule.running()[1].cached, 32);
+    assert_eq!(schedule.running()[1].cached, Some(32));
     assert_eq!(schedule.running()[0].slots(32), schedule.running()[1].slots(32));
     for _ in 0..3 {
         schedule.end(0);

@@ -4,6 +4,8 @@ use tokenizers::Tokenizer;
 
 /// Bytes of a character that is not whole yet are decoded to this.
 const BROKEN: char = '\u{fffd}';
+/// Tokens that the text of a token may depend on.
+const CONTEXT: usize = 5;
 
 /// The text of tokens that come one by one.
 #[derive(Debug, Default)]
@@ -28,9 +30,11 @@ pub struct Grown {
 }
 
 impl TextStream {
-    /// Ends before the first of these, none of which is empty.
-    pub fn new(stops: Vec<String>) -> Self {
-        Self { stops, ..Self::default() }
+    /// After `prompt`, on which its first characters may depend. Ends before the first of `stops`,
+    /// none of which is empty.
+    pub fn new(prompt: &[u32], stops: Vec<String>) -> Self {
+        let ids = prompt[prompt.len().saturating_sub(CONTEXT)..].to_vec();
+        Self { stops, out: ids.len(), ids, ..Self::default() }
     }
 
     /// One more token. Special tokens have no text.
@@ -38,7 +42,9 @@ impl TextStream {
         self.ids.push(id);
         let before = tokenizer.decode(&self.ids[..self.out], true)?;
         let all = tokenizer.decode(&self.ids, true)?;
-        if all.ends_with(BROKEN) {
+        // A character has at most four tokens: more of them make none.
+        let is_partial = all.ends_with(BROKEN) && self.ids.len() - self.out < CONTEXT;
+        if is_partial {
             return Ok(Grown::default());
         }
         // Decoders may treat the first token otherwise: it is kept before the next one.
@@ -74,9 +80,9 @@ impl TextStream {
     /// Bytes at the end of what is held that could go on as a stop string.
     fn beginning_of_a_stop(&self) -> usize {
         let longest = |stop: &String| {
-            let mut ends = stop.char_indices().map(|(at, _)| at).skip(1).collect::<Vec<_>>();
-            ends.reverse();
-            ends.into_iter().find(|end| self.held.ends_with(&stop[..*end])).unwrap_or(0)
+            let begins =
+                |end: &usize| stop.is_char_boundary(*end) && self.held.ends_with(&stop[..*end]);
+            (1..stop.len().min(self.held.len() + 1)).rev().find(begins).unwrap_or(0)
         };
         self.stops.iter().map(longest).max().unwrap_or(0)
     }
@@ -116,7 +122,8 @@ mod tests {
 
     fn pieces(text: &[u8], stops: &[&str]) -> (Vec<String>, bool) {
         let tokenizer = tokenizer();
-        let mut stream = TextStream::new(stops.iter().map(|stop| (*stop).to_owned()).collect());
+        let mut stream =
+            TextStream::new(&[], stops.iter().map(|stop| (*stop).to_owned()).collect());
         let mut pieces = Vec::new();
         for byte in text {
             let grown = stream.push(&tokenizer, u32::from(*byte)).unwrap();
@@ -138,9 +145,16 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_never_make_a_character_do_not_wait_for_ever() {
+        let (got, _) = pieces(&[0xf0; 12], &[]);
+        assert!(got.concat().chars().all(|c| c == BROKEN), "{got:?}");
+        assert!(!got[..6].concat().is_empty(), "{got:?}");
+    }
+
+    #[test]
     fn a_special_token_has_no_text() {
         let tokenizer = tokenizer();
-        let mut stream = TextStream::new(Vec::new());
+        let mut stream = TextStream::new(&[], Vec::new());
         let texts = [104, 256, 105].map(|id| stream.push(&tokenizer, id).unwrap().text);
         assert_eq!(texts, ["h", "", "i"]);
     }

@@ -93,27 +93,34 @@ impl Pool {
 
 /// The new tokens of one text in a pass.
 #[derive(Debug)]
-pub struct Stretch {
+struct Stretch {
     /// New tokens, the text's last ones.
-    pub tokens: i64,
+    tokens: i64,
     /// Slots of all of the text's tokens so far, the new ones included, i64 `[T]`.
-    pub slots: Tensor,
+    slots: Tensor,
 }
 
-/// Where a pass over new tokens of many texts, one row `[1, N]`, remembers them.
+/// The new tokens of many texts, one row `[1, N]`.
+#[derive(Debug)]
+pub struct Stretches {
+    /// Text by text, in the row's order.
+    each: Vec<Stretch>,
+    /// Slots of the new tokens, i64 `[N]`.
+    slots: Tensor,
+}
+
+/// Where a pass remembers the new tokens of many texts.
 #[derive(Debug)]
 pub struct Paged {
     /// What is known of all texts.
     pub pool: Pool,
-    /// Their new tokens, in the row's order.
-    pub stretches: Vec<Stretch>,
-    /// Slots of the new tokens, i64 `[N]`.
-    pub slots: Tensor,
+    /// Their new tokens.
+    pub stretches: Stretches,
 }
 
-impl Paged {
+impl Stretches {
     /// Of stretches of `tokens` new tokens, with the slots of all tokens of their texts.
-    pub fn new(pool: Pool, texts: &[(usize, &[i64])], device: Device) -> Result<Self, ModelError> {
+    pub fn new(texts: &[(usize, &[i64])], device: Device) -> Result<Self, ModelError> {
         let new = texts.iter().flat_map(|(tokens, slots)| &slots[slots.len() - tokens..]);
         let new: Vec<i64> = new.copied().collect();
         let stretch = |(tokens, slots): &(usize, &[i64])| {
@@ -121,12 +128,13 @@ impl Paged {
             Ok::<_, ModelError>(Stretch { tokens: i64::try_from(*tokens).unwrap_or(0), slots })
         };
         Ok(Self {
-            pool,
-            stretches: texts.iter().map(stretch).collect::<Result<_, _>>()?,
+            each: texts.iter().map(stretch).collect::<Result<_, _>>()?,
             slots: Tensor::f_from_slice(&new)?.f_to_device(device)?,
         })
     }
+}
 
+impl Paged {
     /// Remembers tokens `[1, G, N, ..]` of a layer; its two tensors `[slots, G, ..]`.
     fn remember(
         &mut self,
@@ -137,8 +145,8 @@ impl Paged {
         let rows = |of: &Tensor| of.f_squeeze_dim(0)?.f_transpose(0, 1);
         let (first, second) = (rows(first)?, rows(second)?);
         let (firsts, seconds) = self.pool.layer(layer, &first, &second)?;
-        let _ = firsts.f_index_copy_(0, &self.slots, &first)?;
-        let _ = seconds.f_index_copy_(0, &self.slots, &second)?;
+        let _ = firsts.f_index_copy_(0, &self.stretches.slots, &first)?;
+        let _ = seconds.f_index_copy_(0, &self.stretches.slots, &second)?;
         Ok((firsts.shallow_clone(), seconds.shallow_clone()))
     }
 }
@@ -176,8 +184,8 @@ impl Memory {
         };
         let (firsts, seconds) = paged.remember(layer, &first, &second)?;
         let mut start = 0;
-        let mut mixed = Vec::with_capacity(paged.stretches.len());
-        for stretch in &paged.stretches {
+        let mut mixed = Vec::with_capacity(paged.stretches.each.len());
+        for stretch in &paged.stretches.each {
             let known = |all: &Tensor| {
                 all.f_index_select(0, &stretch.slots)?.f_transpose(0, 1)?.f_unsqueeze(0)
             };

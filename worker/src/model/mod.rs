@@ -24,7 +24,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 pub use config::{Family, ModelConfig};
-pub use memory::{Memory, Paged, Pool};
+pub use memory::{Memory, Paged, Pool, Stretches};
 pub use module::Role;
 pub use network::{Network, Pass, Runner};
 pub use parts::dropout::Dropout;
@@ -404,6 +404,18 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong.
         detail: String,
+    },
+    /// Too little memory is left for what texts leave.
+    #[error(
+        "the {bytes} bytes that are left for keys and values hold {fits} tokens, and {least} should fit; raise serving.resources.limits.memory"
+    )]
+    Room {
+        /// Left for it.
+        bytes: u64,
+        /// Tokens that fit.
+        fits: usize,
+        /// Tokens that should.
+        least: usize,
     },
     /// A pass that does not fit the network.
     #[error("{0}")]

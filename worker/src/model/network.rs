@@ -9,7 +9,7 @@ use std::fmt;
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
-use super::memory::{Attended, Memory, Paged, Rows, seen_after};
+use super::memory::{Attended, Memory, Rows, seen_after};
 use super::module::Module;
 use super::parts::attention::attend;
 use super::parts::dropout::Dropout;
@@ -212,19 +212,15 @@ impl Pass {
     }
 
     /// Of a decoder, over one row of new tokens of many texts, at these `positions` in them, i64
-    /// `[N]`.
-    pub fn paged(
-        network: &dyn Network,
-        paged: Paged,
-        positions: &Tensor,
-    ) -> Result<Self, ModelError> {
+    /// `[N]`. What it remembers them by is its `memory`, a [`Memory::Paged`].
+    pub fn paged(network: &dyn Network, positions: &Tensor) -> Result<Self, ModelError> {
         Ok(Self {
             mask: Mask::None,
             rope: network.rope().map(|rope| rope.table(positions)).transpose()?,
             dropout: Dropout::Off,
             select: None,
             output: Output::Logits,
-            memory: Some(RefCell::new(Memory::Paged(paged))),
+            memory: None,
         })
     }
 

@@ -57,6 +57,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// that texts that run wait no longer than for so many.
 const PASS_TOKENS: usize = 256;
 
+/// Tokens of a text for which there is room at least, where the model knows as many.
+const LEAST_ROOM: usize = 1024;
+
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
@@ -121,7 +124,7 @@ enum Loaded {
 struct Serving {
     common: Arc<Common>,
     router: Router,
-    /// Lets the computing thread end once nothing is left to compute.
+    /// Lets the computing thread end: nobody waits for answers any more.
     close: Box<dyn FnOnce() + Send>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -129,10 +132,10 @@ struct Serving {
 fn load(directory: &Path, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
     let head = saved_head(&ModelConfig::read(directory)?)?;
     if head == Head::CausalLm {
-        let now = jiff::Zoned::now().datetime();
-        let (model, vocabulary) = generate::language::load(directory, device, now)?;
+        let (model, vocabulary) = generate::language::load(directory, device)?;
         let most = vocabulary.context.saturating_mul(bounds.batch);
-        let computer = Computer::new(model, device, most, memory_for_texts())?;
+        let least = vocabulary.context.min(LEAST_ROOM);
+        let computer = Computer::new(model, device, (least, most), memory_for_texts())?;
         return Ok(Loaded::Language(computer, Arc::new(vocabulary)));
     }
     let classifier = crate::quantize::load(directory, device)?;
@@ -188,7 +191,7 @@ impl Loaded {
                 let started = jiff::Zoned::now().timestamp().as_second();
                 let server = LanguageServer { common: common.clone(), vocabulary, engine, started };
                 let router = openai::router(&Arc::new(server));
-                Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
+                Ok(Serving { common, router, close: Box::new(move || closing.abandon()), thread })
             }
         }
     }

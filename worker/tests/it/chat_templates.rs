@@ -42,7 +42,8 @@ fn fixture() -> Fixture {
 fn template(config: &serde_json::Value) -> Option<ChatTemplate> {
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    ChatTemplate::load(home.path(), jiff::civil::date(2026, 7, 4).at(0, 0, 0, 0)).unwrap()
+    let now = jiff::civil::date(2026, 7, 4).at(0, 0, 0, 0);
+    ChatTemplate::load(home.path(), move || now).unwrap()
 }
 
 #[test]

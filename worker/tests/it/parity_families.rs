@@ -211,9 +211,11 @@ fn texts_of_one_pass_see_what_is_remembered_of_them_and_nothing_else() {
                 want.push(whole.narrow(0, row, 1).narrow(1, start, count));
             }
             let texts: Vec<_> = texts.iter().map(|(count, slots)| (*count, &slots[..])).collect();
-            let paged = model::Paged::new(pool, &texts, Device::Cpu).unwrap();
+            let stretches = model::Stretches::new(&texts, Device::Cpu).unwrap();
             let positions = Tensor::cat(&positions, 0);
-            let pass = Pass::paged(model.network(), paged, &positions).unwrap();
+            let mut pass = Pass::paged(model.network(), &positions).unwrap();
+            let paged = model::Paged { pool, stretches };
+            pass.memory = Some(std::cell::RefCell::new(model::Memory::Paged(paged)));
             let got = model.forward(&Tensor::cat(&input, 1), &pass).unwrap();
             worst = worst.max(f64::try_from((got - Tensor::cat(&want, 1)).abs().max()).unwrap());
             let model::Memory::Paged(paged) = pass.memory.unwrap().into_inner() else { panic!() };

@@ -110,7 +110,10 @@ struct NamedTemplate {
 impl ChatTemplate {
     /// Reads the template of the model in `model`: `chat_template.jinja`, or `chat_template` in
     /// `tokenizer_config.json`. `None` where it has none. `now` is what `strftime_now` tells.
-    pub fn load(model: &Path, now: DateTime) -> Result<Option<Self>, DataError> {
+    pub fn load(
+        model: &Path,
+        now: impl Fn() -> DateTime + Send + Sync + 'static,
+    ) -> Result<Option<Self>, DataError> {
         let file = model.join("chat_template.jinja");
         let config_path = model.join("tokenizer_config.json");
         let (path, templates) = if file.exists() {
@@ -141,7 +144,7 @@ impl ChatTemplate {
         path: PathBuf,
         templates: &[(String, String)],
         special_tokens: SpecialTokens,
-        now: DateTime,
+        now: impl Fn() -> DateTime + Send + Sync + 'static,
     ) -> Result<Self, DataError> {
         if !templates.iter().any(|(name, _)| name == "default") {
             let names: Vec<&str> = templates.iter().map(|(name, _)| name.as_str()).collect();
@@ -284,7 +287,7 @@ fn title(text: &str) -> String {
     titled
 }
 
-fn environment(now: DateTime) -> Environment<'static> {
+fn environment(now: impl Fn() -> DateTime + Send + Sync + 'static) -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     if let Ok(syntax) = syntax {
@@ -307,7 +310,7 @@ fn environment(now: DateTime) -> Environment<'static> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", move |format: String| {
-        jiff::fmt::strtime::format(&format, now).map_err(|error| {
+        jiff::fmt::strtime::format(&format, now()).map_err(|error| {
             Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
         })
     });
@@ -360,8 +363,8 @@ mod tests {
         let templates = [("default".to_owned(), text.to_owned())];
         let tokens = SpecialTokens(vec![("eos_token", "</s>".into())]);
         let now = jiff::civil::date(2026, 7, 4).at(9, 5, 0, 0);
-        ChatTemplate::new(PathBuf::from("model/chat_template.jinja"), &templates, tokens, now)
-            .unwrap()
+        let path = PathBuf::from("model/chat_template.jinja");
+        ChatTemplate::new(path, &templates, tokens, move || now).unwrap()
     }
 
     fn messages(json: &str) -> Vec<Value> {
@@ -473,7 +476,7 @@ mod tests {
             })
             .unwrap();
         };
-        let load = || ChatTemplate::load(home.path(), now);
+        let load = || ChatTemplate::load(home.path(), move || now);
         let messages = messages(r#"[{"role": "user", "content": "a"}]"#);
         let say = || {
             let chat = Chat { messages: &messages, ..Chat::default() };

@@ -29,6 +29,8 @@ pub(super) struct Answer {
     model: String,
     revision: String,
     prompt_tokens: usize,
+    /// Texts of each prompt, one after another.
+    choices: usize,
 }
 
 /// Tokens of an answer.
@@ -49,7 +51,11 @@ struct Choice {
 }
 
 impl Answer {
-    pub(super) fn new(kind: Kind, server: &LanguageServer, prompt_tokens: usize) -> Self {
+    pub(super) fn new(
+        kind: Kind,
+        server: &LanguageServer,
+        (prompt_tokens, choices): (usize, usize),
+    ) -> Self {
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
         Self {
             kind,
@@ -59,6 +65,15 @@ impl Answer {
             model: server.common.name.clone(),
             revision: server.common.revision.clone(),
             prompt_tokens,
+            choices,
+        }
+    }
+
+    /// Counts the tokens of text `index`. A prompt counts once, with the first of its texts.
+    pub(super) fn count(&self, usage: &mut Usage, index: usize, text: Usage) {
+        usage.chosen += text.chosen;
+        if index.is_multiple_of(self.choices) {
+            usage.cached += text.cached;
         }
     }
 
@@ -91,12 +106,11 @@ impl Answer {
     ) -> Result<Value, ApiFailure> {
         let choices = try_join_all(events.into_iter().map(collect)).await?;
         let mut usage = Usage::default();
-        for choice in &choices {
-            usage.chosen += choice.usage.chosen;
-            usage.cached += choice.usage.cached;
+        for (index, choice) in choices.iter().enumerate() {
+            self.count(&mut usage, index, choice.usage);
         }
         let choices: Vec<Value> = choices.into_iter().enumerate().map(|(index, choice)| {
-            let logprobs = self.logprobs(&choice.tokens, 0);
+            let logprobs = self.logprobs(&choice.tokens, &mut 0);
             let mut object = match self.kind {
                 Kind::Chat => {
                     json!({"message": {"role": "assistant", "content": choice.text, "refusal": null}})
@@ -113,9 +127,9 @@ impl Answer {
         Ok(answer)
     }
 
-    /// What is told of tokens, of which the first is at byte `offset` of the text; null where they
-    /// have no log-probabilities.
-    pub(super) fn logprobs(&self, tokens: &[Chosen], offset: usize) -> Value {
+    /// What is told of tokens, of which the first is at character `offset` of the text; null where
+    /// they have no log-probabilities. Moves `offset` on.
+    pub(super) fn logprobs(&self, tokens: &[Chosen], offset: &mut usize) -> Value {
         if tokens.iter().all(|token| token.logprobs.is_none()) {
             return Value::Null;
         }
@@ -135,15 +149,15 @@ impl Answer {
     }
 
     /// The older form: four lists.
-    fn completion_logprobs(&self, tokens: &[Chosen], mut offset: usize) -> Value {
+    fn completion_logprobs(&self, tokens: &[Chosen], offset: &mut usize) -> Value {
         let (mut texts, mut chosen, mut top, mut offsets) = (vec![], vec![], vec![], vec![]);
         for token in tokens {
             let Some(told) = &token.logprobs else { continue };
             let text = self.text(token.id);
             let pairs = told.top.iter().map(|(id, logprob)| (self.text(*id), json!(logprob)));
             top.push(Value::Object(pairs.collect()));
-            offsets.push(offset);
-            offset += text.len();
+            offsets.push(*offset);
+            *offset += text.chars().count();
             texts.push(text);
             chosen.push(told.chosen);
         }

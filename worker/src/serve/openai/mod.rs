@@ -44,14 +44,20 @@ impl From<Failure> for ApiFailure {
     }
 }
 
-impl From<Refused> for ApiFailure {
+impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         let status = match refused {
             Refused::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Refused::Long { .. } => StatusCode::BAD_REQUEST,
+            Refused::Long { .. } | Refused::TooMany { .. } => StatusCode::BAD_REQUEST,
             Refused::Closed => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self(Failure { status, message: refused.to_string() })
+        Self { status, message: refused.to_string() }
+    }
+}
+
+impl From<Refused> for ApiFailure {
+    fn from(refused: Refused) -> Self {
+        Self(refused.into())
     }
 }
 
@@ -71,7 +77,8 @@ fn error_body(message: &str, status: StatusCode) -> Value {
         status if status.is_server_error() => "server_error",
         _ => "invalid_request_error",
     };
-    json!({"error": {"message": message, "type": kind, "param": null, "code": status.as_u16()}})
+    let code = (status == StatusCode::NOT_FOUND).then_some("model_not_found");
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
 }
 
 /// All routes.
@@ -101,7 +108,7 @@ async fn chat(
     let own = server.clone();
     let (how, wanted) = blocking(move || {
         let prompt = own.vocabulary.chat_prompt(&request)?;
-        own.vocabulary.requests(how, vec![prompt])
+        own.requests(how, vec![prompt])
     })
     .await?;
     server.respond(Kind::Chat, &how, wanted, streams).await
@@ -117,8 +124,8 @@ async fn complete(
     let how = request.how(&server.vocabulary.sampling).map_err(Failure::bad_request)?;
     let own = server.clone();
     let (how, wanted) = blocking(move || {
-        let prompts = own.vocabulary.prompts(request.prompt)?;
-        own.vocabulary.requests(how, prompts)
+        let prompts = own.vocabulary.prompts(request.prompt).map_err(Failure::bad_request)?;
+        own.requests(how, prompts)
     })
     .await?;
     server.respond(Kind::Completion, &how, wanted, streams).await
@@ -126,10 +133,10 @@ async fn complete(
 
 /// Tokenizing a long text takes milliseconds: not on the threads that serve others.
 async fn blocking<T: Send + 'static>(
-    make: impl FnOnce() -> Result<T, String> + Send + 'static,
+    make: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, ApiFailure> {
     match tokio::task::spawn_blocking(make).await {
-        Ok(outcome) => Ok(outcome.map_err(Failure::bad_request)?),
+        Ok(outcome) => Ok(outcome?),
         Err(error) => Err(ApiFailure(Failure {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             message: format!("the request could not be prepared: {error}"),
@@ -148,7 +155,7 @@ impl LanguageServer {
         let prompts = texts.iter().step_by(how.choices);
         let prompt_tokens = prompts.map(|text| text.prompt.len()).sum();
         let events = self.engine.generate(texts)?;
-        let answer = Answer::new(kind, self, prompt_tokens);
+        let answer = Answer::new(kind, self, (prompt_tokens, how.choices));
         if streams {
             return Ok(stream::respond(answer, events, how.tells_usage));
         }
@@ -157,7 +164,11 @@ impl LanguageServer {
 }
 
 impl Vocabulary {
-    fn chat_prompt(&self, request: &Chat) -> Result<Vec<u32>, String> {
+    fn chat_prompt(&self, request: &Chat) -> Result<Vec<u32>, Failure> {
+        self.render(request).map_err(Failure::bad_request)
+    }
+
+    fn render(&self, request: &Chat) -> Result<Vec<u32>, String> {
         let template = self
             .template
             .as_ref()
@@ -189,27 +200,34 @@ impl Vocabulary {
         let encoding = encoding.map_err(|error| format!("the prompt has no tokens: {error}"))?;
         Ok(encoding.get_ids().to_vec())
     }
+}
 
+impl LanguageServer {
     /// The texts to make of each prompt, prompt by prompt.
     fn requests(
         &self,
         how: How,
         prompts: Vec<Vec<u32>>,
-    ) -> Result<(How, Vec<TextRequest>), String> {
-        let mut requests = Vec::with_capacity(prompts.len() * how.choices);
-        let matcher = how.shape.as_ref().map(|shape| self.grammars.matcher(shape)).transpose();
-        let matcher =
-            matcher.map_err(|error| format!("response_format cannot be kept to: {error}"))?;
+    ) -> Result<(How, Vec<TextRequest>), Failure> {
+        let refuse = |message: String| Err(Failure::bad_request(message));
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let texts = prompts.len().saturating_mul(how.choices);
+        self.engine.check(texts, longest)?;
+        if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
+            return refuse("a prompt is empty; a text needs a beginning".into());
+        }
+        let Vocabulary { size, grammars, .. } = &*self.vocabulary;
+        let ids = prompts.iter().flatten().chain(how.sampling.logit_bias.keys());
+        if let Some(token) = ids.into_iter().find(|token| **token as usize >= *size) {
+            return refuse(format!("there is no token {token}; the model has {size}"));
+        }
+        let matcher = how.shape.as_ref().map(|shape| grammars.matcher(shape)).transpose();
+        let matcher = match matcher {
+            Ok(matcher) => matcher,
+            Err(error) => return refuse(format!("response_format cannot be kept to: {error}")),
+        };
+        let mut requests = Vec::with_capacity(texts);
         for prompt in prompts {
-            if prompt.is_empty() {
-                return Err("the prompt is empty; a text needs a beginning".into());
-            }
-            if let Some(token) = prompt.iter().find(|token| **token as usize >= self.size) {
-                return Err(format!(
-                    "the prompt has token {token}, of {} that there are",
-                    self.size
-                ));
-            }
             for number in 0..how.choices {
                 let mut sampling = how.sampling.clone();
                 sampling.seed = sampling.seed.wrapping_add(number as u64);
@@ -222,9 +240,6 @@ impl Vocabulary {
                     matcher: matcher.as_ref().map(llguidance::Matcher::deep_clone),
                 });
             }
-        }
-        if requests.is_empty() {
-            return Err("there is no prompt".into());
         }
         Ok((how, requests))
     }

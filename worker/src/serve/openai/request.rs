@@ -14,6 +14,10 @@ use crate::generate::sampling::Sampling;
 const MOST_CHOICES: usize = 64;
 /// Most stop strings.
 const MOST_STOPS: usize = 16;
+/// Bytes of the longest stop string.
+const LONGEST_STOP: usize = 1024;
+/// Most tokens with a bias.
+const MOST_BIASES: usize = 1024;
 
 /// What both kinds of texts are made with.
 #[derive(Debug, Default, Deserialize)]
@@ -202,8 +206,11 @@ impl Common {
             logprobs: None,
         };
         let stops = self.stop.map_or_else(Vec::new, OneOrMany::into_vec);
-        if stops.len() > MOST_STOPS || stops.iter().any(String::is_empty) {
-            return Err(format!("stop takes up to {MOST_STOPS} strings, none of them empty"));
+        let is_stop = |stop: &String| (1..=LONGEST_STOP).contains(&stop.len());
+        if stops.len() > MOST_STOPS || !stops.iter().all(is_stop) {
+            return Err(format!(
+                "stop takes up to {MOST_STOPS} strings of 1 to {LONGEST_STOP} bytes"
+            ));
         }
         let choices = self.n.unwrap_or(1);
         if !(1..=MOST_CHOICES).contains(&choices) {
@@ -279,6 +286,9 @@ fn within(name: &str, asked: Option<f32>, least: f32, most: f32, or: f32) -> Res
 }
 
 fn biases(asked: BTreeMap<String, f32>) -> Result<BTreeMap<u32, f32>, String> {
+    if asked.len() > MOST_BIASES {
+        return Err(format!("logit_bias has {} tokens, of {MOST_BIASES} that it may", asked.len()));
+    }
     asked
         .into_iter()
         .map(|(token, bias)| {

@@ -39,8 +39,8 @@ struct Pieces {
     answer: Answer,
     texts: Texts,
     begun: Vec<bool>,
-    /// Bytes of each text that came.
-    lengths: Vec<usize>,
+    /// Characters of each text's tokens that came.
+    offsets: Vec<usize>,
     usage: Usage,
     tells_usage: bool,
     open: usize,
@@ -60,7 +60,7 @@ impl Pieces {
             answer,
             texts: stream::select_all(texts),
             begun: vec![false; open],
-            lengths: vec![0; open],
+            offsets: vec![0; open],
             usage: Usage::default(),
             tells_usage,
             open,
@@ -92,8 +92,7 @@ impl Pieces {
                 }
                 let delta = if self.answer.kind == Kind::Chat { json!({}) } else { json!("") };
                 messages.push(self.piece(index, delta, Value::Null, reason(why).into()));
-                self.usage.chosen += chosen;
-                self.usage.cached += cached;
+                self.answer.count(&mut self.usage, index, Usage { chosen, cached });
                 self.open -= 1;
                 if self.open == 0 {
                     messages.extend(self.end());
@@ -105,8 +104,7 @@ impl Pieces {
     }
 
     fn grown(&mut self, index: usize, text: String, tokens: &[Chosen]) -> String {
-        let logprobs = self.answer.logprobs(tokens, self.lengths[index]);
-        self.lengths[index] += text.len();
+        let logprobs = self.answer.logprobs(tokens, &mut self.offsets[index]);
         let delta = match self.answer.kind {
             Kind::Chat => json!({ "content": text }),
             Kind::Completion => text.into(),
