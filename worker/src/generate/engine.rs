@@ -283,23 +283,27 @@ impl Worker {
         }
         self.schedule.retain(|job| !job.reply.is_closed());
         let plan = self.schedule.plan();
-        if plan.is_empty() {
-            return true;
+        if !plan.is_empty() {
+            self.pass(&plan);
         }
+        self.tell();
+        true
+    }
+
+    /// Computes what is planned, and goes on with what it chose.
+    fn pass(&mut self, plan: &[Stretch]) {
         self.shared.metrics.pass(plan.iter().map(|stretch| stretch.count).sum());
-        match self.computer.logits(&self.schedule, &plan) {
+        match self.computer.logits(&self.schedule, plan) {
             Ok(mut logits) => {
-                self.schedule.computed(&plan);
-                self.choose(&plan, &mut logits);
+                self.schedule.computed(plan);
+                self.choose(plan, &mut logits);
             }
             Err(error) => {
                 let why = crate::agent::service::chain(&error);
                 tracing::error!("{why}");
-                self.fail(&plan, &why);
+                self.fail(plan, &why);
             }
         }
-        self.tell();
-        true
     }
 
     /// Takes what arrived; waits where there is nothing to do.
