@@ -130,6 +130,8 @@ fn tag(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
@@ -191,10 +193,15 @@ mod tests {
     fn tags_are_those_of_transformers() {
         let train = json!({"step": 3, "epoch": 0.5, "loss": 1.0, "learningRate": 0.1,
             "gradNorm": 2.0, "system": {"memoryBytes": 7}});
-        let want = ["train/epoch", "train/grad_norm", "train/learning_rate", "train/loss"];
-        let mut tags: Vec<String> = scalars(&train).into_iter().map(|(tag, _)| tag).collect();
-        assert_eq!(tags.pop().unwrap(), "system/memory_bytes");
-        assert_eq!(tags, want);
+        let tags: BTreeMap<String, f64> = scalars(&train).into_iter().collect();
+        let want = [
+            "system/memory_bytes",
+            "train/epoch",
+            "train/grad_norm",
+            "train/learning_rate",
+            "train/loss",
+        ];
+        assert_eq!(tags.into_keys().collect::<Vec<_>>(), want);
         let eval = json!({"step": 3, "epoch": 0.5, "eval": {"loss": 1.0, "f1Macro": 0.5,
             "samples": 8, "seconds": 2.0, "f1ByClass": {"ham": 1.0}}});
         let want = [
@@ -204,6 +211,8 @@ mod tests {
             ("eval/runtime", 2.0),
             ("eval/samples_per_second", 4.0),
         ];
-        assert_eq!(scalars(&eval), want.map(|(tag, value)| (tag.to_owned(), value)));
+        let want: BTreeMap<String, f64> =
+            want.into_iter().map(|(tag, value)| (tag.to_owned(), value)).collect();
+        assert_eq!(scalars(&eval).into_iter().collect::<BTreeMap<_, _>>(), want);
     }
 }
