@@ -5,6 +5,7 @@
 //! `train`), `quantize` and `serve` start from an export.
 
 pub mod agent;
+pub mod backlog;
 pub mod checkpoint;
 pub mod config;
 pub mod cores;

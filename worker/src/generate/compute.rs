@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::blocks::{BLOCK, SLOTS};
 use super::schedule::{Schedule, Stretch, Text};
 use crate::model::{Memory, Model, ModelError, Paged, Pass, Pool, Stretches};
+use crate::train::memory::pod_limit;
 
 /// A model with its pool.
 pub struct Computer {
@@ -122,10 +123,10 @@ fn files_in_memory() -> u64 {
 
 /// Bytes for what texts leave: half of what is free of the pod's memory or the machine's.
 pub fn memory_for_texts() -> u64 {
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let of_pod = || {
-        let limit = number("/sys/fs/cgroup/memory.max")?;
-        let current = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
+        let limit = pod_limit()?;
+        let current = fs::read_to_string("/sys/fs/cgroup/memory.current").ok();
+        let current = current.and_then(|bytes| bytes.trim().parse::<u64>().ok()).unwrap_or(0);
         Some(limit.saturating_sub(current.saturating_sub(files_in_memory())))
     };
     let of_machine = || {

@@ -13,6 +13,7 @@ use super::metrics::GenerationMetrics;
 use super::sampling::{Chosen, Sampler, Sampling};
 use super::schedule::{Bounds, Schedule, Stretch, Text};
 use super::text::TextStream;
+use crate::backlog::{self, can_wait, may_wait};
 
 /// A text that is asked for.
 pub struct Request {
@@ -67,14 +68,9 @@ pub enum EndReason {
 /// A text is not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Now: too many wait.
-    #[error("{waiting} texts wait already, of {depth} that may; try again in a second")]
-    Full {
-        /// Texts that wait.
-        waiting: usize,
-        /// Their bound.
-        depth: usize,
-    },
+    /// It may not wait.
+    #[error(transparent)]
+    Backlog(#[from] backlog::Refused),
     /// Ever: the prompt leaves no room for a token.
     #[error("the prompt has {tokens} tokens, and this server has room for {room} of a text")]
     Long {
@@ -83,17 +79,6 @@ pub enum Refused {
         /// Most of a prompt and an answer.
         room: usize,
     },
-    /// Ever: they are more than may wait.
-    #[error("{asked} texts in one request, and at most {depth} can be queued; send fewer at once")]
-    TooMany {
-        /// In the request.
-        asked: usize,
-        /// The queue's bound.
-        depth: usize,
-    },
-    /// The server stops.
-    #[error("this server is stopping; another one answers")]
-    Closed,
 }
 
 /// Hands texts to the computing thread.
@@ -115,9 +100,8 @@ struct Inbox {
     new: VecDeque<Text<Job>>,
     /// Texts that the thread has, and that do not run.
     waiting: usize,
+    /// Nothing more is made.
     closed: bool,
-    /// Texts that are not over are given up.
-    abandoned: bool,
 }
 
 /// What a text is made for, and with.
@@ -145,8 +129,7 @@ pub struct Limits {
 }
 
 impl Engine {
-    /// Starts the computing thread. It ends after [`Self::close`], once all texts are over; the
-    /// handle then returns.
+    /// Starts the computing thread. It ends after [`Self::close`]; the handle then returns.
     pub fn start(
         computer: Computer,
         vocabulary: Arc<Vocabulary>,
@@ -180,9 +163,7 @@ impl Engine {
     /// answer.
     pub fn check(&self, texts: usize, longest_prompt: usize) -> Result<(), Refused> {
         let Shared { depth, room, .. } = *self.shared;
-        if texts > depth {
-            return Err(Refused::TooMany { asked: texts, depth });
-        }
+        can_wait(texts, depth)?;
         if longest_prompt >= room {
             return Err(Refused::Long { tokens: longest_prompt, room });
         }
@@ -202,30 +183,18 @@ impl Engine {
             requests.into_iter().map(|request| text_of(request, room)).unzip();
         let mut inbox = self.shared.lock();
         if inbox.closed {
-            return Err(Refused::Closed);
+            return Err(backlog::Refused::Closed.into());
         }
-        let waiting = inbox.waiting + inbox.new.len();
-        if waiting + texts.len() > self.shared.depth {
-            return Err(Refused::Full { waiting, depth: self.shared.depth });
-        }
+        may_wait(texts.len(), inbox.waiting + inbox.new.len(), self.shared.depth)?;
         inbox.new.extend(texts);
         drop(inbox);
         self.shared.arrived.notify_one();
         Ok(receivers)
     }
 
-    /// Takes nothing more; what was asked for is still made.
+    /// Takes nothing more, and gives up what is not over after the pass that is computed now.
     pub fn close(&self) {
         self.shared.lock().closed = true;
-        self.shared.arrived.notify_all();
-    }
-
-    /// Takes nothing more, and gives up what is not over after the pass that is computed now.
-    pub fn abandon(&self) {
-        let mut inbox = self.shared.lock();
-        inbox.closed = true;
-        inbox.abandoned = true;
-        drop(inbox);
         self.shared.arrived.notify_all();
     }
 }
@@ -309,20 +278,16 @@ impl Worker {
     /// Takes what arrived; waits where there is nothing to do.
     fn receive(&mut self) -> bool {
         let mut inbox = self.shared.lock();
-        if inbox.abandoned {
-            return false;
-        }
         if self.schedule.is_empty() {
-            while inbox.new.is_empty() {
-                if inbox.closed {
-                    return false;
-                }
-                inbox.waiting = 0;
+            while inbox.new.is_empty() && !inbox.closed {
                 inbox = self.shared.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
             }
             let alone = |inbox: &mut Inbox| inbox.new.len() < self.running && !inbox.closed;
             let waited = self.shared.arrived.wait_timeout_while(inbox, self.delay, alone);
             inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if inbox.closed {
+            return false;
         }
         for text in inbox.new.drain(..) {
             self.schedule.add(text);

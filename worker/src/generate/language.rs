@@ -1,6 +1,5 @@
 //! A directory with a language model → what texts are made with.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use super::grammar::Grammars;
 use super::sampling::Sampling;
+use crate::data::chat::read_json;
 use crate::data::{ChatTemplate, DataError};
 use crate::error::Error;
 use crate::model::{Model, hold};
@@ -82,7 +82,8 @@ impl Vocabulary {
         let number = |key: &str| model.config.raw.get(key).and_then(Value::as_u64);
         let of_config = |key: &str| number(key).and_then(|number| usize::try_from(number).ok());
         let size = of_config("vocab_size").unwrap_or_else(|| tokenizer.get_vocab_size(true));
-        let generation = generation_config(directory)?;
+        let generation: GenerationConfig =
+            read_json(&directory.join("generation_config.json"))?.unwrap_or_default();
         let ends = match generation.eos_token_id {
             Some(ids) => ids.into_vec(),
             None => model
@@ -104,7 +105,6 @@ impl Vocabulary {
             top_k: generation.top_k.unwrap_or(plain.top_k),
             min_p: generation.min_p.unwrap_or(plain.min_p),
             repetition_penalty: generation.repetition_penalty.unwrap_or(plain.repetition_penalty),
-            logit_bias: BTreeMap::new(),
             ..plain
         };
         Ok(Self {
@@ -117,15 +117,4 @@ impl Vocabulary {
             context: of_config("max_position_embeddings").unwrap_or(2048),
         })
     }
-}
-
-fn generation_config(directory: &Path) -> Result<GenerationConfig, DataError> {
-    let path = directory.join("generation_config.json");
-    if !path.exists() {
-        return Ok(GenerationConfig::default());
-    }
-    let read = |source| DataError::Read { path: path.clone(), source };
-    let bytes = fs::read(&path).map_err(read)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| read(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
 }

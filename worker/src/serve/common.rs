@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::metrics::ServingMetrics;
 use crate::agent::http::exposition;
+use crate::backlog::Refused;
 
 /// What the routes of every server share.
 #[derive(Debug)]
@@ -54,6 +55,17 @@ impl Failure {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        let status = match refused {
+            Refused::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Refused::TooMany { .. } => StatusCode::BAD_REQUEST,
+            Refused::Closed => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self { status, message: refused.to_string() }
     }
 }
 

@@ -7,7 +7,8 @@ use tch::{Device, Kind};
 use tokio::sync::oneshot;
 
 use super::metrics::BatchMetrics;
-use super::queue::{Bounds, Next, Queue, Refused};
+use super::queue::{Bounds, Next, Queue};
+use crate::backlog::Refused;
 use crate::data::collate;
 use crate::model::{Dropout, Model, ModelError};
 

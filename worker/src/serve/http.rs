@@ -13,7 +13,6 @@ use serde_json::json;
 
 use super::common::{self, Common, Failure};
 use super::engine::{Engine, EngineError, Scores};
-use super::queue::Refused;
 use super::{classify, inference};
 use crate::data::TextEncoder;
 
@@ -31,13 +30,12 @@ pub struct Server {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        let status = match &error {
-            EngineError::Refused(Refused::Full { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            EngineError::Refused(Refused::TooMany { .. }) => StatusCode::BAD_REQUEST,
-            EngineError::Refused(Refused::Closed) => StatusCode::SERVICE_UNAVAILABLE,
-            EngineError::Model(_) | EngineError::Gone => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self { status, message: error.to_string() }
+        match error {
+            EngineError::Refused(refused) => refused.into(),
+            EngineError::Model(_) | EngineError::Gone => {
+                Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: error.to_string() }
+            }
+        }
     }
 }
 

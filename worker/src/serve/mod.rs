@@ -191,7 +191,7 @@ impl Loaded {
                 let started = jiff::Zoned::now().timestamp().as_second();
                 let server = LanguageServer { common: common.clone(), vocabulary, engine, started };
                 let router = openai::router(&Arc::new(server));
-                Ok(Serving { common, router, close: Box::new(move || closing.abandon()), thread })
+                Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
             }
         }
     }

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::backlog::{Refused, may_wait};
+
 /// Bounds of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -39,30 +41,6 @@ pub enum Next<T> {
     Closed,
 }
 
-/// The texts do not fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Now: the queue is full.
-    #[error("{waiting} texts wait already, of {depth} that may; try again in a second")]
-    Full {
-        /// In the queue.
-        waiting: usize,
-        /// Its bound.
-        depth: usize,
-    },
-    /// Ever: they are more than the whole queue.
-    #[error("{asked} texts in one request, and at most {depth} can be queued; send fewer at once")]
-    TooMany {
-        /// In the request.
-        asked: usize,
-        /// The queue's bound.
-        depth: usize,
-    },
-    /// The server stops.
-    #[error("this server is stopping; another one answers")]
-    Closed,
-}
-
 impl<T> Queue<T> {
     /// An empty queue.
     pub fn new(bounds: Bounds) -> Self {
@@ -71,16 +49,10 @@ impl<T> Queue<T> {
 
     /// Adds the texts of one request, all or none.
     pub fn offer(&mut self, texts: Vec<T>, now: Duration) -> Result<(), Refused> {
-        let (waiting, depth, asked) = (self.waiting.len(), self.bounds.depth, texts.len());
         if self.closed {
             return Err(Refused::Closed);
         }
-        if asked > depth {
-            return Err(Refused::TooMany { asked, depth });
-        }
-        if waiting + asked > depth {
-            return Err(Refused::Full { waiting, depth });
-        }
+        may_wait(texts.len(), self.waiting.len(), self.bounds.depth)?;
         self.waiting.extend(texts.into_iter().map(|text| (now, text)));
         Ok(())
     }

@@ -17,10 +17,7 @@ const CGROUP_LIMIT: &str = "/sys/fs/cgroup/memory.max";
 /// bound in bytes; `None` where there is no limit.
 pub fn bound(ranks_here: usize) -> Option<u64> {
     let asked = std::env::var("HEARTH_MEMORY_BYTES").ok().and_then(|bytes| bytes.parse().ok());
-    let of_pod = || {
-        let limit: u64 = std::fs::read_to_string(CGROUP_LIMIT).ok()?.trim().parse().ok()?;
-        Some(limit / ranks_here.max(1) as u64)
-    };
+    let of_pod = || Some(pod_limit()? / ranks_here.max(1) as u64);
     let bytes: u64 = asked.or_else(of_pod)?;
     let maximum = getrlimit(Resource::Data).maximum;
     let limit = Rlimit { current: Some(bytes), maximum };
@@ -29,6 +26,11 @@ pub fn bound(ranks_here: usize) -> Option<u64> {
         return None;
     }
     Some(bytes)
+}
+
+/// The bytes that this pod's memory is bounded to; `None` where it is not.
+pub fn pod_limit() -> Option<u64> {
+    std::fs::read_to_string(CGROUP_LIMIT).ok()?.trim().parse().ok()
 }
 
 /// Most bytes of memory that this process held (`VmHWM` of proc_pid_status(5)).

@@ -337,7 +337,10 @@ fn sentence(error: &Error) -> String {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, DataError> {
+/// A JSON file; `None` where there is none.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
+    path: &Path,
+) -> Result<Option<T>, DataError> {
     let bytes = match read_file(path) {
         Ok(bytes) => bytes,
         Err(DataError::Missing { .. }) => return Ok(None),

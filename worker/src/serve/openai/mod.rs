@@ -46,12 +46,10 @@ impl From<Failure> for ApiFailure {
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
-        let status = match refused {
-            Refused::Full { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Refused::Long { .. } | Refused::TooMany { .. } => StatusCode::BAD_REQUEST,
-            Refused::Closed => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Self { status, message: refused.to_string() }
+        match refused {
+            Refused::Backlog(refused) => refused.into(),
+            Refused::Long { .. } => Self::bad_request(refused.to_string()),
+        }
     }
 }
 
@@ -105,13 +103,8 @@ async fn chat(
     server.common.check_name(&request.common.model)?;
     let streams = request.common.stream == Some(true);
     let how = request.how(&server.vocabulary.sampling).map_err(Failure::bad_request)?;
-    let own = server.clone();
-    let (how, wanted) = blocking(move || {
-        let prompt = own.vocabulary.chat_prompt(&request)?;
-        own.requests(how, vec![prompt])
-    })
-    .await?;
-    server.respond(Kind::Chat, &how, wanted, streams).await
+    let prompts = move |vocabulary: &Vocabulary| Ok(vec![vocabulary.chat_prompt(&request)?]);
+    server.answer(Kind::Chat, how, streams, prompts).await
 }
 
 async fn complete(
@@ -122,53 +115,41 @@ async fn complete(
     server.common.check_name(&request.common.model)?;
     let streams = request.common.stream == Some(true);
     let how = request.how(&server.vocabulary.sampling).map_err(Failure::bad_request)?;
-    let own = server.clone();
-    let (how, wanted) = blocking(move || {
-        let prompts = own.vocabulary.prompts(request.prompt).map_err(Failure::bad_request)?;
-        own.requests(how, prompts)
-    })
-    .await?;
-    server.respond(Kind::Completion, &how, wanted, streams).await
-}
-
-/// Tokenizing a long text takes milliseconds: not on the threads that serve others.
-async fn blocking<T: Send + 'static>(
-    make: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, ApiFailure> {
-    match tokio::task::spawn_blocking(make).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(error) => Err(ApiFailure(Failure {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: format!("the request could not be prepared: {error}"),
-        })),
-    }
+    let prompts = move |vocabulary: &Vocabulary| vocabulary.prompts(request.prompt);
+    server.answer(Kind::Completion, how, streams, prompts).await
 }
 
 impl LanguageServer {
-    async fn respond(
+    /// Answers with texts after `prompts`, which a thread of its own makes: tokenizing a long text
+    /// takes milliseconds that others would wait.
+    async fn answer(
         self: &Arc<Self>,
         kind: Kind,
-        how: &How,
-        texts: Vec<TextRequest>,
+        how: How,
         streams: bool,
+        prompts: impl FnOnce(&Vocabulary) -> Result<Vec<Vec<u32>>, String> + Send + 'static,
     ) -> Result<Response, ApiFailure> {
-        let prompts = texts.iter().step_by(how.choices);
-        let prompt_tokens = prompts.map(|text| text.prompt.len()).sum();
+        let own = self.clone();
+        let (choices, tells_usage) = (how.choices, how.tells_usage);
+        let prepared = tokio::task::spawn_blocking(move || {
+            own.requests(&how, prompts(&own.vocabulary).map_err(Failure::bad_request)?)
+        });
+        let texts = prepared.await.map_err(|error| Failure {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: format!("the request could not be prepared: {error}"),
+        })??;
+        let prompt_tokens = texts.iter().step_by(choices).map(|text| text.prompt.len()).sum();
         let events = self.engine.generate(texts)?;
-        let answer = Answer::new(kind, self, (prompt_tokens, how.choices));
+        let answer = Answer::new(kind, self, (prompt_tokens, choices));
         if streams {
-            return Ok(stream::respond(answer, events, how.tells_usage));
+            return Ok(stream::respond(answer, events, tells_usage));
         }
         Ok(Json(answer.whole(events).await?).into_response())
     }
 }
 
 impl Vocabulary {
-    fn chat_prompt(&self, request: &Chat) -> Result<Vec<u32>, Failure> {
-        self.render(request).map_err(Failure::bad_request)
-    }
-
-    fn render(&self, request: &Chat) -> Result<Vec<u32>, String> {
+    fn chat_prompt(&self, request: &Chat) -> Result<Vec<u32>, String> {
         let template = self
             .template
             .as_ref()
@@ -204,11 +185,7 @@ impl Vocabulary {
 
 impl LanguageServer {
     /// The texts to make of each prompt, prompt by prompt.
-    fn requests(
-        &self,
-        how: How,
-        prompts: Vec<Vec<u32>>,
-    ) -> Result<(How, Vec<TextRequest>), Failure> {
+    fn requests(&self, how: &How, prompts: Vec<Vec<u32>>) -> Result<Vec<TextRequest>, Failure> {
         let refuse = |message: String| Err(Failure::bad_request(message));
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let texts = prompts.len().saturating_mul(how.choices);
@@ -241,7 +218,7 @@ impl LanguageServer {
                 });
             }
         }
-        Ok((how, requests))
+        Ok(requests)
     }
 }
 
