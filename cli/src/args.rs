@@ -23,6 +23,16 @@ pub enum Command {
     Run(RunArgs),
     /// Follow a TrainingJob or ModelDeployment of a cluster until it is done.
     Watch(WatchArgs),
+    /// Let a ModelDeployment's new revision take its next step, or all of them.
+    Promote(PromoteArgs),
+    /// Let a new revision go no further; it is still judged.
+    Pause(RolloutArgs),
+    /// Let a paused revision go on.
+    Resume(RolloutArgs),
+    /// Send a new revision back; the old one gets all traffic.
+    Rollback(RolloutArgs),
+    /// Try a revision again that was sent back.
+    Retry(RolloutArgs),
     /// Draw a run's curves: loss, quality, learning rate, gradient norm, throughput.
     Plot(PlotArgs),
     /// Print a TrainingJob that does what a TrainingArguments, SFTConfig or DPOConfig says.
@@ -93,6 +103,35 @@ pub struct WatchArgs {
     /// Longest time to follow it, such as 90s or 20m [default: no limit].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
+}
+
+/// Names a ModelDeployment. What is said about its rollout is written into its annotation
+/// hearth.dev/rollout-order, which takes the verb patch on modeldeployments; the operator acts
+/// on it. It concerns the present revision alone.
+#[derive(Debug, Args)]
+pub struct RolloutArgs {
+    /// Name of the ModelDeployment.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Namespace [default: the context's].
+    #[arg(long, short, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig [default: the current one].
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+}
+
+/// Lets the new revision of a ModelDeployment take its next step, whatever this one waits for; a
+/// revision that is bad by rollout.analysis is sent back all the same.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  kubectl hearth promote spam -n team-a")]
+pub struct PromoteArgs {
+    /// Whose rollout.
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    /// All traffic at once, without the steps that are left and without judging it.
+    #[arg(long)]
+    pub full: bool,
 }
 
 /// Draws the curves of a run on the terminal, or as a picture with --png or --svg.

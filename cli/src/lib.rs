@@ -11,6 +11,7 @@ mod display;
 mod documents;
 pub mod plot;
 mod render;
+pub mod rollout;
 pub mod run;
 pub mod watch;
 

@@ -2,7 +2,8 @@
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use hearth_cli::args::{Cli, Command};
-use hearth_cli::{convert, exit, plot, run, watch};
+use hearth_cli::rollout::Verb;
+use hearth_cli::{convert, exit, plot, rollout, run, watch};
 
 fn main() {
     let cli = parse();
@@ -22,6 +23,14 @@ async fn dispatch(command: Command) -> i32 {
     match command {
         Command::Run(args) => run::run(&args).await,
         Command::Watch(args) => watch::run(&args).await,
+        Command::Promote(args) => {
+            let verb = if args.full { Verb::PromoteFully } else { Verb::Promote };
+            rollout::run(&args.rollout, verb).await
+        }
+        Command::Pause(args) => rollout::run(&args, Verb::Pause).await,
+        Command::Resume(args) => rollout::run(&args, Verb::Resume).await,
+        Command::Rollback(args) => rollout::run(&args, Verb::Rollback).await,
+        Command::Retry(args) => rollout::run(&args, Verb::Retry).await,
         Command::Plot(args) => plot::run(&args).await,
         Command::Convert(args) => convert::run(&args),
         Command::Version => {

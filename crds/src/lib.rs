@@ -8,6 +8,7 @@
 pub mod condition;
 pub mod history;
 pub mod hyperparam_sweep;
+pub mod latency;
 pub mod model_deployment;
 pub mod names;
 pub mod objective;
@@ -19,6 +20,7 @@ mod schema;
 pub mod source;
 pub mod training_arguments;
 pub mod training_job;
+pub mod user_count;
 pub mod worker_config;
 
 pub use hyperparam_sweep::{HyperparamSweep, HyperparamSweepSpec, HyperparamSweepStatus};

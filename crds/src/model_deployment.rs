@@ -3,7 +3,7 @@
 #![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
 #![allow(clippy::duplicated_attributes, reason = "false positive on kube's repeated printcolumn")]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -268,17 +268,22 @@ impl Default for GatewaySpec {
 #[x_kube(
     validation = Rule::new("self.strategy == 'Canary' || !has(self.steps)").message("rollout.steps needs strategy Canary"),
     validation = Rule::new("self.strategy != 'Canary' || has(self.steps)").message("strategy Canary needs rollout.steps"),
+    validation = Rule::new("(self.strategy == 'ABTest') == has(self.experiment)").message("rollout.experiment and strategy ABTest need each other"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
     /// The way of taking over.
     #[serde(default)]
     pub strategy: RolloutStrategy,
-    /// Shares of traffic, in order.
+    /// Shares of traffic, in order; all of it after the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub steps: Option<Vec<RolloutStep>>,
-    /// What sends a bad revision back.
+    /// How users are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Experiment>,
+    /// What sends a bad revision back. With BlueGreen, the new revision has all traffic for two
+    /// intervals at least before the old one goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<Analysis>,
 }
@@ -296,22 +301,79 @@ pub enum RolloutStrategy {
 }
 
 /// One share of traffic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.shadowPercent) || self.weight == 0").message("a step with shadowPercent has weight 0: copies come before traffic"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutStep {
     /// Percent of requests that the new revision gets.
     #[schemars(range(min = 0, max = 100))]
     pub weight: i32,
-    /// How long this step lasts at least.
+    /// How long this step lasts at least. Left out, it lasts until `kubectl hearth promote`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 604_800))]
-    pub hold_seconds: i32,
+    pub hold_seconds: Option<i32>,
+    /// Percent of requests that the new revision gets a copy of. Its answers are measured and
+    /// thrown away. Requests above 64 KiB are not copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub shadow_percent: Option<i32>,
+}
+
+/// How users are compared: each stays with one revision, applications report what came of them
+/// (`POST /hearth/outcomes`), and once there are enough outcomes, one verdict is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Experiment {
+    /// Percent of users who get the new revision.
+    #[schemars(range(min = 1, max = 99))]
+    pub weight: i32,
+    /// Request header that names the user. Requests without it go to the old revision and take no
+    /// part.
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-z0-9-]+$"))]
+    pub user_header: String,
+    /// Outcomes of each revision that the verdict waits for. It is given once: who looks again and
+    /// again finds differences that are not there.
+    #[schemars(range(min = 10, max = 1_000_000_000))]
+    pub min_outcomes: i64,
+    /// Confidence of the interval around the difference.
+    #[schemars(range(min = 0.5, max = 0.9999))]
+    pub confidence: f64,
+    /// What follows the verdict.
+    pub on_verdict: OnVerdict,
+}
+
+impl Default for Experiment {
+    fn default() -> Self {
+        Self {
+            weight: 50,
+            user_header: "x-user-id".into(),
+            min_outcomes: 1000,
+            confidence: 0.95,
+            on_verdict: OnVerdict::default(),
+        }
+    }
+}
+
+/// What follows the verdict of a comparison.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnVerdict {
+    /// The split stays until `kubectl hearth promote` or `kubectl hearth rollback`.
+    #[default]
+    Wait,
+    /// The new revision takes over where it is better, and goes where it is not.
+    Promote,
 }
 
 /// What sends a bad revision back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.maxErrorRate) || has(self.maxP95Milliseconds)").message("rollout.analysis needs maxErrorRate, maxP95Milliseconds or both"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Analysis {
-    /// Share of failed requests.
+    /// Share of requests that were answered with 5xx, broken off or not answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_error_rate: Option<f64>,
@@ -319,10 +381,18 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 3_600_000.0))]
     pub max_p95_milliseconds: Option<f64>,
-    /// Requests before anything is judged.
+    /// Requests of a step before anything is judged, and before the step can end.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub min_requests: i64,
+    /// How much of the newest traffic is judged by itself, besides the whole step.
+    #[serde(default = "default_interval")]
+    #[schemars(range(min = 5, max = 3600))]
+    pub interval_seconds: i32,
+}
+
+fn default_interval() -> i32 {
+    10
 }
 
 /// What the operator observed.
@@ -332,8 +402,8 @@ pub struct ModelDeploymentStatus {
     /// Newest generation that the operator acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One word for `kubectl get`: `Waiting`, `Compressing`, `Starting`,
-    /// `Ready`, `Refused`, `Degraded`, `Invalid`. Programs read the conditions.
+    /// One word for `kubectl get`: `Waiting`, `Compressing`, `Starting`, `RollingOut`,
+    /// `Ready`, `Refused`, `RolledBack`, `Degraded`, `Invalid`. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// `Ready`, `Progressing`, `Degraded`.
@@ -346,6 +416,15 @@ pub struct ModelDeploymentStatus {
     /// The revision on its way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<RevisionStatus>,
+    /// How far the revision on its way has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// What users made of both revisions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<ExperimentStatus>,
+    /// The newest revision that was sent back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<RejectedRevision>,
     /// URL inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -369,6 +448,102 @@ pub struct RevisionStatus {
     /// What compression did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionReport>,
+    /// Its traffic in the present step of a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficStatus>,
+}
+
+/// How far a revision on its way has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// The step that it is at, from 1.
+    pub step: i32,
+    /// Steps in all.
+    pub steps: i32,
+    /// When this step began.
+    #[schemars(schema_with = "crate::schema::time")]
+    pub since: Time,
+    /// When the figures of both revisions were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::time")]
+    pub observed_at: Option<Time>,
+}
+
+/// Traffic of a revision in the present step, or of the copies that it got.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficStatus {
+    /// Requests that ended.
+    pub requests: i64,
+    /// Share of them that failed.
+    pub error_rate: f64,
+    /// 95th percentile of their time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_milliseconds: Option<f64>,
+}
+
+/// A comparison of users.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExperimentStatus {
+    /// Users and outcomes of the old revision.
+    pub stable: ExperimentArm,
+    /// Users and outcomes of the new revision.
+    pub canary: ExperimentArm,
+    /// The new revision's success rate less the old one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
+    /// Lower and upper end of the interval around the difference (Newcombe 1998, method 10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 2))]
+    pub interval: Option<Vec<f64>>,
+    /// What was found, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<ExperimentVerdict>,
+}
+
+/// One side of a comparison.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExperimentArm {
+    /// Requests.
+    pub requests: i64,
+    /// Different users, estimated: to 1 % up to 400,000.
+    pub users: i64,
+    /// Outcomes that were reported.
+    pub outcomes: i64,
+    /// Those that were a success.
+    pub successes: i64,
+}
+
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ExperimentVerdict {
+    /// The new revision's success rate is higher, beyond the interval.
+    Better,
+    /// It is lower, beyond the interval.
+    Worse,
+    /// The interval holds 0.
+    NoDifference,
+    /// Users were not split as the weights say (chi-squared, p below 0.0005): the outcomes cannot
+    /// be compared, and something between users and gateway is at fault.
+    SampleRatioMismatch,
+}
+
+/// A revision that was sent back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedRevision {
+    /// Hash of what was served.
+    pub revision: String,
+    /// CamelCase.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// When.
+    #[schemars(schema_with = "crate::schema::time")]
+    pub at: Time,
 }
 
 /// What compression did to a model.

@@ -22,6 +22,9 @@ pub const ANNOTATION_TRIAL: &str = "hearth.dev/trial";
 pub const ANNOTATION_RUNG: &str = "hearth.dev/rung";
 /// Annotation on a trial: what it set in the job, a JSON object by path.
 pub const ANNOTATION_POINT: &str = "hearth.dev/point";
+/// Annotation on a ModelDeployment: what a person said about its rollout. `kubectl hearth promote`,
+/// `pause`, `resume`, `rollback` and `retry` write it; the operator only reads it.
+pub const ANNOTATION_ORDER: &str = "hearth.dev/rollout-order";
 /// Standard label: who manages this object.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Standard label: the part an object plays (`worker`, `server`, `gateway`, `quantize`).
@@ -53,7 +56,7 @@ pub fn digest<T: serde::Serialize>(value: &T) -> String {
 }
 
 /// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>). Not for secrets.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

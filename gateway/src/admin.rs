@@ -1,4 +1,4 @@
-//! The admin port: health, metrics, and the table in force.
+//! The admin port: health, metrics, the table in force, and what is counted by it.
 
 use std::sync::Arc;
 
@@ -8,15 +8,18 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use hearth_crds::routing::Measured;
+
 use crate::state::State;
 
-/// `/healthz`, `/readyz`, `/metrics`, `/routing`.
+/// `/healthz`, `/readyz`, `/metrics`, `/routing`, `/measured`.
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/routing", get(routing))
+        .route("/measured", get(measured))
         .with_state(state)
 }
 
@@ -41,4 +44,11 @@ async fn routing(Shared(state): Shared<Arc<State>>) -> Response {
         Some(table) => axum::Json(&table.document).into_response(),
         None => (StatusCode::NOT_FOUND, "no routing table yet\n").into_response(),
     }
+}
+
+/// The operator judges revisions by this.
+async fn measured(Shared(state): Shared<Arc<State>>) -> axum::Json<Measured> {
+    let table = state.table();
+    let meter = table.as_ref().and_then(|table| table.meter());
+    axum::Json(meter.map(|meter| meter.read()).unwrap_or_default())
 }

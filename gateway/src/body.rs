@@ -90,6 +90,17 @@ impl Upload {
         self.lock().refusal.clone()
     }
 
+    /// All of it, where it was small enough to be kept.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        let received = self.lock();
+        let pieces =
+            received.kept.as_ref().filter(|_| received.ended && received.refusal.is_none());
+        pieces.map(|pieces| match pieces.as_slice() {
+            [only] => only.clone(),
+            pieces => pieces.concat().into(),
+        })
+    }
+
     /// Whether the client has sent all of it.
     pub(crate) fn has_ended(&self) -> bool {
         self.lock().ended

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::idle::IdleLimit;
+use crate::meter::Reading;
 use crate::metrics::{Metrics, Outcome};
 
 /// Requests in flight, against a limit that may change.
@@ -28,6 +29,7 @@ pub(crate) struct Exchange {
     in_flight: Option<Arc<InFlight>>,
     metrics: Arc<Metrics>,
     variant: String,
+    reading: Option<Reading>,
     outcome: Outcome,
     since: Instant,
 }
@@ -39,6 +41,7 @@ impl Exchange {
             in_flight: None,
             metrics: Arc::clone(metrics),
             variant: "none".to_owned(),
+            reading: None,
             outcome: Outcome::Canceled,
             since: Instant::now(),
         }
@@ -56,9 +59,10 @@ impl Exchange {
         taken.is_ok()
     }
 
-    /// The variant that answers.
-    pub(crate) fn goes_to(&mut self, variant: &str) {
+    /// The variant that answers, and its counters.
+    pub(crate) fn goes_to(&mut self, variant: &str, reading: Option<Reading>) {
         variant.clone_into(&mut self.variant);
+        self.reading = reading;
     }
 
     /// What the metrics will say.
@@ -73,7 +77,11 @@ impl Drop for Exchange {
             all.requests.fetch_sub(1, Ordering::AcqRel);
             self.metrics.in_flight().dec();
         }
-        self.metrics.ended(&self.variant, self.outcome, self.since.elapsed().as_secs_f64());
+        let seconds = self.since.elapsed().as_secs_f64();
+        if let Some(reading) = &self.reading {
+            reading.ended(self.outcome, seconds);
+        }
+        self.metrics.ended(&self.variant, self.outcome, seconds);
     }
 }
 

@@ -15,13 +15,16 @@ mod body;
 mod headers;
 mod idle;
 mod in_flight;
+pub mod meter;
 pub mod metrics;
+mod outcomes;
 pub mod proxy;
 mod reply;
 pub mod retry;
 #[cfg(not(test))]
 pub mod run;
 pub mod server;
+mod shadow;
 mod socket;
 pub mod source;
 pub mod state;

@@ -78,6 +78,7 @@ pub struct Metrics {
     weights: Family<VariantLabel, Gauge>,
     troubles: Family<TroubleLabels, Counter>,
     connections: Gauge,
+    uncopied: Counter,
 }
 
 fn request_histogram() -> Histogram {
@@ -95,6 +96,7 @@ impl Default for Metrics {
             weights: Family::default(),
             troubles: Family::default(),
             connections: Gauge::default(),
+            uncopied: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "Requests that ended, by outcome", new.requests.clone());
@@ -115,6 +117,11 @@ impl Default for Metrics {
             "routing_table_troubles",
             "Times that a routing table was not taken over; the one before stands",
             new.troubles.clone(),
+        );
+        registry.register(
+            "shadow_skipped",
+            "Requests that should have been copied and were not: too large, or too many at once",
+            new.uncopied.clone(),
         );
         registry.register("connections", "Open connections of clients", new.connections.clone());
         Self { registry, ..new }
@@ -140,6 +147,11 @@ impl Metrics {
 
     pub(crate) fn connections(&self) -> &Gauge {
         &self.connections
+    }
+
+    /// A request should have been copied and was not.
+    pub(crate) fn not_copied(&self) {
+        self.uncopied.inc();
     }
 
     /// A table is in force.

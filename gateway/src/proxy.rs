@@ -14,10 +14,12 @@ use crate::body::{BodyLimits, Upload};
 use crate::headers;
 use crate::in_flight::{Download, Exchange, InFlight};
 use crate::metrics::Outcome;
+use crate::outcomes;
 use crate::reply::Refusal;
+use crate::shadow::{Copied, Shadows};
 use crate::socket::Peer;
 use crate::state::State;
-use crate::table::{Table, Target};
+use crate::table::Target;
 use crate::upstream::Upstream;
 
 /// Time limits that are not the routing table's.
@@ -49,6 +51,7 @@ pub(crate) type ReplyBody = Either<Full<Bytes>, Download>;
 pub struct Gateway {
     state: Arc<State>,
     upstream: Upstream,
+    shadows: Shadows,
     in_flight: Arc<InFlight>,
     patience: Patience,
 }
@@ -57,7 +60,8 @@ impl Gateway {
     /// A gateway that routes by the table of `state`.
     pub fn new(state: Arc<State>, patience: Patience) -> Arc<Self> {
         let (upstream, in_flight) = (Upstream::new(), Arc::default());
-        Arc::new(Self { state, upstream, in_flight, patience })
+        let shadows = Shadows::new(Arc::clone(&state.metrics));
+        Arc::new(Self { state, upstream, shadows, in_flight, patience })
     }
 
     /// What it shares with the admin port.
@@ -78,7 +82,11 @@ impl Gateway {
     ) -> Response<ReplyBody> {
         let mut exchange = Exchange::begin(&self.state.metrics);
         let mut response = match self.forward(request, peer, &mut exchange).await {
-            Ok(Answer { response, target }) => self.pass_on(response, &target, exchange),
+            Ok(Answer::Passed { response, target }) => self.pass_on(response, &target, exchange),
+            Ok(Answer::Own(response)) => {
+                exchange.outcome(Outcome::Status(response.status().as_u16() / 100));
+                response.map(Either::Left)
+            }
             Err(refusal) => {
                 let response = refusal.response();
                 exchange.outcome(Outcome::Status(response.status().as_u16() / 100));
@@ -99,13 +107,23 @@ impl Gateway {
     ) -> Result<Answer, Refusal> {
         check(&request, peer)?;
         let table = self.state.table();
-        let (table, target) = route(table)?;
+        let table = table.ok_or_else(|| Refusal::NoBackend { deployment: "NAME".into() })?;
         let limits = table.limits();
         let limit = limits.max_in_flight_requests;
         if !exchange.enter(&self.in_flight, limit) {
             return Err(Refusal::Busy { limit });
         }
-        exchange.goes_to(&target.name);
+        if request.uri().path() == outcomes::PATH {
+            let response = outcomes::take(request, &table, self.patience.client_idle).await?;
+            return Ok(Answer::Own(response));
+        }
+        let deployment = || table.document.deployment.clone();
+        let (target, counts) = table
+            .pick(request.headers())
+            .map(|(target, counts)| (target.clone(), counts))
+            .ok_or_else(|| Refusal::NoBackend { deployment: deployment() })?;
+        let meter = table.meter().filter(|_| counts);
+        exchange.goes_to(&target.name, meter.and_then(|meter| meter.assigned(&target.name)));
 
         let seconds = limits.request_timeout_seconds;
         let deadline = Instant::now() + Duration::from_secs(seconds.into());
@@ -118,7 +136,10 @@ impl Gateway {
         let response = timeout_at(deadline, sent).await.map_err(|_| {
             if upload.has_ended() { Refusal::Timeout { seconds } } else { Refusal::BodyTimeout }
         })??;
-        Ok(Answer { response, target })
+        if let Some((shadow, percent)) = table.shadow() {
+            self.shadows.copy(Copied { head, upload, seconds }, shadow, *percent, &table);
+        }
+        Ok(Answer::Passed { response, target })
     }
 
     fn pass_on(
@@ -137,10 +158,12 @@ impl Gateway {
     }
 }
 
-/// A backend's answer, and which backend's.
-struct Answer {
-    response: Response<Incoming>,
-    target: Target,
+/// Who answers.
+enum Answer {
+    /// A backend, and which one.
+    Passed { response: Response<Incoming>, target: Target },
+    /// The gateway itself.
+    Own(Response<Full<Bytes>>),
 }
 
 /// What no request may be, whatever the table says.
@@ -158,17 +181,4 @@ fn check(request: &Request<Incoming>, peer: &Peer) -> Result<(), Refusal> {
         return Err(Refusal::Circle);
     }
     Ok(())
-}
-
-/// Draws a target by the table's weights, for each request anew.
-fn route(table: Option<Arc<Table>>) -> Result<(Arc<Table>, Target), Refusal> {
-    let table = table.ok_or_else(|| Refusal::NoBackend { deployment: "NAME".into() })?;
-    let draw = match table.total() {
-        0 => 0,
-        total => rand::random_range(0..total),
-    };
-    let target = table.choose(draw).cloned();
-    let deployment = || table.document.deployment.clone();
-    let target = target.ok_or_else(|| Refusal::NoBackend { deployment: deployment() })?;
-    Ok((table, target))
 }

@@ -49,6 +49,14 @@ pub(crate) enum Refusal {
     Broken { revision: String, attempts: u32 },
     #[error("the server of revision {revision} answered something that is not HTTP")]
     Nonsense { revision: String },
+    #[error(
+        "no comparison of users is under way: outcomes are counted while rollout.strategy is ABTest and a new revision is on its way"
+    )]
+    NoComparison,
+    #[error("outcomes are sent with POST")]
+    OutcomeMethod,
+    #[error("an outcome is {{\"user\": \"ID\", \"success\": true}}, or a list of them: {reason}")]
+    Outcome { reason: String },
 }
 
 impl Refusal {
@@ -70,6 +78,9 @@ impl Refusal {
             Self::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "backend_unreachable"),
             Self::Broken { .. } => (StatusCode::BAD_GATEWAY, "backend_broke"),
             Self::Nonsense { .. } => (StatusCode::BAD_GATEWAY, "backend_nonsense"),
+            Self::NoComparison => (StatusCode::NOT_FOUND, "no_comparison"),
+            Self::OutcomeMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Outcome { .. } => (StatusCode::BAD_REQUEST, "malformed_outcome"),
         }
     }
 

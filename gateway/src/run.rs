@@ -40,6 +40,8 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     let traffic = bind(args.listen).await?;
     let router = admin::router(state.clone());
     tokio::spawn(async move { axum::serve(admin_port, router).await });
+    let marked = state.clone();
+    tokio::spawn(async move { marked.mark_windows().await });
     tracing::info!(traffic = %args.listen, admin = %args.admin_listen, "listening");
 
     let patience = Patience {

@@ -3,9 +3,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::table::Table;
+
+/// Time between two looks at whether something is to be measured.
+const MARK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Shared by traffic, admin port and table source.
 #[derive(Debug, Default)]
@@ -29,12 +35,24 @@ impl State {
     }
 
     /// Requests that come from now on are routed by `table`.
-    pub fn route_by(&self, table: Table) {
+    pub fn route_by(&self, mut table: Table) {
         self.metrics.routed(&table.document);
         if table.total() > 0 {
             self.was_ready.store(true, Ordering::Release);
         }
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(table));
+        let mut place = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.keep_counts(place.as_deref());
+        *place = Some(Arc::new(table));
+    }
+
+    /// Keeps the meter's windows, for ever.
+    pub async fn mark_windows(&self) {
+        loop {
+            if let Some(meter) = self.table().as_ref().and_then(|table| table.meter()) {
+                meter.mark(Instant::now());
+            }
+            tokio::time::sleep(MARK_PAUSE).await;
+        }
     }
 
     /// Whether a Service may send requests here: a table with a backend was

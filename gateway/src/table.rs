@@ -1,8 +1,14 @@
 //! The routing table: checked once, then used without further doubt.
 
-use hearth_crds::routing::{Limits, RoutingTable};
-use http::HeaderValue;
+use std::sync::Arc;
+
+use hearth_crds::routing::{
+    Limits, RoutingTable, SHADOW, Split, USER_BUCKETS, Variant, user_bucket, user_hash,
+};
 use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::meter::Meter;
 
 /// Most variants of a table: names are metric labels, whose number is bounded.
 const MAX_VARIANTS: usize = 16;
@@ -17,6 +23,12 @@ pub struct Table {
     targets: Vec<Target>,
     /// Sum of the targets' weights; above 0 where there are targets.
     total: u32,
+    /// Header that names the user, where users are split.
+    user_header: Option<HeaderName>,
+    /// Who gets copies of requests, and how many percent.
+    shadow: Option<(Target, u32)>,
+    /// Counts what becomes of requests, while that is wanted.
+    meter: Option<Arc<Meter>>,
 }
 
 /// A backend with a share of the traffic.
@@ -44,6 +56,9 @@ pub enum TableError {
     /// Two variants of one name, or one without a name.
     #[error("the routing table needs variants with distinct names; {0:?} is empty or twice there")]
     Name(String),
+    /// Not a header's name.
+    #[error("split.header {0:?} cannot be the name of a header")]
+    Header(String),
     /// Weights are percentages.
     #[error("the weights of the variants add up to {0}; they must add up to 100")]
     Weights(u64),
@@ -83,20 +98,8 @@ impl Table {
             if variant.name.is_empty() || repeated {
                 return Err(TableError::Name(variant.name.clone()));
             }
-            targets.push(Target {
-                name: variant.name.clone(),
-                revision: HeaderValue::from_str(&variant.revision).map_err(|_| {
-                    TableError::Revision {
-                        variant: variant.name.clone(),
-                        revision: variant.revision.clone(),
-                    }
-                })?,
-                authority: authority(&variant.backend).ok_or_else(|| TableError::Backend {
-                    variant: variant.name.clone(),
-                    backend: variant.backend.clone(),
-                })?,
-                weight: variant.weight,
-            });
+            let Variant { name, revision, backend, weight } = variant;
+            targets.push(Target { weight: *weight, ..target(name, revision, backend)? });
         }
         let sum = variants.iter().map(|variant| u64::from(variant.weight)).sum();
         if !variants.is_empty() && sum != 100 {
@@ -104,7 +107,74 @@ impl Table {
         }
         targets.retain(|target| target.weight > 0);
         let total = targets.iter().map(|target| target.weight).sum();
-        Ok(Self { document, targets, total })
+        let user_header = match &document.split {
+            Split::Request => None,
+            Split::User { header, .. } => {
+                let name = header.parse().map_err(|_| TableError::Header(header.clone()))?;
+                Some(name)
+            }
+        };
+        let shadow = match &document.shadow {
+            Some(shadow) => {
+                Some((target(SHADOW, &shadow.revision, &shadow.backend)?, shadow.percent))
+            }
+            None => None,
+        };
+        let meter = document.measure.clone().map(Meter::new);
+        Ok(Self { document, targets, total, user_header, shadow, meter })
+    }
+
+    /// Goes on with the counts of `before`, where it measures the same.
+    pub(crate) fn keep_counts(&mut self, before: Option<&Self>) {
+        let before = before.and_then(|before| before.meter.as_ref());
+        if let (Some(meter), Some(before)) = (&mut self.meter, before)
+            && meter.measure() == before.measure()
+        {
+            *meter = Arc::clone(before);
+        }
+    }
+
+    /// Counts what becomes of requests, while that is wanted.
+    pub fn meter(&self) -> Option<&Arc<Meter>> {
+        self.meter.as_ref()
+    }
+
+    /// Who gets copies of requests, and how many percent.
+    pub(crate) fn shadow(&self) -> Option<&(Target, u32)> {
+        self.shadow.as_ref()
+    }
+
+    /// Where a request goes, and whether it counts: where users are split, one without a user
+    /// does not. Its user does.
+    pub(crate) fn pick(&self, headers: &HeaderMap) -> Option<(&Target, bool)> {
+        let Some(header) = &self.user_header else {
+            let draw = if self.total == 0 { 0 } else { rand::random_range(0..self.total) };
+            return Some((self.choose(draw)?, true));
+        };
+        let Some(user) = headers.get(header) else {
+            return Some((self.targets.first()?, false));
+        };
+        let target = self.of_user(user.as_bytes())?;
+        if let (Some(meter), Split::User { salt, .. }) = (&self.meter, &self.document.split) {
+            meter.user(&target.name, user_hash(salt, user.as_bytes()));
+        }
+        Some((target, true))
+    }
+
+    /// The variant of a user; `None` where users are not split.
+    pub(crate) fn of_user(&self, user: &[u8]) -> Option<&Target> {
+        let Split::User { salt, .. } = &self.document.split else { return None };
+        let (first, others) = self.targets.split_first()?;
+        // A variant that grows takes users from the first one, and never from another.
+        let mut left = user_bucket(salt, user);
+        for target in others {
+            let size = target.weight * (USER_BUCKETS / 100);
+            match left.checked_sub(size) {
+                Some(rest) => left = rest,
+                None => return Some(target),
+            }
+        }
+        Some(first)
     }
 
     /// What the gateway lets in.
@@ -131,6 +201,23 @@ impl Table {
     }
 }
 
+/// A backend without weight, named as it should be.
+fn target(name: &str, revision: &str, backend: &str) -> Result<Target, TableError> {
+    let variant = || name.to_owned();
+    Ok(Target {
+        name: variant(),
+        revision: HeaderValue::from_str(revision).map_err(|_| TableError::Revision {
+            variant: variant(),
+            revision: revision.to_owned(),
+        })?,
+        authority: authority(backend).ok_or_else(|| TableError::Backend {
+            variant: variant(),
+            backend: backend.to_owned(),
+        })?,
+        weight: 0,
+    })
+}
+
 /// `HOST:PORT` with nothing around it.
 fn authority(backend: &str) -> Option<Authority> {
     let authority: Authority = backend.parse().ok()?;
@@ -143,7 +230,7 @@ fn authority(backend: &str) -> Option<Authority> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hearth_crds::routing::Variant;
+    use hearth_crds::routing::{CANARY, Measure, STABLE};
     use proptest::prelude::*;
 
     fn table(weights: &[u32]) -> Result<Table, TableError> {
@@ -159,7 +246,57 @@ mod tests {
             .collect();
         let limits =
             Limits { max_body_bytes: 1, max_in_flight_requests: 1, request_timeout_seconds: 1 };
-        Table::check(RoutingTable { deployment: "d".into(), variants, limits })
+        Table::check(RoutingTable::new("d".into(), variants, limits))
+    }
+
+    fn by_user(canary: u32) -> Table {
+        let mut document = table(&[100 - canary, canary]).unwrap().document;
+        document.variants[0].name = STABLE.into();
+        document.variants[1].name = CANARY.into();
+        document.split = Split::User { header: "x-user-id".into(), salt: "d/r1".into() };
+        Table::check(document).unwrap()
+    }
+
+    #[test]
+    fn a_user_stays_with_a_variant_and_moves_once_as_its_share_grows() {
+        let users: Vec<_> = (0..20_000).map(|user| format!("user-{user}")).collect();
+        let is_canary = |table: &Table, user: &str| {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static("x-user-id"),
+                user.parse().unwrap(),
+            )]);
+            let (target, counted) = table.pick(&headers).unwrap();
+            assert!(counted);
+            assert_eq!(table.of_user(user.as_bytes()).unwrap(), target);
+            target.name == CANARY
+        };
+        let mut before = vec![false; users.len()];
+        for weight in [0, 5, 50, 100] {
+            let table = by_user(weight);
+            let now: Vec<_> = users.iter().map(|user| is_canary(&table, user)).collect();
+            let share = now.iter().filter(|is| **is).count() as f64 / users.len() as f64;
+            assert!((share - f64::from(weight) / 100.0).abs() < 0.01, "{weight}: {share}");
+            assert!(before.iter().zip(&now).all(|(then, now)| *now || !then), "{weight}");
+            before = now;
+        }
+        let half = by_user(50);
+        let (target, counted) = half.pick(&HeaderMap::new()).unwrap();
+        assert_eq!((target.name.as_str(), counted), (STABLE, false));
+    }
+
+    #[test]
+    fn counts_go_on_while_the_measurement_is_the_same() {
+        let measuring = |id: &str| {
+            let mut document = table(&[90, 10]).unwrap().document;
+            document.measure = Some(Measure { id: id.into(), interval_seconds: 10 });
+            Table::check(document).unwrap()
+        };
+        let first = measuring("a");
+        let (mut same, mut other) = (measuring("a"), measuring("b"));
+        same.keep_counts(Some(&first));
+        other.keep_counts(Some(&first));
+        let is_first = |table: &Table| Arc::ptr_eq(table.meter().unwrap(), first.meter().unwrap());
+        assert!(is_first(&same) && !is_first(&other));
     }
 
     #[test]
@@ -177,6 +314,11 @@ mod tests {
             ("d-server-r1:8080", "http://host:80/x", "is not HOST:PORT"),
             ("\"revision\":\"r1\"", "\"revision\":\"r\\n1\"", "cannot be a header"),
             ("\"name\":\"stable\"", "\"name\":\"\"", "distinct names"),
+            (
+                "\"limits\"",
+                "\"split\":{\"by\":\"User\",\"header\":\"a b\",\"salt\":\"\"},\"limits\"",
+                "name of a header",
+            ),
             ("{\"deployment\"", "{\"deploy", "cannot be read"),
         ] {
             let said = Table::parse(&good.replacen(old, new, 1)).unwrap_err().to_string();

@@ -37,21 +37,6 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED_LIMIT));
-        connector.set_keepalive(Some(Duration::from_secs(10)));
-        connector.set_keepalive_interval(Some(Duration::from_secs(2)));
-        connector.set_keepalive_retries(Some(3));
-        let client = |idle_connections| {
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .timer(TokioTimer::new())
-                .pool_idle_timeout(POOL_IDLE_LIMIT)
-                .pool_max_idle_per_host(idle_connections)
-                .build(connector.clone())
-        };
         Self { pooled: client(POOL_IDLE_CONNECTIONS), fresh: client(0) }
     }
 
@@ -94,6 +79,27 @@ impl Upstream {
     }
 }
 
+/// A client of backends that keeps so many idle connections to each.
+pub(crate) fn client<B>(idle_connections: usize) -> Client<HttpConnector, B>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+{
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_LIMIT));
+    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED_LIMIT));
+    connector.set_keepalive(Some(Duration::from_secs(10)));
+    connector.set_keepalive_interval(Some(Duration::from_secs(2)));
+    connector.set_keepalive_retries(Some(3));
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE_LIMIT)
+        .pool_max_idle_per_host(idle_connections)
+        .build(connector)
+}
+
 fn give_up(failure: Attempt, target: &Target, attempts: u32) -> Refusal {
     let revision = String::from_utf8_lossy(target.revision.as_bytes()).into_owned();
     match failure {
@@ -104,7 +110,7 @@ fn give_up(failure: Attempt, target: &Target, attempts: u32) -> Refusal {
 }
 
 /// The backend's address with the path and query that were asked for.
-fn uri(target: &Target, head: &Parts) -> Uri {
+pub(crate) fn uri(target: &Target, head: &Parts) -> Uri {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     // `OPTIONS *` is about the server, and our server answers at `/`.
     let path = if path.starts_with('/') { path } else { "/" };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_crds::routing::{GATEWAY_ADMIN_PORT, RoutingTable};
+use hearth_crds::routing::{GATEWAY_ADMIN_PORT, Measured, RoutingTable};
 use hearth_crds::worker_config::{AGENT_PORT, REPLICAS_PATH, Replicas, WorkerStatus};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request};
@@ -93,6 +93,11 @@ impl PodClient {
     /// `GET /routing` of the gateway at this address.
     pub async fn gateway_routing(&self, ip: &str) -> Result<RoutingTable, AskError> {
         self.get(url(ip, GATEWAY_ADMIN_PORT, "routing")).await
+    }
+
+    /// `GET /measured` of the gateway at this address.
+    pub async fn gateway_figures(&self, ip: &str) -> Result<Measured, AskError> {
+        self.get(url(ip, GATEWAY_ADMIN_PORT, "measured")).await
     }
 
     /// The JSON document at `url`.

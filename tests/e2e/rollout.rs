@@ -127,7 +127,7 @@ fn refuses_a_model_below_its_gate(namespace: &Namespace, stable: &str) {
     assert_eq!(condition(&judged, "Ready"), "True");
 }
 
-fn revision_of(head: &str) -> Option<String> {
+pub(crate) fn revision_of(head: &str) -> Option<String> {
     let line =
         head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-hearth-revision:"))?;
     Some(line.split_once(':')?.1.trim().to_owned())

@@ -3,11 +3,14 @@
 mod follow;
 mod verdict;
 
+use std::fmt::Debug;
 use std::path::PathBuf;
 
 use hearth_crds::{ModelDeployment, TrainingJob};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::core::NamespaceResourceScope;
 use kube::{Client, Config};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::args::{Kind, WatchArgs};
@@ -106,6 +109,32 @@ pub(crate) async fn training_job(
     namespace: Option<&str>,
     context: Option<&String>,
 ) -> Result<(Client, TrainingJob), WatchError> {
+    read(name, namespace, context).await
+}
+
+/// The deployment as it is now, and a client of its cluster.
+pub(crate) async fn model_deployment(
+    name: &str,
+    namespace: Option<&str>,
+    context: Option<&String>,
+) -> Result<(Client, ModelDeployment), WatchError> {
+    read(name, namespace, context).await
+}
+
+async fn read<K>(
+    name: &str,
+    namespace: Option<&str>,
+    context: Option<&String>,
+) -> Result<(Client, K), WatchError>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + verdict::Followed
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
+{
     let config = config(context).await?;
     let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
     let url = config.cluster_url.to_string();

@@ -1,17 +1,18 @@
-//! Reads what a deployment's decisions need: stores, and while an old revision
-//! drains, the gateways over HTTP.
+//! Reads what a deployment's decisions need: stores, and while a revision comes
+//! or goes, the gateways over HTTP.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_crds::names;
-use hearth_crds::routing::{ROUTING_KEY, RoutingTable};
+use hearth_crds::routing::{Measured, ROUTING_KEY, RoutingTable};
 use hearth_crds::{condition, source::Source};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
-use super::marks::{ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
+use super::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
 use super::observed::{Model, Observed, Workload};
+use super::rollout::Record;
 use super::target::{self, Target};
 use super::validate::{Origin, ValidDeployment};
 use crate::children::{ChildId, Kind};
@@ -44,7 +45,7 @@ pub async fn observe(
         .filter(|pod| quantize.as_ref().is_some_and(|job| job.uid == pod.owner))
         .collect();
     let server_pods = pods(SERVER, target.as_ref().map(|t| t.revision.as_str()));
-    let (routing, routed_at) = routing(cx, valid);
+    let (routing, routed_at, record) = routing(cx, valid);
     let mut seen = Observed {
         missing_claims: missing_claims(cx, valid, target.as_ref()),
         children,
@@ -56,10 +57,15 @@ pub async fn observe(
         gateway: workload(cx, valid, &valid.child_name("gateway")),
         routing,
         routed_at,
+        record,
         ..Observed::default()
     };
-    if seen.servers.len() > 1 && seen.routed() == target.as_ref().map(|t| t.revision.as_str()) {
-        seen.gateways_at = Some(ask_gateways(cx, &pods(GATEWAY, None)).await);
+    let gateways = answering(cx, pods(GATEWAY, None));
+    if someone_must_go(&seen, target.as_ref()) {
+        seen.gateways_at = Some(Box::pin(ask_routes(cx, &gateways)).await);
+    }
+    if seen.record.current.is_some() {
+        seen.measured = Box::pin(ask_figures(cx, &gateways)).await;
     }
     seen.silent_nodes = cx.silent_nodes(suspects(&seen.quantize_pods)).await?;
     Ok((seen, target))
@@ -203,25 +209,51 @@ fn workload(cx: &Context, valid: &ValidDeployment, name: &str) -> Option<Workloa
     cx.caches.get(Kind::Deployment, &valid.namespace, name).map(|found| Workload::of(&found))
 }
 
-fn routing(cx: &Context, valid: &ValidDeployment) -> (Option<RoutingTable>, Option<Timestamp>) {
-    let name = valid.child_name("routing");
-    let Some(map) = cx.caches.get(Kind::ConfigMap, &valid.namespace, &name) else {
-        return (None, None);
+/// Whether there are servers that get no traffic and wait for none.
+fn someone_must_go(seen: &Observed, target: Option<&Target>) -> bool {
+    let reached = seen.reached();
+    let rejected = seen.record.rejected.as_ref().map(|rejected| &rejected.revision);
+    let expected = |revision: &String| {
+        reached.contains(revision)
+            || target.is_some_and(|t| t.revision == *revision && rejected != Some(revision))
     };
-    let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
-    let at = map.annotations().get(ANNOTATION_ROUTED_AT).and_then(|text| text.parse().ok());
-    (text.and_then(|text| serde_json::from_str(text).ok()), at)
+    !seen.servers.keys().all(expected)
 }
 
-async fn ask_gateways(cx: &Context, pods: &[PodView]) -> Vec<Option<String>> {
+fn routing(
+    cx: &Context,
+    valid: &ValidDeployment,
+) -> (Option<RoutingTable>, Option<Timestamp>, Record) {
+    let name = valid.child_name("routing");
+    let Some(map) = cx.caches.get(Kind::ConfigMap, &valid.namespace, &name) else {
+        return (None, None, Record::default());
+    };
+    let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
+    let note = |key: &str| map.annotations().get(key);
+    let at = note(ANNOTATION_ROUTED_AT).and_then(|text| text.parse().ok());
+    let record = note(ANNOTATION_ROLLOUT).and_then(|text| serde_json::from_str(text).ok());
+    (text.and_then(|text| serde_json::from_str(text).ok()), at, record.unwrap_or_default())
+}
+
+/// Gateways that can be asked. One that should have ended by now is on a dead node.
+fn answering(cx: &Context, pods: Vec<PodView>) -> Vec<PodView> {
     let now = cx.clock.now();
-    // One that should have ended by now is on a dead node and cannot answer.
-    let running = pods.iter().filter(|pod| {
+    let running = pods.into_iter().filter(|pod| {
         pod.phase == Phase::Running && pod.deadline.is_none_or(|deadline| deadline > now)
     });
-    let ask = running.map(|pod| async {
+    running.collect()
+}
+
+async fn ask_routes(cx: &Context, gateways: &[PodView]) -> Vec<Option<BTreeSet<String>>> {
+    let ask = gateways.iter().map(|pod| async {
         let table = cx.pods.gateway_routing(pod.ip.as_deref()?).await.ok()?;
-        table.variants.first().map(|variant| variant.revision.clone())
+        Some(table.reached())
     });
+    futures::future::join_all(ask).await
+}
+
+async fn ask_figures(cx: &Context, gateways: &[PodView]) -> Vec<Option<Measured>> {
+    let ask =
+        gateways.iter().map(|pod| async { cx.pods.gateway_figures(pod.ip.as_deref()?).await.ok() });
     futures::future::join_all(ask).await
 }

@@ -6,6 +6,7 @@ pub mod observed;
 pub mod plan;
 pub mod policy;
 pub mod report;
+pub mod rollout;
 pub mod target;
 pub mod validate;
 
@@ -36,13 +37,13 @@ pub async fn reconcile(
         Ok(valid) => valid,
         Err(faults) => return report::publish(&cx, deployment, Verdict::Invalid(faults)).await,
     };
-    let (seen, target) = gather::observe(&cx, &valid).await?;
+    let (seen, target) = Box::pin(gather::observe(&cx, &valid)).await?;
     let decision = policy::decide(&valid, target.as_ref(), &seen, cx.clock.now());
     let plan = plan::build(&valid, target.as_ref(), &decision, &seen.children, &cx.settings);
     match apply::run(&cx, &valid.namespace, &valid.uid, &plan, &seen.children).await {
         Ok(_) => {
             let verdict = Verdict::Stage(&valid, target.as_ref(), &seen, &decision);
-            report::publish(&cx, deployment, verdict).await
+            Box::pin(report::publish(&cx, deployment, verdict)).await
         }
         Err(error) => report::trouble(&cx, deployment, error.into()).await,
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_crds::model_deployment::CompressionReport;
-use hearth_crds::routing::RoutingTable;
+use hearth_crds::routing::{Measured, RoutingTable};
 use hearth_crds::source::Source;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use super::marks::{
     ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL,
 };
+use super::rollout::Record;
 use crate::children::LiveChildren;
 use crate::observed::{JobView, PodView};
 use crate::seen::Seen;
@@ -36,19 +37,28 @@ pub struct Observed {
     pub gateway: Option<Workload>,
     /// The routing table as it is.
     pub routing: Option<RoutingTable>,
-    /// When traffic was last sent to another revision.
+    /// When a revision last lost its traffic.
     pub routed_at: Option<Timestamp>,
-    /// The revision that each running gateway sends traffic to; asked only
+    /// How far a rollout is.
+    pub record: Record,
+    /// The revisions that each running gateway sends traffic to; asked only
     /// while an old revision waits to go. `None` where a gateway did not say.
-    pub gateways_at: Option<Vec<Option<String>>>,
+    pub gateways_at: Option<Vec<Option<BTreeSet<String>>>>,
+    /// What each running gateway has counted; asked only during a rollout.
+    pub measured: Vec<Option<Measured>>,
     /// Nodes of pods that should have ended, where the node does not answer.
     pub silent_nodes: BTreeSet<String>,
 }
 
 impl Observed {
-    /// The revision that gets the traffic.
+    /// The revision that serves, beside which another may be tried.
     pub fn routed(&self) -> Option<&str> {
         self.routing.as_ref()?.variants.first().map(|variant| variant.revision.as_str())
+    }
+
+    /// The revisions that requests get to.
+    pub fn reached(&self) -> BTreeSet<String> {
+        self.routing.as_ref().map(RoutingTable::reached).unwrap_or_default()
     }
 }
 

@@ -1,14 +1,13 @@
 //! Turns a ModelDeployment into a [`ValidDeployment`], or says everything that
 //! is wrong with it.
 
-use hearth_crds::model_deployment::{
-    ModelDeployment, ModelDeploymentSpec, Quantization, RolloutStrategy,
-};
+use hearth_crds::model_deployment::{ModelDeployment, ModelDeploymentSpec, Quantization};
 use hearth_crds::names;
 use hearth_crds::source::Source;
 use hearth_crds::training_job::Task;
 use kube::ResourceExt;
 
+use super::rollout::Order;
 use crate::children::Parent;
 use crate::fault::{Fault, SpecFaults};
 use crate::source_rules::{Backend, quantity_faults, reachable};
@@ -33,6 +32,8 @@ pub struct ValidDeployment {
     pub gate_rows: Option<Source>,
     /// Where the smaller model goes, if that is said.
     pub destination: Option<Source>,
+    /// What a person said about a rollout.
+    pub order: Option<String>,
 }
 
 /// Where a model comes from.
@@ -55,6 +56,11 @@ impl ValidDeployment {
             name: self.name.clone(),
             uid: self.uid.clone(),
         }
+    }
+
+    /// What a person said about the rollout of this revision.
+    pub fn order(&self, revision: &str) -> Option<Order> {
+        self.order.as_deref().and_then(|text| Order::parse(text, revision))
     }
 
     /// Name of a child.
@@ -111,6 +117,7 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
         calibration_rows,
         gate_rows,
         destination,
+        order: object.annotations().get(names::ANNOTATION_ORDER).cloned(),
     })
 }
 
@@ -134,21 +141,6 @@ pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
                 "remove nvidia.com/gpu, or use another quantization",
             ));
         }
-    }
-    let strategy = spec.rollout.strategy;
-    if strategy != RolloutStrategy::BlueGreen {
-        faults.push(Fault::unsupported(
-            "spec.rollout.strategy",
-            format!("this version has no {strategy:?}"),
-            "use BlueGreen",
-        ));
-    }
-    if spec.rollout.analysis.is_some() {
-        faults.push(Fault::unsupported(
-            "spec.rollout.analysis",
-            "this version does not judge a revision by its traffic",
-            "leave it out",
-        ));
     }
     faults
 }
@@ -187,17 +179,10 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field() {
         type Change = fn(&mut Value);
-        let cases: [(&str, Change); 6] = [
+        let cases: [(&str, Change); 4] = [
             ("spec.model.source:", |d| d["spec"]["model"] = json!({"source": "file:///m"})),
             ("spec.serving.resources:", |d| {
                 d["spec"]["serving"]["resources"] = json!({"limits": {"nvidia.com/gpu": 1}});
-            }),
-            ("spec.rollout.strategy:", |d| {
-                d["spec"]["rollout"] = json!({"strategy": "Canary",
-                    "steps": [{"weight": 10, "holdSeconds": 1}]});
-            }),
-            ("spec.rollout.analysis:", |d| {
-                d["spec"]["rollout"] = json!({"analysis": {"maxErrorRate": 0.1}});
             }),
             ("spec.compression.gate.data.messages:", |d| {
                 d["spec"]["compression"]["gate"]["data"]["messages"] = "turns".into();

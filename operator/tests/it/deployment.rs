@@ -158,7 +158,7 @@ async fn a_model_is_compressed_served_replaced_and_then_nothing_is_written() {
 
     // The gateway has it, but requests may still be under way.
     let table = Arc::new(Mutex::new(routed(&world)));
-    crate::common::serve("127.90.90.1:9090", "/routing", table.clone()).await;
+    crate::common::serve("127.90.90.1:9090", &[("/routing", table.clone())]).await;
     world.put(
         "pods",
         json!({
@@ -218,13 +218,12 @@ async fn gateways_may_read_their_own_table_and_nothing_else() {
 async fn what_this_version_does_not_do_is_refused() {
     let world = world();
     world.change(MD, |d| {
-        d["spec"]["rollout"] =
-            json!({"strategy": "Canary", "steps": [{"weight": 10, "holdSeconds": 1}]});
+        d["spec"]["serving"] = json!({"resources": {"limits": {"nvidia.com/gpu": 1}}});
     });
     world.deploy("shop").await.unwrap();
     assert_eq!(world.condition(MD, "Degraded"), "True Unsupported");
     assert_eq!(world.condition(MD, "Ready"), "False NothingServed");
-    assert!(world.told(MD, "Degraded").contains("spec.rollout.strategy"));
+    assert!(world.told(MD, "Degraded").contains("spec.serving.resources"));
     world.writes();
     world.deploy("shop").await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
@@ -265,4 +264,135 @@ async fn a_failed_write_at_any_place_changes_nothing_in_the_end() {
             assert_eq!(found, keys, "after write {count}");
         }
     }
+}
+
+/// A gateway pod at this address, and what it will say of its figures.
+async fn gateway(world: &World, address: &str) -> (Arc<Mutex<Value>>, Arc<Mutex<Value>>) {
+    let (table, measured) = (Arc::new(Mutex::new(Value::Null)), Arc::new(Mutex::new(json!({}))));
+    let documents = [("/routing", table.clone()), ("/measured", measured.clone())];
+    crate::common::serve(&format!("{address}:9090"), &documents).await;
+    world.put(
+        "pods",
+        json!({
+            "metadata": {"name": "shop-gateway-x", "annotations": {"hearth.dev/parent": "shop"},
+                "labels": world.get("deployments/shop-gateway")["spec"]["template"]["metadata"]["labels"]},
+            "spec": {"containers": []},
+            "status": {"phase": "Running", "podIP": address},
+        }),
+    );
+    (table, measured)
+}
+
+/// A deployment whose second revision is ready to be tried; both revisions.
+async fn second_revision(world: &World, rollout: Value) -> (String, String) {
+    world.change(MD, |d| d["spec"]["rollout"] = rollout);
+    let first = first_revision(world).await;
+    trained(world, "blake3:02");
+    world.deploy("shop").await.unwrap();
+    quantize_ends(world, 0);
+    world.deploy("shop").await.unwrap();
+    let second = world.get(MD)["status"]["canary"]["revision"].as_str().unwrap().to_owned();
+    becomes_available(world, &server_of(world, &second));
+    (first, second)
+}
+
+fn figures(table: &Value, requests: u64, failed: u64) -> Value {
+    let figures = json!({"requests": requests, "failed": failed, "latencies": [[64, requests]]});
+    let of = |name: &str, figures: &Value| {
+        json!({"name": name, "assigned": requests, "total": figures, "window": figures,
+            "outcomes": {"reported": 0, "succeeded": 0}})
+    };
+    json!({"id": table["measure"]["id"], "variants": [of("stable", &figures), of("canary", &figures)]})
+}
+
+fn weights(world: &World) -> Vec<(String, u64)> {
+    let table = routed(world);
+    let variants = table["variants"].as_array().unwrap();
+    let of =
+        |v: &Value| (v["revision"].as_str().unwrap().to_owned(), v["weight"].as_u64().unwrap());
+    variants.iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn a_canary_is_measured_and_takes_over() {
+    let world = world();
+    let rollout = json!({"strategy": "Canary",
+        "steps": [{"weight": 10, "holdSeconds": 30}, {"weight": 50}],
+        "analysis": {"maxErrorRate": 0.01, "minRequests": 50}});
+    let (first, second) = second_revision(&world, rollout).await;
+    let (table, measured) = gateway(&world, "127.90.90.2").await;
+    world.deploy("shop").await.unwrap();
+    assert_eq!(weights(&world), [(first.clone(), 90), (second.clone(), 10)]);
+    assert_eq!(world.get(MD)["status"]["state"], "RollingOut");
+    assert_eq!(world.condition(MD, "Ready"), "True Serving");
+    *table.lock().unwrap() = routed(&world);
+
+    // Nobody asks: nothing happens, and nothing is written.
+    world.pass(31);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Progressing"), "True Measuring");
+    world.writes();
+    world.pass(3);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+
+    *measured.lock().unwrap() = figures(&routed(&world), 100, 0);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(weights(&world), [(first.clone(), 50), (second.clone(), 50)]);
+    let status = world.get(MD)["status"].clone();
+    assert_eq!((&status["rollout"]["step"], &status["rollout"]["steps"]), (&json!(2), &json!(2)));
+    *measured.lock().unwrap() = figures(&routed(&world), 200, 1);
+    world.pass(60);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Progressing"), "True WaitingForPromotion");
+    let told = &world.get(MD)["status"]["canary"]["traffic"];
+    assert_eq!((&told["requests"], &told["errorRate"]), (&json!(200), &json!(0.005)));
+
+    world.change(MD, |d| {
+        d["metadata"]["annotations"] =
+            json!({"hearth.dev/rollout-order": format!("promote {second} 1")});
+    });
+    world.deploy("shop").await.unwrap();
+    assert_eq!(weights(&world), [(second.clone(), 100)]);
+    *table.lock().unwrap() = routed(&world);
+    world.pass(70);
+    world.deploy("shop").await.unwrap();
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Progressing"), "False Complete");
+    assert!(!world.keys().iter().any(|key| key.contains(&first)));
+    let status = world.get(MD)["status"].clone();
+    assert!(status["rollout"].is_null() && status["stable"]["traffic"].is_null(), "{status}");
+}
+
+#[tokio::test]
+async fn a_bad_canary_is_sent_back_and_the_old_revision_never_stops() {
+    let world = world();
+    let rollout = json!({"analysis": {"maxErrorRate": 0.01, "minRequests": 50}});
+    let (first, second) = second_revision(&world, rollout).await;
+    let (table, measured) = gateway(&world, "127.90.90.3").await;
+    world.deploy("shop").await.unwrap();
+    // Blue and green: all traffic, but the old revision stays until the new one is judged.
+    assert_eq!(weights(&world), [(first.clone(), 0), (second.clone(), 100)]);
+    *table.lock().unwrap() = routed(&world);
+    *measured.lock().unwrap() = figures(&routed(&world), 100, 2);
+    world.pass(3);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(weights(&world), [(first.clone(), 100)]);
+    assert_eq!(world.condition(MD, "Degraded"), "True TooManyErrors");
+    assert_eq!(world.condition(MD, "Ready"), "True Serving");
+    let told = world.told(MD, "Degraded");
+    assert!(told.contains("2.00 % of 100 newest requests failed"), "{told}");
+    assert_eq!(world.get(MD)["status"]["rejected"]["revision"], second.as_str());
+    assert!(world.keys().contains(&format!("deployments/shop-server-{second}")));
+
+    world.pass(70);
+    *table.lock().unwrap() = routed(&world);
+    world.deploy("shop").await.unwrap();
+    world.deploy("shop").await.unwrap();
+    assert!(!world.keys().contains(&format!("deployments/shop-server-{second}")));
+    world.writes();
+    world.pass(600);
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(weights(&world), [(first, 100)]);
 }

@@ -86,7 +86,7 @@ fn completed() -> Value {
 async fn a_job_lives_on_ten_writes_and_figures_and_then_on_none() {
     let world = world(|_| {});
     let status = Arc::new(Mutex::new(training(10)));
-    crate::common::serve(&format!("{}:8470", AGENT[0]), "/status", status.clone()).await;
+    crate::common::serve(&format!("{}:8470", AGENT[0]), &[("/status", status.clone())]).await;
 
     world.train("spam").await.unwrap();
     assert_eq!(world.writes(), STARTED);
@@ -320,7 +320,7 @@ async fn a_permanent_error_is_the_jobs_last_word() {
 async fn a_restart_is_an_event_that_names_what_died() {
     let world = world(|_| {});
     let status = Arc::new(Mutex::new(training(10)));
-    crate::common::serve(&format!("{}:8470", AGENT[1]), "/status", status.clone()).await;
+    crate::common::serve(&format!("{}:8470", AGENT[1]), &[("/status", status.clone())]).await;
     world.train("spam").await.unwrap();
     pod(&world, 0, AGENT[1]);
     world.train("spam").await.unwrap();
@@ -342,7 +342,7 @@ async fn a_restart_is_an_event_that_names_what_died() {
 async fn a_diagnosis_is_a_condition_and_one_event() {
     let world = world(|_| {});
     let status = Arc::new(Mutex::new(training(10)));
-    crate::common::serve(&format!("{}:8470", AGENT[2]), "/status", status.clone()).await;
+    crate::common::serve(&format!("{}:8470", AGENT[2]), &[("/status", status.clone())]).await;
     world.train("spam").await.unwrap();
     pod(&world, 0, AGENT[2]);
     world.train("spam").await.unwrap();
@@ -380,7 +380,7 @@ async fn a_diagnosis_is_a_condition_and_one_event() {
 async fn a_straggler_is_told_with_its_pod_until_it_recovers() {
     let world = world(|_| {});
     let status = Arc::new(Mutex::new(training(10)));
-    crate::common::serve(&format!("{}:8470", AGENT[3]), "/status", status.clone()).await;
+    crate::common::serve(&format!("{}:8470", AGENT[3]), &[("/status", status.clone())]).await;
     world.train("spam").await.unwrap();
     pod(&world, 0, AGENT[3]);
     pod(&world, 1, "127.84.70.11");

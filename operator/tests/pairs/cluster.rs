@@ -13,19 +13,23 @@ const PODS: i64 = 3;
 /// Trials of a sweep that end; later ones go on.
 const TRIALS: u64 = 6;
 
-/// The gateways' only address; they answer with the routing table of the present world.
+/// The gateways' only address; they answer with the routing table of the present world, and every
+/// request went well.
 #[derive(Clone)]
 pub(crate) struct Gateway {
     pub(crate) address: &'static str,
     pub(crate) table: Arc<Mutex<Value>>,
+    measured: Arc<Mutex<Value>>,
 }
 
 impl Gateway {
     /// Listens at `address`.
     pub(crate) async fn start(address: &'static str) -> Self {
         let table = Arc::new(Mutex::new(Value::Null));
-        crate::common::serve(&format!("{address}:9090"), "/routing", table.clone()).await;
-        Self { address, table }
+        let measured = Arc::new(Mutex::new(Value::Null));
+        let documents = [("/routing", table.clone()), ("/measured", measured.clone())];
+        crate::common::serve(&format!("{address}:9090"), &documents).await;
+        Self { address, table, measured }
     }
 }
 
@@ -38,16 +42,44 @@ pub(crate) fn play(world: &World, gateway: &Gateway) -> bool {
             "jobs" => play_job(world, &key, name),
             "deployments" => play_deployment(world, &key, name, gateway),
             "trainingjobs" => play_trial(world, &key),
+            "modeldeployments" => promote(world, &key),
             "configmaps" if name.ends_with("-routing") => {
                 let text = world.get(&key)["data"]["routing.json"].clone();
-                *gateway.table.lock().unwrap() =
-                    serde_json::from_str(text.as_str().unwrap()).unwrap();
+                let table: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
+                *gateway.measured.lock().unwrap() = all_went_well(&table["measure"]["id"]);
+                *gateway.table.lock().unwrap() = table;
                 false
             }
             _ => false,
         };
     }
     moved
+}
+
+/// What gateways count of a measurement: much, and the new revision is better.
+fn all_went_well(id: &Value) -> Value {
+    let variants = [("stable", 2000), ("canary", 3000), ("shadow", 0)].map(|(name, succeeded)| {
+        let figures = json!({"requests": 5000, "failed": 0, "latencies": [[40, 5000]]});
+        json!({"name": name, "assigned": 5000, "total": figures, "window": figures,
+            "outcomes": {"reported": 5000, "succeeded": succeeded}})
+    });
+    json!({"id": id.as_str().unwrap_or_default(), "variants": variants})
+}
+
+/// A person lets a rollout go on that waits for one.
+fn promote(world: &World, key: &str) -> bool {
+    let object = world.get(key);
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let waits = conditions.iter().any(|condition| condition["reason"] == "WaitingForPromotion");
+    let revision = object["status"]["canary"]["revision"].as_str().unwrap_or_default();
+    let order = format!("promote {revision}");
+    if !waits || object["metadata"]["annotations"]["hearth.dev/rollout-order"] == order.as_str() {
+        return false;
+    }
+    world.change(key, |object| {
+        object["metadata"]["annotations"] = json!({"hearth.dev/rollout-order": order});
+    });
+    true
 }
 
 fn collect_garbage(world: &World) -> bool {

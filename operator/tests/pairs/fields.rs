@@ -12,18 +12,28 @@ use crate::stage;
 /// What a field is called here: `workers.tolerations[].key`; a map is one field.
 type Name = String;
 
+const SECOND: &str = "acts when a second revision comes";
+
 /// Fields that change nothing in the specs that are tried, and why that is right.
-const AT_REST: [(Kind, &str, &str); 10] = [
+const AT_REST: [(Kind, &str, &str); 18] = [
     (Kind::TrainingJob, "ttlSecondsAfterFinished", "acts once the job has ended"),
     (Kind::Sweep, "earlyStopping.minTrials", "acts on what running trials tell"),
     (Kind::Sweep, "earlyStopping.startStep", "acts on what running trials tell"),
     (Kind::Sweep, "job.stop.reason", "any stop of all trials is refused"),
     (Kind::Sweep, "job.stop.message", "any stop of all trials is refused"),
-    (Kind::ModelDeployment, "rollout.steps[].weight", "goes with Canary, which is refused"),
-    (Kind::ModelDeployment, "rollout.steps[].holdSeconds", "goes with Canary, which is refused"),
-    (Kind::ModelDeployment, "rollout.analysis.maxErrorRate", "any analysis is refused"),
-    (Kind::ModelDeployment, "rollout.analysis.maxP95Milliseconds", "any analysis is refused"),
-    (Kind::ModelDeployment, "rollout.analysis.minRequests", "any analysis is refused"),
+    (Kind::ModelDeployment, "rollout.strategy", SECOND),
+    (Kind::ModelDeployment, "rollout.steps[].weight", SECOND),
+    (Kind::ModelDeployment, "rollout.steps[].holdSeconds", SECOND),
+    (Kind::ModelDeployment, "rollout.steps[].shadowPercent", SECOND),
+    (Kind::ModelDeployment, "rollout.analysis.maxErrorRate", SECOND),
+    (Kind::ModelDeployment, "rollout.analysis.maxP95Milliseconds", SECOND),
+    (Kind::ModelDeployment, "rollout.analysis.minRequests", SECOND),
+    (Kind::ModelDeployment, "rollout.analysis.intervalSeconds", SECOND),
+    (Kind::ModelDeployment, "rollout.experiment.weight", SECOND),
+    (Kind::ModelDeployment, "rollout.experiment.userHeader", SECOND),
+    (Kind::ModelDeployment, "rollout.experiment.minOutcomes", SECOND),
+    (Kind::ModelDeployment, "rollout.experiment.confidence", SECOND),
+    (Kind::ModelDeployment, "rollout.experiment.onVerdict", SECOND),
 ];
 
 /// The fields below a schema, and the values of those that have few.

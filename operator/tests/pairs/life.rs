@@ -309,6 +309,10 @@ fn rest(kind: Kind, object: &Value, world: &World) -> Result<Rest, String> {
         return Err(format!("nothing is said of generation {generation}: {status}"));
     }
     status["observedGeneration"].take();
+    // What was found of an earlier revision stays.
+    for history in ["experiment", "rejected"] {
+        status[history].take();
+    }
     let conditions = status["conditions"].as_array_mut().ok_or("there are no conditions")?;
     if !conditions.iter().any(|condition| condition["observedGeneration"] == *generation) {
         return Err(format!("no condition is of generation {generation}: {conditions:?}"));

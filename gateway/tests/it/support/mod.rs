@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hearth_crds::routing::{Limits, RoutingTable, Variant};
+use hearth_crds::routing::{Limits, RoutingTable, STABLE, Variant};
 use hearth_gateway::admin;
 use hearth_gateway::proxy::{Gateway, Patience};
 use hearth_gateway::server::{Drain, Drained, serve};
@@ -90,20 +90,18 @@ pub(crate) async fn listen() -> TcpListener {
 
 /// All traffic to one backend.
 pub(crate) fn to(backend: SocketAddr) -> RoutingTable {
-    RoutingTable {
-        deployment: "shop".into(),
-        variants: vec![Variant {
-            name: "stable".into(),
-            revision: "r1".into(),
-            backend: backend.to_string(),
-            weight: 100,
-        }],
-        limits: Limits {
-            max_body_bytes: 1 << 20,
-            max_in_flight_requests: 100,
-            request_timeout_seconds: 30,
-        },
-    }
+    let stable = Variant {
+        name: STABLE.into(),
+        revision: "r1".into(),
+        backend: backend.to_string(),
+        weight: 100,
+    };
+    let limits = Limits {
+        max_body_bytes: 1 << 20,
+        max_in_flight_requests: 100,
+        request_timeout_seconds: 30,
+    };
+    RoutingTable::new("shop".into(), vec![stable], limits)
 }
 
 /// A backend on a port of its own.

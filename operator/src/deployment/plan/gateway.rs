@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use hearth_crds::pod::PodPlacement;
 use hearth_crds::routing::{
-    GATEWAY_ADMIN_PORT, GATEWAY_PORT, Limits, ROUTING_KEY, RoutingTable, Variant,
+    CANARY, GATEWAY_ADMIN_PORT, GATEWAY_PORT, Limits, ROUTING_KEY, RoutingTable, STABLE, Shadow,
+    Split, Variant,
 };
 use hearth_crds::worker_config::SERVE_PORT;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
@@ -21,8 +22,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::frame::{Frame, budget};
 use super::server::{grace, listen, never_fewer};
 use crate::children::Child;
-use crate::deployment::marks::{ANNOTATION_ROUTED_AT, GATEWAY, SERVER};
+use crate::deployment::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, SERVER};
 use crate::deployment::policy::Decision;
+use crate::deployment::rollout::Record;
 use crate::deployment::target::server_name;
 use crate::deployment::validate::ValidDeployment;
 use crate::network;
@@ -89,24 +91,46 @@ pub(super) fn children(frame: &Frame<'_>, decision: &Decision) -> Vec<Child> {
 /// The routing table. Gateways watch it.
 fn table(frame: &Frame<'_>, decision: &Decision, name: &str) -> ConfigMap {
     let (valid, limits) = (frame.valid, &frame.valid.spec.gateway);
-    let variants = decision.route.iter().map(|revision| Variant {
-        name: "stable".to_owned(),
+    let canary = decision.canary.as_ref().filter(|_| decision.route.is_some());
+    let share = canary.map_or(0, |canary| canary.step.weight);
+    let backend = |revision: &str| {
+        format!("{}.{}.svc:{SERVE_PORT}", server_name(valid, revision), valid.namespace)
+    };
+    let variant = |name: &str, revision: &String, weight| Variant {
+        name: name.to_owned(),
         revision: revision.clone(),
-        backend: format!("{}.{}.svc:{SERVE_PORT}", server_name(valid, revision), valid.namespace),
-        weight: 100,
+        backend: backend(revision),
+        weight,
+    };
+    let stable = decision.route.iter().map(|revision| variant(STABLE, revision, 100 - share));
+    let tried = canary
+        .filter(|_| share > 0)
+        .map(|canary| variant(CANARY, &canary.revision, canary.step.weight));
+    let limits = Limits {
+        max_body_bytes: limits.max_body_bytes.unsigned_abs(),
+        max_in_flight_requests: limits.max_in_flight_requests.unsigned_abs(),
+        request_timeout_seconds: limits.request_timeout_seconds.unsigned_abs(),
+    };
+    let split = canary.and_then(|canary| {
+        let header = canary.step.user_header.clone()?;
+        Some(Split::User { header, salt: format!("{}/{}", valid.name, canary.revision) })
+    });
+    let shadow = canary.and_then(|canary| {
+        let revision = canary.revision.clone();
+        Some(Shadow { backend: backend(&revision), revision, percent: canary.step.shadow? })
     });
     let table = RoutingTable {
-        deployment: valid.name.clone(),
-        variants: variants.collect(),
-        limits: Limits {
-            max_body_bytes: limits.max_body_bytes.unsigned_abs(),
-            max_in_flight_requests: limits.max_in_flight_requests.unsigned_abs(),
-            request_timeout_seconds: limits.request_timeout_seconds.unsigned_abs(),
-        },
+        split: split.unwrap_or_default(),
+        shadow,
+        measure: canary.map(|canary| canary.measure.clone()),
+        ..RoutingTable::new(valid.name.clone(), stable.chain(tried).collect(), limits)
     };
     let mut metadata = frame.parent.child_meta(name, GATEWAY);
     let since = decision.routed_at.map(|at| (ANNOTATION_ROUTED_AT.to_owned(), at.to_string()));
-    metadata.annotations.get_or_insert_default().extend(since);
+    let record = (decision.record != Record::default())
+        .then(|| serde_json::to_string(&decision.record).unwrap_or_default())
+        .map(|text| (ANNOTATION_ROLLOUT.to_owned(), text));
+    metadata.annotations.get_or_insert_default().extend(since.into_iter().chain(record));
     let text = serde_json::to_string_pretty(&table).unwrap_or_default();
     ConfigMap {
         metadata,

@@ -319,7 +319,8 @@ impl World {
     pub async fn deploy(&self, name: &str) -> Result<(), String> {
         let key = ObjectRef::new(name).within("team-a");
         let deployment = self.cx.caches.model_deployments.get(&key).expect("no such deployment");
-        let done = hearth_operator::deployment::reconcile(deployment, self.cx.clone()).await;
+        let done =
+            Box::pin(hearth_operator::deployment::reconcile(deployment, self.cx.clone())).await;
         done.map(drop).map_err(|error| error.sentence())
     }
 
@@ -504,13 +505,17 @@ where
     Client::new(service, "team-a")
 }
 
-/// Answers `path` at `address` with whatever `document` holds at the time.
-pub async fn serve(address: &str, path: &'static str, document: Arc<Mutex<Value>>) {
+/// Answers each path at `address` with whatever its document holds at the time.
+pub async fn serve(address: &str, documents: &[(&str, Arc<Mutex<Value>>)]) {
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-    let answer = move || {
-        let document = document.lock().unwrap().clone();
-        async move { axum::Json(document) }
-    };
-    let app = axum::Router::new().route(path, axum::routing::get(answer));
+    let mut app = axum::Router::new();
+    for (path, document) in documents {
+        let document = document.clone();
+        let answer = move || {
+            let document = document.lock().unwrap().clone();
+            async move { axum::Json(document) }
+        };
+        app = app.route(path, axum::routing::get(answer));
+    }
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
 }

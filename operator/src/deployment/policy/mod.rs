@@ -1,24 +1,27 @@
 //! Decides what a deployment's next step is: compress, serve, route, let go.
 //!
 //! Invariant 15: traffic goes to a revision only once its servers are ready,
-//! and an old revision stays until every gateway has said that it sends
-//! traffic elsewhere and the longest request has had its time.
+//! and a revision without traffic stays until every gateway has said that it sends
+//! none there and the longest request has had its time.
+
+mod compress;
+mod traffic;
 
 use std::collections::BTreeSet;
 
 use hearth_crds::model_deployment::CompressionReport;
-use hearth_crds::worker_config::WorkerResult;
+use hearth_crds::routing::Measure;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::observed::{Model, Observed, Workload};
-use super::target::{Artifact, Target};
+use super::rollout::{Counted, Record, Step};
+use super::target::Target;
 use super::validate::ValidDeployment;
 use crate::children::LostPod;
 use crate::lost_pods::lost_pods;
-use crate::observed::{JobEnd, JobView, Phase, PodView, RESULT_PATIENCE};
+use crate::observed::PodView;
+use compress::{Compressed, compressed};
 
-/// Requests begun just before the switch may take their time limit and this.
-const DRAIN_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 /// Kubernetes' termination grace period where a pod sets none.
 const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
@@ -31,10 +34,16 @@ pub struct Decision {
     pub compress: bool,
     /// The target's servers should be there.
     pub serve: bool,
-    /// The revision that gets the traffic.
+    /// The revision that serves: all traffic is its, but for what is the canary's.
     pub route: Option<String>,
-    /// Since when it gets the traffic.
+    /// The revision that is tried beside it.
+    pub canary: Option<Canary>,
+    /// When a revision last lost its traffic.
     pub routed_at: Option<Timestamp>,
+    /// How far a rollout is.
+    pub record: Record,
+    /// What gateways counted of the present step.
+    pub counted: Counted,
     /// Revisions and artifacts whose objects stay.
     pub keep: BTreeSet<String>,
     /// What compression did to the target's model.
@@ -43,7 +52,27 @@ pub struct Decision {
     pub lost_pods: Vec<LostPod>,
 }
 
+/// A revision that is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canary {
+    /// The revision.
+    pub revision: String,
+    /// What it gets.
+    pub step: Step,
+    /// What is counted meanwhile.
+    pub measure: Measure,
+}
+
 impl Decision {
+    /// The revisions that requests or copies of them get to.
+    pub fn reached(&self) -> BTreeSet<String> {
+        let step = self.canary.as_ref().map(|canary| &canary.step);
+        let tried = step.is_some_and(|step| step.weight > 0 || step.shadow.is_some());
+        let canary = self.canary.iter().filter(|_| tried).map(|canary| &canary.revision);
+        let keeps = step.is_none_or(|step| step.weight < 100);
+        self.route.iter().filter(|_| keeps).chain(canary).cloned().collect()
+    }
+
     /// Whether there is something to send traffic to, or soon will be.
     pub fn has_gateway(&self) -> bool {
         self.serve || self.route.is_some()
@@ -75,6 +104,20 @@ pub enum Stage {
     Starting(String),
     /// They do not become ready.
     Stuck(String),
+    /// The target is tried on traffic: reason and sentence.
+    RollingOut {
+        /// CamelCase.
+        reason: &'static str,
+        /// A sentence.
+        message: String,
+    },
+    /// The target was sent back; what served before it still does.
+    RolledBack {
+        /// CamelCase.
+        reason: &'static str,
+        /// A sentence.
+        message: String,
+    },
     /// Traffic goes to the target; the old revision is still there.
     Draining,
     /// The target serves, and nothing else is there.
@@ -90,6 +133,13 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let mut decision = step(valid, target, seen, now);
+    let (before, after) = (seen.reached(), decision.reached());
+    if before != after && (before.is_empty() || !before.is_subset(&after)) {
+        decision.routed_at = Some(now);
+    }
+    if !traffic::drained(valid, &after, seen, now, decision.routed_at) {
+        decision.keep.extend(seen.servers.keys().cloned());
+    }
     // A compression stays as long as what is served of it.
     let kept = seen.servers.iter().filter(|(revision, _)| decision.keep.contains(*revision));
     let made: Vec<_> = kept.filter_map(|(_, server)| server.artifact.clone()).collect();
@@ -109,6 +159,7 @@ fn step(
         keep: routed.iter().cloned().collect(),
         route: routed,
         routed_at: seen.routed_at,
+        record: Record { current: None, ..seen.record.clone() },
         lost_pods: lost_pods(&seen.quantize_pods, &seen.silent_nodes, DEFAULT_GRACE, now),
         ..Decision::default()
     };
@@ -117,8 +168,13 @@ fn step(
         decision.stage = waiting(&seen.model);
         return decision;
     };
-    decision.keep.insert(target.revision.clone());
     decision.keep.extend(target.artifact.as_ref().map(|artifact| artifact.id.clone()));
+    if let Some(rejected) = traffic::rejected(valid, target, seen) {
+        decision.compress = seen.quantize.is_some();
+        decision.stage = traffic::sent_back(rejected);
+        return decision;
+    }
+    decision.keep.insert(target.revision.clone());
     let server = seen.servers.get(&target.revision);
     if server.is_none() && !seen.missing_claims.is_empty() {
         decision.stage = missing_claims(valid, &seen.missing_claims);
@@ -141,128 +197,8 @@ fn step(
     // Kept for its log while the revision lives.
     decision.compress = seen.quantize.is_some();
     decision.serve = true;
-    route(&mut decision, valid, target, seen, now);
+    traffic::route(&mut decision, valid, target, (seen, now));
     decision
-}
-
-/// Sends traffic to the target once it is ready, and then lets go of the rest.
-fn route(
-    decision: &mut Decision,
-    valid: &ValidDeployment,
-    target: &Target,
-    seen: &Observed,
-    now: Timestamp,
-) {
-    let is_routed = decision.route.as_ref() == Some(&target.revision);
-    let server = seen.servers.get(&target.revision);
-    let ready = server.is_some_and(|server| server.complete);
-    if !is_routed {
-        if !ready {
-            decision.stage = starting(server, &seen.server_pods);
-            return;
-        }
-        decision.route = Some(target.revision.clone());
-        decision.routed_at = Some(now);
-        decision.keep.extend(seen.servers.keys().cloned());
-        decision.stage = Stage::Draining;
-        return;
-    }
-    if seen.servers.len() > 1 && !drained(valid, target, seen, now) {
-        decision.keep.extend(seen.servers.keys().cloned());
-        decision.stage = Stage::Draining;
-        return;
-    }
-    let answering = server.is_some_and(|server| server.available > 0);
-    let gateway = seen.gateway.as_ref();
-    decision.stage = match (ready || answering, gateway) {
-        (false, _) => starting(server, &seen.server_pods),
-        (true, Some(gateway)) if gateway.available > 0 => Stage::Live,
-        (true, Some(Workload { stuck: Some(why), .. })) => {
-            Stage::Stuck(format!("the gateway does not become ready: {why}"))
-        }
-        (true, _) => Stage::Starting("the gateway is starting".into()),
-    };
-}
-
-/// Whether nothing can still be sent to an old revision.
-fn drained(valid: &ValidDeployment, target: &Target, seen: &Observed, now: Timestamp) -> bool {
-    let longest = i64::from(valid.spec.gateway.request_timeout_seconds);
-    let time = SignedDuration::from_secs(longest) + DRAIN_MARGIN;
-    let over = seen.routed_at.is_none_or(|at| now.duration_since(at) >= time);
-    let told = seen.gateways_at.as_ref().is_some_and(|gateways| {
-        !gateways.is_empty() && gateways.iter().all(|at| at.as_ref() == Some(&target.revision))
-    });
-    over && told
-}
-
-/// How far the target's compression is.
-enum Compressed {
-    Done(Option<CompressionReport>),
-    Open(String),
-    Refused { reason: &'static str, message: String },
-}
-
-fn compressed(target: &Target, seen: &Observed, now: Timestamp) -> Compressed {
-    let Some(artifact) = &target.artifact else { return Compressed::Done(None) };
-    // Servers of this or another revision were started from it: it is whole.
-    let made = seen.servers.values().find(|server| server.artifact.as_ref() == Some(&artifact.id));
-    if let Some(server) = made {
-        return Compressed::Done(server.compression.clone());
-    }
-    let Some(job) = &seen.quantize else {
-        return Compressed::Open("the compression is about to start".into());
-    };
-    match &job.ended {
-        None => Compressed::Open(compressing(&seen.quantize_pods)),
-        Some(end) => {
-            let result = newest_result(&seen.quantize_pods);
-            let fresh = end.at().is_some_and(|at| now.duration_since(at) < RESULT_PATIENCE);
-            match (end, result) {
-                // The pod's own watch may be a moment behind the Job's.
-                (_, None) if fresh => Compressed::Open("its result is on its way".into()),
-                (JobEnd::Complete { .. }, result) => {
-                    Compressed::Done(result.and_then(|result| result.compression))
-                }
-                (JobEnd::Failed { message, .. }, result) => refused(job, message, result, artifact),
-            }
-        }
-    }
-}
-
-fn refused(
-    job: &JobView,
-    message: &str,
-    result: Option<WorkerResult>,
-    artifact: &Artifact,
-) -> Compressed {
-    debug_assert!(job.ended.is_some(), "only an ended Job is refused");
-    let Some(result) = result else {
-        let message = format!("{message}: see `kubectl logs job/{}`", artifact.job);
-        return Compressed::Refused { reason: "CompressionFailed", message };
-    };
-    let gate = result.exit_code == hearth_crds::worker_config::ExitCode::GateFailed as i32;
-    let figures = result.compression.as_ref().and_then(|report| {
-        let (before, after) = (report.metric_before?, report.metric_after?);
-        Some(format!(" (before {before:.4}, after {after:.4})"))
-    });
-    let message = format!("{}{}", result.message, figures.unwrap_or_default());
-    Compressed::Refused { reason: if gate { "GateFailed" } else { "CompressionFailed" }, message }
-}
-
-fn newest_result(pods: &[PodView]) -> Option<WorkerResult> {
-    let ended = pods.iter().filter_map(|pod| pod.exit.as_ref());
-    ended.max_by_key(|exit| exit.at).and_then(crate::observed::Exit::result)
-}
-
-fn compressing(pods: &[PodView]) -> String {
-    let live = || pods.iter().filter(|pod| !pod.is_over());
-    match blocked(pods) {
-        Some(why) => why,
-        None if live().any(|pod| pod.phase == Phase::Running) => {
-            "the model is being compressed and judged".into()
-        }
-        None => "the compression's pod is starting".into(),
-    }
 }
 
 fn starting(server: Option<&Workload>, pods: &[PodView]) -> Stage {
@@ -325,5 +261,4 @@ fn missing_claims(valid: &ValidDeployment, claims: &[String]) -> Stage {
 }
 
 #[cfg(test)]
-#[path = "policy_tests.rs"]
 mod tests;

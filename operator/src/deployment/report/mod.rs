@@ -2,10 +2,13 @@
 //!
 //! [`next_status`] and [`notices`] are pure; [`publish`] sends what changed.
 
+mod traffic;
+
 use std::time::Duration;
 
 use hearth_crds::condition::{self, Finding, Truth, finding, model_deployment as types};
 use hearth_crds::model_deployment::{ModelDeployment, ModelDeploymentStatus, RevisionStatus};
+use hearth_crds::routing::STABLE;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -117,14 +120,42 @@ pub fn next_status(
         Verdict::Stage(valid, target, seen, decision) => {
             let address = format!("http://{}.{}.svc", valid.child_name(""), valid.namespace);
             after.address = decision.has_gateway().then_some(address);
+            let fresh = traffic::is_due(before, valid, decision, now);
+            let describe = |revision: &str,
+                            weight: i32,
+                            name: &str,
+                            before: &Option<RevisionStatus>| {
+                let traffic = match (&decision.canary, fresh) {
+                    (None, _) => None,
+                    (Some(_), true) => traffic::of(decision, name),
+                    (Some(_), false) => before.as_ref().and_then(|status| status.traffic.clone()),
+                };
+                RevisionStatus {
+                    traffic,
+                    ..revision_status(revision, weight, *target, seen, decision)
+                }
+            };
+            let share =
+                decision.canary.as_ref().map_or(0, |canary| canary.step.weight.cast_signed());
             after.stable = decision
                 .route
                 .as_ref()
-                .map(|revision| revision_status(revision, 100, *target, seen, decision));
-            let on_its_way =
-                target.filter(|target| Some(&target.revision) != decision.route.as_ref());
-            after.canary = on_its_way
-                .map(|target| revision_status(&target.revision, 0, Some(target), seen, decision));
+                .map(|revision| describe(revision, 100 - share, STABLE, &before.stable));
+            let on_its_way = target.filter(|target| {
+                Some(&target.revision) != decision.route.as_ref()
+                    && !matches!(decision.stage, Stage::RolledBack { .. })
+            });
+            after.canary = on_its_way.map(|target| {
+                describe(&target.revision, share, traffic::tried(decision), &before.canary)
+            });
+            after.experiment = traffic::experiment(before, valid, decision, fresh);
+            let traffic = |status: &ModelDeploymentStatus| {
+                let of = |revision: &Option<RevisionStatus>| revision.as_ref()?.traffic.clone();
+                (of(&status.stable), of(&status.canary), status.experiment.clone())
+            };
+            let read = fresh && traffic(&after) != traffic(before);
+            after.rollout = traffic::rollout(before, valid, decision, read.then_some(now));
+            after.rejected = decision.record.rejected.as_ref().map(traffic::rejected);
             findings(seen, decision)
         }
     };
@@ -153,6 +184,7 @@ fn revision_status(
             Some(_) => decision.compression.clone(),
             None => server.and_then(|s| s.compression.clone()),
         },
+        traffic: None,
     }
 }
 
@@ -203,6 +235,13 @@ fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>
         Stage::Stuck(message) => (
             "Degraded",
             vec![progressing("Starting", message), degraded("ServersNotReady", message)],
+        ),
+        Stage::RollingOut { reason, message } => {
+            ("RollingOut", vec![progressing(reason, message), well()])
+        }
+        Stage::RolledBack { reason, message } => (
+            "RolledBack",
+            vec![still(reason, "The new revision was sent back."), degraded(reason, message)],
         ),
         Stage::Draining => (
             if answers { "Ready" } else { "Starting" },
@@ -259,6 +298,23 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
     if let Some(revision) = stable(after).filter(|new| Some(new) != stable(before).as_ref()) {
         say(false, "TrafficSwitched", format!("All traffic goes to revision {revision}."));
     }
+    let step = |status: &ModelDeploymentStatus| {
+        let canary = status.canary.as_ref().filter(|_| status.rollout.is_some())?;
+        Some((canary.revision.clone(), canary.weight, status.rollout.as_ref()?.step))
+    };
+    if let Some((revision, weight, at)) =
+        step(after).filter(|new| Some(new) != step(before).as_ref())
+    {
+        say(
+            false,
+            "StepBegun",
+            format!("Step {at}: revision {revision} gets {weight} % of the traffic."),
+        );
+    }
+    let verdict = |status: &ModelDeploymentStatus| status.experiment.as_ref()?.verdict;
+    if let Some(found) = verdict(after).filter(|new| Some(new) != verdict(before).as_ref()) {
+        say(false, "Compared", format!("The comparison of users has a verdict: {found:?}."));
+    }
     let degraded = condition::holding(&after.conditions, types::DEGRADED);
     let then = condition::get(&before.conditions, types::DEGRADED);
     if let Some(now) = degraded
@@ -272,17 +328,21 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
 /// When to look again.
 fn look_again(verdict: &Verdict<'_>) -> Action {
     let seconds = |s| Action::requeue(Duration::from_secs(s));
-    let Verdict::Stage(_, _, seen, decision) = verdict else { return Action::requeue(RESYNC) };
+    let Verdict::Stage(valid, _, seen, decision) = verdict else { return Action::requeue(RESYNC) };
     match &decision.stage {
         _ if !seen.silent_nodes.is_empty() => seconds(5),
         Stage::Draining => seconds(2),
+        Stage::RollingOut { .. } => seconds(traffic::look_every(valid)),
+        Stage::RolledBack { .. } if seen.servers.len() > 1 => seconds(2),
         Stage::Waiting { .. } => seconds(30),
         Stage::Compressing(_) if seen.quantize_pods.iter().any(|pod| pod.deadline.is_some()) => {
             seconds(5)
         }
         Stage::Compressing(_) => seconds(10),
-        Stage::Refused { .. } | Stage::Starting(_) | Stage::Stuck(_) | Stage::Live => {
-            Action::requeue(RESYNC)
-        }
+        Stage::Refused { .. }
+        | Stage::RolledBack { .. }
+        | Stage::Starting(_)
+        | Stage::Stuck(_)
+        | Stage::Live => Action::requeue(RESYNC),
     }
 }
