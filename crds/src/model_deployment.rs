@@ -202,9 +202,12 @@ fn default_metric() -> Metric {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Serving {
-    /// Pods.
+    /// Pods; with `autoscaling`, those to begin with.
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: i32,
+    /// Lets the number of pods follow the traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
     /// Requests that are computed together.
     #[schemars(range(min = 1, max = 4096))]
     pub max_batch_size: i32,
@@ -225,6 +228,7 @@ impl Default for Serving {
     fn default() -> Self {
         Self {
             replicas: 1,
+            autoscaling: None,
             max_batch_size: 32,
             max_batch_delay_milliseconds: 2,
             max_queue_depth: 1024,
@@ -232,6 +236,51 @@ impl Default for Serving {
             placement: PodPlacement::default(),
         }
     }
+}
+
+/// How the number of pods follows the traffic.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.minReplicas) || self.minReplicas <= self.maxReplicas").message("serving.autoscaling.minReplicas is at most maxReplicas"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Autoscaling {
+    /// Fewest pods. With 0, all end when nobody asks, and the next request waits at the gateway
+    /// until one is ready.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min_replicas: i32,
+    /// Most pods.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: i32,
+    /// Requests in flight, those that wait included, that each pod should have on the mean of 10 s.
+    #[serde(default = "default_in_flight")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub target_requests_in_flight: i32,
+    /// Time for which fewer pods must have been enough before some end.
+    #[serde(default = "default_scale_down")]
+    #[schemars(range(min = 10, max = 86_400))]
+    pub scale_down_delay_seconds: i32,
+    /// Longest that a request waits for a pod where there is none; 502 after it.
+    #[serde(default = "default_activation")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub activation_timeout_seconds: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn default_in_flight() -> i32 {
+    8
+}
+
+fn default_scale_down() -> i32 {
+    300
+}
+
+fn default_activation() -> i32 {
+    120
 }
 
 /// The gateway in front of the server pods.
@@ -403,7 +452,7 @@ pub struct ModelDeploymentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// One word for `kubectl get`: `Waiting`, `Compressing`, `Starting`, `RollingOut`,
-    /// `Ready`, `Refused`, `RolledBack`, `Degraded`, `Invalid`. Programs read the conditions.
+    /// `Ready`, `Idle`, `Refused`, `RolledBack`, `Degraded`, `Invalid`. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// `Ready`, `Progressing`, `Degraded`.
@@ -448,6 +497,9 @@ pub struct RevisionStatus {
     /// What compression did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionReport>,
+    /// Pods that it should have, where they follow the traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
     /// Its traffic in the present step of a rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<TrafficStatus>,

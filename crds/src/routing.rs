@@ -35,6 +35,9 @@ pub struct RoutingTable {
     /// What is to be counted, and since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measure: Option<Measure>,
+    /// Where the number of servers follows the traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// What the gateway lets in.
     pub limits: Limits,
 }
@@ -42,7 +45,15 @@ pub struct RoutingTable {
 impl RoutingTable {
     /// A table that draws a variant for each request, and counts nothing.
     pub fn new(deployment: String, variants: Vec<Variant>, limits: Limits) -> Self {
-        Self { deployment, variants, split: Split::default(), shadow: None, measure: None, limits }
+        Self {
+            deployment,
+            variants,
+            split: Split::default(),
+            shadow: None,
+            measure: None,
+            scaling: None,
+            limits,
+        }
     }
 
     /// The revisions that requests or copies of them get to.
@@ -120,6 +131,28 @@ pub struct Measure {
     pub interval_seconds: u32,
 }
 
+/// What a gateway does for servers whose number follows the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scaling {
+    /// Time over which [`Load::peak`] is told.
+    pub window_seconds: u32,
+    /// How long a request waits for a server where there is none.
+    pub hold_seconds: u32,
+}
+
+/// Requests in flight of one revision, those that wait for a server included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    /// The revision.
+    pub revision: String,
+    /// Mean of the newest 10 s.
+    pub recent: f64,
+    /// Highest such mean within [`Scaling::window_seconds`].
+    pub peak: f64,
+}
+
 /// What a gateway has counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -128,6 +161,12 @@ pub struct Measured {
     pub id: String,
     /// One entry a variant of the table, and one for [`SHADOW`].
     pub variants: Vec<VariantFigures>,
+    /// Where servers are scaled: one entry a revision of the table.
+    #[serde(default)]
+    pub loads: Vec<Load>,
+    /// How long loads have been watched, up to [`Scaling::window_seconds`].
+    #[serde(default)]
+    pub watched_seconds: u32,
 }
 
 /// What was counted of one variant.

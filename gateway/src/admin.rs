@@ -48,7 +48,5 @@ async fn routing(Shared(state): Shared<Arc<State>>) -> Response {
 
 /// The operator judges revisions by this.
 async fn measured(Shared(state): Shared<Arc<State>>) -> axum::Json<Measured> {
-    let table = state.table();
-    let meter = table.as_ref().and_then(|table| table.meter());
-    axum::Json(meter.map(|meter| meter.read()).unwrap_or_default())
+    axum::Json(state.measured())
 }

@@ -14,8 +14,10 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::idle::IdleLimit;
+use crate::load::Counted;
 use crate::meter::Reading;
 use crate::metrics::{Metrics, Outcome};
+use crate::table::Target;
 
 /// Requests in flight, against a limit that may change.
 #[derive(Debug, Default)]
@@ -30,6 +32,7 @@ pub(crate) struct Exchange {
     metrics: Arc<Metrics>,
     variant: String,
     reading: Option<Reading>,
+    counted: Option<Counted>,
     outcome: Outcome,
     since: Instant,
 }
@@ -42,6 +45,7 @@ impl Exchange {
             metrics: Arc::clone(metrics),
             variant: "none".to_owned(),
             reading: None,
+            counted: None,
             outcome: Outcome::Canceled,
             since: Instant::now(),
         }
@@ -60,9 +64,10 @@ impl Exchange {
     }
 
     /// The variant that answers, and its counters.
-    pub(crate) fn goes_to(&mut self, variant: &str, reading: Option<Reading>) {
-        variant.clone_into(&mut self.variant);
+    pub(crate) fn goes_to(&mut self, target: &Target, reading: Option<Reading>) {
+        target.name.clone_into(&mut self.variant);
         self.reading = reading;
+        self.counted = Some(Counted::begin(&target.in_flight));
     }
 
     /// What the metrics will say.

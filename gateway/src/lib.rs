@@ -15,6 +15,7 @@ mod body;
 mod headers;
 mod idle;
 mod in_flight;
+mod load;
 pub mod meter;
 pub mod metrics;
 mod outcomes;

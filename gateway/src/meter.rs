@@ -161,7 +161,8 @@ impl Meter {
                 users: UserCount::of(counters.users.iter().map(|word| word.load(Relaxed))),
             }
         });
-        Measured { id: self.measure.id.clone(), variants: variants.collect() }
+        let (id, variants) = (self.measure.id.clone(), variants.collect());
+        Measured { id, variants, ..Measured::default() }
     }
 }
 

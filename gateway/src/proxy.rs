@@ -123,16 +123,19 @@ impl Gateway {
             .map(|(target, counts)| (target.clone(), counts))
             .ok_or_else(|| Refusal::NoBackend { deployment: deployment() })?;
         let meter = table.meter().filter(|_| counts);
-        exchange.goes_to(&target.name, meter.and_then(|meter| meter.assigned(&target.name)));
+        exchange.goes_to(&target, meter.and_then(|meter| meter.assigned(&target.name)));
 
         let seconds = limits.request_timeout_seconds;
-        let deadline = Instant::now() + Duration::from_secs(seconds.into());
+        // Where there may be no server yet, a request waits for one first.
+        let hold = table.document.scaling.map_or(0, |scaling| scaling.hold_seconds);
+        let held_until = Instant::now() + Duration::from_secs(hold.into());
+        let deadline = held_until + Duration::from_secs(seconds.into());
         let (mut head, body) = request.into_parts();
         let body_limits =
             BodyLimits { bytes: limits.max_body_bytes, idle: self.patience.client_idle };
         let upload = Upload::new(body, body_limits)?;
         headers::for_backend(&mut head.headers, peer.address.ip(), head.version);
-        let sent = self.upstream.send(&target, &head, &upload, &self.state.metrics);
+        let sent = self.upstream.send(&target, &head, (&upload, held_until), &self.state.metrics);
         let response = timeout_at(deadline, sent).await.map_err(|_| {
             if upload.has_ended() { Refusal::Timeout { seconds } } else { Refusal::BodyTimeout }
         })??;

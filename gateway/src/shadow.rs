@@ -63,7 +63,7 @@ impl Shadows {
         request.headers_mut().insert(X_HEARTH_SHADOW, HeaderValue::from_static("1"));
         let mut exchange = Exchange::begin(&self.metrics);
         let reading = table.meter().and_then(|meter| meter.assigned(&target.name));
-        exchange.goes_to(&target.name, reading);
+        exchange.goes_to(target, reading);
         let (client, limit) = (self.client.clone(), Duration::from_secs(copied.seconds.into()));
         tokio::spawn(async move {
             let whole = timeout(limit, async {

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use hearth_crds::routing::Measured;
 use tokio::time::Instant;
 
+use crate::load::Loads;
 use crate::metrics::Metrics;
 use crate::table::Table;
 
@@ -19,6 +21,7 @@ pub struct State {
     table: RwLock<Option<Arc<Table>>>,
     was_ready: AtomicBool,
     draining: AtomicBool,
+    loads: Loads,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }
@@ -42,12 +45,22 @@ impl State {
         }
         let mut place = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.keep_counts(place.as_deref());
+        table.count_in(&self.loads);
         *place = Some(Arc::new(table));
     }
 
-    /// Keeps the meter's windows, for ever.
+    /// What was counted by the table in force.
+    pub(crate) fn measured(&self) -> Measured {
+        let table = self.table();
+        let meter = table.as_ref().and_then(|table| table.meter());
+        let (loads, watched_seconds) = self.loads.read(Instant::now());
+        Measured { loads, watched_seconds, ..meter.map(|meter| meter.read()).unwrap_or_default() }
+    }
+
+    /// Keeps windows of what is counted, for ever.
     pub async fn mark_windows(&self) {
         loop {
+            self.loads.sample(Instant::now());
             if let Some(meter) = self.table().as_ref().and_then(|table| table.meter()) {
                 meter.mark(Instant::now());
             }

@@ -8,6 +8,7 @@ use hearth_crds::routing::{
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::load::{InFlightOf, Loads};
 use crate::meter::Meter;
 
 /// Most variants of a table: names are metric labels, whose number is bounded.
@@ -32,7 +33,7 @@ pub struct Table {
 }
 
 /// A backend with a share of the traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// Variant: `stable`, `canary`.
     pub name: String,
@@ -42,6 +43,8 @@ pub struct Target {
     pub authority: Authority,
     /// Share of requests, of [`Table::total`].
     pub weight: u32,
+    /// Requests of this revision that are in flight.
+    pub(crate) in_flight: InFlightOf,
 }
 
 /// Why a document is no routing table.
@@ -122,6 +125,19 @@ impl Table {
         };
         let meter = document.measure.clone().map(Meter::new);
         Ok(Self { document, targets, total, user_header, shadow, meter })
+    }
+
+    /// Counts requests in flight where `loads` does.
+    pub(crate) fn count_in(&mut self, loads: &Loads) {
+        let names = self.document.variants.iter().map(|variant| variant.revision.clone());
+        let shadow = self.document.shadow.iter().map(|shadow| shadow.revision.clone());
+        let counters = loads.follow(self.document.scaling, names.chain(shadow));
+        for target in
+            self.targets.iter_mut().chain(self.shadow.iter_mut().map(|(target, _)| target))
+        {
+            let counter = target.revision.to_str().ok().and_then(|name| counters.get(name));
+            target.in_flight.clone_from(counter.unwrap_or(&InFlightOf::default()));
+        }
     }
 
     /// Goes on with the counts of `before`, where it measures the same.
@@ -215,6 +231,7 @@ fn target(name: &str, revision: &str, backend: &str) -> Result<Target, TableErro
             backend: backend.to_owned(),
         })?,
         weight: 0,
+        in_flight: InFlightOf::default(),
     })
 }
 
@@ -267,7 +284,7 @@ mod tests {
             )]);
             let (target, counted) = table.pick(&headers).unwrap();
             assert!(counted);
-            assert_eq!(table.of_user(user.as_bytes()).unwrap(), target);
+            assert_eq!(table.of_user(user.as_bytes()).unwrap().name, target.name);
             target.name == CANARY
         };
         let mut before = vec![false; users.len()];
@@ -331,7 +348,7 @@ mod tests {
     fn an_empty_table_is_good_and_sends_requests_nowhere() {
         let empty = table(&[]).unwrap();
         assert_eq!(empty.total(), 0);
-        assert_eq!(empty.choose(0), None);
+        assert!(empty.choose(0).is_none());
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
 
 use crate::body::{AttemptBody, Upload};
 use crate::metrics::Metrics;
@@ -23,6 +24,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Longest that sent bytes may stay unacknowledged: a node that is gone is
 /// noticed, and the request sent elsewhere.
 const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
+/// Time between two attempts to reach a server that is starting.
+const HOLD_PAUSE: Duration = Duration::from_millis(250);
 const POOL_IDLE_LIMIT: Duration = Duration::from_secs(30);
 const POOL_IDLE_CONNECTIONS: usize = 256;
 
@@ -40,12 +43,13 @@ impl Upstream {
         Self { pooled: client(POOL_IDLE_CONNECTIONS), fresh: client(0) }
     }
 
-    /// Sends a request to `target`.
+    /// Sends a request to `target`. Where nobody can be reached, it is tried until `held_until`,
+    /// and a few times in any case.
     pub(crate) async fn send(
         &self,
         target: &Target,
         head: &Parts,
-        upload: &Upload,
+        (upload, held_until): (&Upload, Instant),
         metrics: &Metrics,
     ) -> Result<Response<Incoming>, Refusal> {
         let uri = uri(target, head);
@@ -69,7 +73,9 @@ impl Upstream {
             }
             let failure = classify(&error, upload.is_replayable());
             tracing::debug!(variant = target.name, attempts, ?failure, %error, "no answer");
-            let Some(wait) = retry::wait(failure, attempts, rand::random()) else {
+            let holds = failure == Attempt::NotConnected && Instant::now() < held_until;
+            let wait = retry::wait(failure, attempts, rand::random());
+            let Some(wait) = wait.or(holds.then_some(HOLD_PAUSE)) else {
                 return Err(give_up(failure, target, attempts));
             };
             metrics.retried(&target.name);
@@ -143,6 +149,7 @@ fn classify(error: &legacy::Error, replayable: bool) -> Attempt {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use std::sync::Arc;
 
     #[test]
     fn only_path_and_query_come_from_the_client() {
@@ -151,6 +158,7 @@ mod tests {
             revision: HeaderValue::from_static("r"),
             authority: "server:80".parse().unwrap(),
             weight: 100,
+            in_flight: Arc::default(),
         };
         for (asked, want) in [
             ("/a/b?c=%20d", "http://server:80/a/b?c=%20d"),

@@ -24,7 +24,7 @@ use crate::seen::Seen;
 
 /// Field manager of `spec.suspend`.
 const ADMISSION: &str = "hearth-admission";
-/// Field manager of a Job's number of pods.
+/// Field manager of a Job's or a Deployment's number of pods.
 const SCALE: &str = "hearth-scale";
 /// Field manager of a trial's `spec.stop`.
 const EARLY_STOPPING: &str = "hearth-early-stopping";
@@ -78,11 +78,15 @@ async fn perform(cx: &Context, namespace: &str, write: Write) -> Result<(), Appl
             patch(cx, namespace, &id, (&params, &body, "suspend")).await
         }
         Write::Scale(id, pods) => {
+            let spec = match id.kind {
+                Kind::Deployment => json!({"replicas": pods}),
+                _ => json!({"parallelism": pods, "completions": pods}),
+            };
             let body = json!({
                 "apiVersion": id.kind.api_version(),
                 "kind": id.kind.as_str(),
                 "metadata": {"name": id.name},
-                "spec": {"parallelism": pods, "completions": pods},
+                "spec": spec,
             });
             let params = PatchParams::apply(SCALE).force();
             patch(cx, namespace, &id, (&params, &body, "scale")).await

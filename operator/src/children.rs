@@ -146,7 +146,7 @@ pub struct Live {
     pub data: Option<BTreeMap<String, String>>,
     /// `spec.suspend` of a Job.
     pub suspended: bool,
-    /// `spec.completions` of a Job.
+    /// `spec.completions` of a Job, `spec.replicas` of a Deployment.
     pub pods: Option<i32>,
     /// It is being deleted.
     pub deleting: bool,
@@ -169,6 +169,8 @@ pub struct Plan {
     pub suspend: Option<bool>,
     /// How many pods each Job of the plan should have, where that may change.
     pub pods: Option<i32>,
+    /// How many pods these Deployments should have, where that follows the traffic.
+    pub scale: BTreeMap<ChildId, i32>,
     /// Trials that are to end before their time.
     pub stop: Vec<(ChildId, Stop)>,
     /// Pods on dead nodes that count as failed from now on.
@@ -195,7 +197,8 @@ pub enum Write {
     Update(ChildId, Value),
     /// Server-side apply of `spec.suspend` alone.
     Suspend(ChildId, bool),
-    /// Server-side apply of `spec.parallelism` and `spec.completions` alone.
+    /// Server-side apply of a Job's `spec.parallelism` and `spec.completions` alone, or of a
+    /// Deployment's `spec.replicas`.
     Scale(ChildId, i32),
     /// Server-side apply of `spec.stop` alone to the TrainingJob with this UID.
     Stop(ChildId, String, Stop),
@@ -240,7 +243,8 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
                     Child::ConfigMap(wanted) => wanted.data == there.data,
                     _ => true,
                 };
-                if hash != Some(there.hash.as_str()) || !same_data {
+                let same_pods = plan.scale.get(&id).is_none_or(|pods| there.pods == Some(*pods));
+                if hash != Some(there.hash.as_str()) || !same_data || !same_pods {
                     manifest["metadata"]["uid"] = json!(there.uid);
                     writes.push(Write::Update(id, manifest));
                 }
@@ -253,6 +257,16 @@ pub fn difference(plan: &Plan, live: &LiveChildren, owner: &str) -> Result<Vec<W
             && !there.deleting
         {
             writes.push(Write::Delete(id.clone(), there.uid.clone()));
+        }
+    }
+    let planned = |id: &ChildId| plan.children.iter().any(|child| child.id() == *id);
+    for (id, pods) in plan.scale.iter().filter(|(id, _)| !planned(id)) {
+        if let Some(there) = live.get(id)
+            && there.owner == owner
+            && !there.deleting
+            && there.pods != Some(*pods)
+        {
+            writes.push(Write::Scale(id.clone(), *pods));
         }
     }
     for (id, stop) in &plan.stop {

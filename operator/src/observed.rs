@@ -233,7 +233,7 @@ pub fn live(object: &Seen) -> Live {
     Live {
         data: object.data.clone(),
         suspended: object.spec.suspend.unwrap_or(false),
-        pods: object.spec.completions,
+        pods: object.spec.completions.or(object.spec.replicas),
         ..live_metadata(&object.metadata)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hearth_tests::cluster::{Namespace, Way, condition, reason, told};
+use hearth_tests::cluster::{Namespace, Way, await_value, condition, reason, told};
 use hearth_tests::{http, jobs, processes};
 use serde_json::{Value, json};
 
@@ -66,7 +66,9 @@ impl Load {
                             let revision = crate::rollout::revision_of(&answer.head).unwrap();
                             *seen.revisions.entry(revision).or_default() += 1;
                         }
-                        Ok(answer) => seen.failed.push(format!("{}: {}", answer.status, answer.body)),
+                        Ok(answer) => {
+                            seen.failed.push(format!("{}: {}", answer.status, answer.body))
+                        }
                         Err(error) => seen.failed.push(format!("{error:#}")),
                     }
                     drop(seen);
@@ -123,7 +125,7 @@ fn until(namespace: &Namespace, wanted: &str) -> Value {
 fn kill_servers(namespace: &Namespace, revision: &str) {
     let pods = format!("hearth.dev/revision={revision},app.kubernetes.io/component=server");
     for pod in namespace.list("pods", &pods).unwrap() {
-        for id in processes::of_pod(&pod, "hearth-worker").unwrap() {
+        for id in processes::of_pod(&pod, "serve").unwrap() {
             processes::signal(id, "KILL").unwrap();
         }
     }
@@ -172,7 +174,10 @@ fn a_canary_takes_over_and_a_bad_one_goes_without_a_failed_request() {
         .wait("modeldeployment", "shop", PATIENCE, |d| condition(d, "Degraded") == "True")
         .unwrap();
     assert!(told(&back, "Degraded").starts_with("TooSlow"), "{}", told(&back, "Degraded"));
-    assert_eq!((stable(&back), &back["status"]["rejected"]["revision"]), (new.clone(), &old.into()));
+    assert_eq!(
+        (stable(&back), &back["status"]["rejected"]["revision"]),
+        (new.clone(), &old.into())
+    );
     assert_eq!(condition(&back, "Ready"), "True");
     load.next(50);
     assert_eq!(load.next(200).into_keys().collect::<Vec<_>>(), [new]);
@@ -181,4 +186,37 @@ fn a_canary_takes_over_and_a_bad_one_goes_without_a_failed_request() {
     let few = &failed[..failed.len().min(5)];
     assert!(failed.is_empty(), "{} of {sent} failed: {few:#?}", failed.len());
     println!("{sent} requests, none failed");
+    servers_follow_the_traffic(&namespace, &way);
+}
+
+/// To zero, back for one request that waits, and up for many.
+fn servers_follow_the_traffic(namespace: &Namespace, way: &Way) {
+    let autoscaling = json!({"minReplicas": 0, "maxReplicas": 2, "targetRequestsInFlight": 1,
+        "scaleDownDelaySeconds": 10});
+    let mut object: Value = serde_json::from_str(&deployment("two", &json!({}))).unwrap();
+    object["spec"]["serving"]["autoscaling"] = autoscaling;
+    namespace.apply(&object.to_string()).unwrap();
+    let servers = "hearth.dev/name=shop,app.kubernetes.io/component=server";
+    let pods = || namespace.list("pods", servers);
+    await_value(PATIENCE, pods, &|pods| pods.is_empty()).unwrap();
+    let idle = namespace.get("modeldeployment", "shop").unwrap();
+    assert_eq!((condition(&idle, "Ready"), reason(&idle, "Ready")), ("True", "Idle"));
+
+    let begin = Instant::now();
+    let answer = http::post(&way.address, "/v1/classify", ASK).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    println!("from no server to an answer: {:.1} s", begin.elapsed().as_secs_f64());
+
+    let load = Load::begin(&way.address);
+    let two = |d: &Value| d["status"]["stable"]["replicas"] == 2;
+    namespace.wait("modeldeployment", "shop", PATIENCE, two).unwrap();
+    let both = |pods: &Vec<Value>| pods.iter().filter(|pod| is_ready(pod)).count() == 2;
+    await_value(PATIENCE, pods, &both).unwrap();
+    let (sent, failed) = load.end();
+    assert!(failed.is_empty(), "{} of {sent} failed: {failed:#?}", failed.len());
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }

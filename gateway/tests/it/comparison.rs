@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::any;
 use bytes::Bytes;
 use hearth_crds::routing::{
-    CANARY, Measure, Measured, Outcomes, RoutingTable, SHADOW, STABLE, Shadow, Split, Variant,
-    VariantFigures,
+    CANARY, Measure, Measured, Outcomes, RoutingTable, SHADOW, STABLE, Scaling, Shadow, Split,
+    Variant, VariantFigures,
 };
 use hearth_gateway::table::Table;
 
@@ -169,4 +170,27 @@ async fn copies_are_measured_and_no_client_sees_them() {
     );
     assert_eq!(status(&gateway.raw(&request).await), 200);
     assert!(gateway.figure("hearth_gateway_shadow_skipped_total") >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_the_first_server_and_is_seen_to_wait() {
+    let address = crate::support::listen().await.local_addr().unwrap();
+    let mut table = to(address);
+    table.scaling = Some(Scaling { window_seconds: 60, hold_seconds: 15 });
+    let gateway = Running::start(Some(table)).await;
+    let state = Arc::clone(&gateway.state);
+    tokio::spawn(async move { state.mark_windows().await });
+    let at = gateway.address;
+    let waiting = tokio::spawn(async move { raw(at, &get("/v1/classify")).await });
+    // Longer than a server that merely went away is waited for.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let load = measured(&gateway).await.loads.remove(0);
+    assert!(load.revision == "r1" && load.recent > 0.4, "{load:?}");
+    assert!(!waiting.is_finished());
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let router = Router::new().fallback(any(async || "awake"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let answer = soon(waiting).await.unwrap();
+    assert!(status(&answer) == 200 && answer.ends_with("awake"), "{answer}");
+    assert!(gateway.figure("hearth_gateway_in_flight_requests") < 1.0);
 }

@@ -64,7 +64,7 @@ pub async fn observe(
     if someone_must_go(&seen, target.as_ref()) {
         seen.gateways_at = Some(Box::pin(ask_routes(cx, &gateways)).await);
     }
-    if seen.record.current.is_some() {
+    if seen.record.current.is_some() || valid.spec.serving.autoscaling.is_some() {
         seen.measured = Box::pin(ask_figures(cx, &gateways)).await;
     }
     seen.silent_nodes = cx.silent_nodes(suspects(&seen.quantize_pods)).await?;

@@ -7,6 +7,7 @@ pub mod plan;
 pub mod policy;
 pub mod report;
 pub mod rollout;
+pub mod scale;
 pub mod target;
 pub mod validate;
 

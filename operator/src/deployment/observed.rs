@@ -44,7 +44,8 @@ pub struct Observed {
     /// The revisions that each running gateway sends traffic to; asked only
     /// while an old revision waits to go. `None` where a gateway did not say.
     pub gateways_at: Option<Vec<Option<BTreeSet<String>>>>,
-    /// What each running gateway has counted; asked only during a rollout.
+    /// What each running gateway has counted; asked only during a rollout, and where servers are
+    /// scaled.
     pub measured: Vec<Option<Measured>>,
     /// Nodes of pods that should have ended, where the node does not answer.
     pub silent_nodes: BTreeSet<String>,

@@ -63,7 +63,7 @@ pub fn of(valid: &ValidDeployment, model: &Model, worker_image: &str) -> Option<
         None => uri.clone(),
     };
     let artifact = artifact.map(|(artifact, _)| artifact);
-    let serving = Serving { replicas: 0, ..valid.spec.serving.clone() };
+    let serving = Serving { replicas: 0, autoscaling: None, ..valid.spec.serving.clone() };
     let settings = (&serving, valid.spec.gateway.max_body_bytes, worker_image);
     let made = artifact.as_ref().map(|artifact| artifact.id.as_str());
     let revision = names::digest(&(served.to_string(), digest, made, settings));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use hearth_crds::pod::PodPlacement;
 use hearth_crds::routing::{
-    CANARY, GATEWAY_ADMIN_PORT, GATEWAY_PORT, Limits, ROUTING_KEY, RoutingTable, STABLE, Shadow,
-    Split, Variant,
+    CANARY, GATEWAY_ADMIN_PORT, GATEWAY_PORT, Limits, ROUTING_KEY, RoutingTable, STABLE, Scaling,
+    Shadow, Split, Variant,
 };
 use hearth_crds::worker_config::SERVE_PORT;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
@@ -123,6 +123,10 @@ fn table(frame: &Frame<'_>, decision: &Decision, name: &str) -> ConfigMap {
         split: split.unwrap_or_default(),
         shadow,
         measure: canary.map(|canary| canary.measure.clone()),
+        scaling: valid.spec.serving.autoscaling.as_ref().map(|autoscaling| Scaling {
+            window_seconds: autoscaling.scale_down_delay_seconds.unsigned_abs(),
+            hold_seconds: autoscaling.activation_timeout_seconds.unsigned_abs(),
+        }),
         ..RoutingTable::new(valid.name.clone(), stable.chain(tried).collect(), limits)
     };
     let mut metadata = frame.parent.child_meta(name, GATEWAY);

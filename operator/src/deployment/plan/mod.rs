@@ -12,7 +12,7 @@ use frame::Frame;
 use crate::children::{Child, ChildId, Kind, LiveChildren, Plan};
 use crate::deployment::marks::QUANTIZE;
 use crate::deployment::policy::Decision;
-use crate::deployment::target::Target;
+use crate::deployment::target::{Target, server_name};
 use crate::deployment::validate::ValidDeployment;
 use crate::settings::Settings;
 
@@ -40,7 +40,12 @@ pub fn build(
     let prune = superfluous(valid, &children, decision, live);
     // Whether to compress is no one else's to say.
     let lost_pods = decision.lost_pods.clone();
-    Plan { children, prune, suspend: Some(false), lost_pods, ..Plan::default() }
+    let scale = decision.replicas.iter().map(|(revision, replicas)| {
+        let name = server_name(valid, revision);
+        (ChildId { kind: Kind::Deployment, name }, *replicas)
+    });
+    let scale = scale.collect();
+    Plan { children, prune, scale, suspend: Some(false), lost_pods, ..Plan::default() }
 }
 
 /// Live objects of revisions that are not to be kept, and what the others need no more. What

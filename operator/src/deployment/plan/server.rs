@@ -63,7 +63,9 @@ pub(super) fn children(frame: &Frame<'_>, target: &Target, decision: &Decision) 
         Child::NetworkPolicy(wall(frame)),
         Child::Deployment(Box::new(deployment(frame, target, decision, &name))),
     ];
-    if frame.valid.spec.serving.replicas > 1 {
+    let serving = &frame.valid.spec.serving;
+    let most = serving.autoscaling.as_ref().map_or(serving.replicas, |auto| auto.max_replicas);
+    if most > 1 {
         children.push(budget(meta(), selector()));
     }
     children
@@ -115,10 +117,12 @@ fn deployment(frame: &Frame<'_>, target: &Target, decision: &Decision, name: &st
     notes.extend(made.map(|id| (ANNOTATION_ARTIFACT.into(), id)));
     let report = decision.compression.as_ref().and_then(|r| serde_json::to_string(r).ok());
     notes.extend(report.map(|text| (ANNOTATION_COMPRESSION.into(), text)));
+    let scaled = decision.replicas.get(&target.revision);
+    let replicas = scaled.copied().unwrap_or(frame.valid.spec.serving.replicas);
     Deployment {
         metadata,
         spec: Some(DeploymentSpec {
-            replicas: Some(frame.valid.spec.serving.replicas),
+            replicas: Some(replicas),
             selector: frame.selector(SERVER, &target.revision),
             strategy: Some(never_fewer()),
             // Endpoints reach every node within this time, in practice.

@@ -7,7 +7,7 @@
 mod compress;
 mod traffic;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_crds::model_deployment::CompressionReport;
 use hearth_crds::routing::Measure;
@@ -15,6 +15,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::observed::{Model, Observed, Workload};
 use super::rollout::{Counted, Record, Step};
+use super::scale;
 use super::target::Target;
 use super::validate::ValidDeployment;
 use crate::children::LostPod;
@@ -40,6 +41,8 @@ pub struct Decision {
     pub canary: Option<Canary>,
     /// When a revision last lost its traffic.
     pub routed_at: Option<Timestamp>,
+    /// Servers that each revision should have, where they follow the traffic.
+    pub replicas: BTreeMap<String, i32>,
     /// How far a rollout is.
     pub record: Record,
     /// What gateways counted of the present step.
@@ -140,11 +143,45 @@ pub fn decide(
     if !traffic::drained(valid, &after, seen, now, decision.routed_at) {
         decision.keep.extend(seen.servers.keys().cloned());
     }
+    decision.replicas = replicas(valid, target, seen, &decision);
     // A compression stays as long as what is served of it.
     let kept = seen.servers.iter().filter(|(revision, _)| decision.keep.contains(*revision));
     let made: Vec<_> = kept.filter_map(|(_, server)| server.artifact.clone()).collect();
     decision.keep.extend(made);
     decision
+}
+
+/// Servers of each revision that has traffic or is to get it.
+fn replicas(
+    valid: &ValidDeployment,
+    target: Option<&Target>,
+    seen: &Observed,
+    decision: &Decision,
+) -> BTreeMap<String, i32> {
+    let Some(autoscaling) = &valid.spec.serving.autoscaling else { return BTreeMap::new() };
+    let there = |revision: &str| seen.servers.get(revision).map(|server| server.wanted);
+    let by_traffic = |revision: &str, now: i32| {
+        let traffic = scale::traffic(autoscaling, &seen.measured, revision);
+        scale::wanted(autoscaling, now, &traffic)
+    };
+    let begin = valid.spec.serving.replicas;
+    let mut all = BTreeMap::new();
+    let old = decision.route.as_ref().map(|stable| {
+        let now = there(stable).unwrap_or(begin);
+        let wanted = by_traffic(stable, now);
+        // While another is tried, it must be able to take all traffic back.
+        let wanted = if decision.record.current.is_some() { wanted.max(now) } else { wanted };
+        all.insert(stable.clone(), wanted);
+        wanted
+    });
+    let tried = target.filter(|target| Some(&target.revision) != decision.route.as_ref());
+    if let Some(target) = tried.filter(|_| decision.serve) {
+        // One that starts at all proves that it can.
+        let least = old.unwrap_or(begin).max(1);
+        let now = there(&target.revision).unwrap_or(least).max(least);
+        all.insert(target.revision.clone(), by_traffic(&target.revision, now).max(1));
+    }
+    all
 }
 
 fn step(

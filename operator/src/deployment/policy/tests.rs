@@ -239,6 +239,7 @@ fn counts(decision: &Decision, requests: u64, failed: u64) -> Vec<Option<Measure
     vec![Some(Measured {
         id: decision.canary.as_ref().unwrap().measure.id.clone(),
         variants: vec![of(STABLE, Figures::default()), of(CANARY, figures)],
+        ..Measured::default()
     })]
 }
 
@@ -369,4 +370,62 @@ fn a_spec_that_goes_back_ends_the_rollout() {
     let record = Record { current: None, rejected: Some(rejected) };
     let seen = Observed { record: record.clone(), ..after(&back, &seen) };
     assert_eq!(decide(&canary(), Some(&old), &seen, at(20)).record, record, "it is remembered");
+}
+
+/// A deployment whose servers follow the traffic.
+fn scaled(change: impl FnOnce(&mut serde_json::Value)) -> ValidDeployment {
+    let object = sample(|d| {
+        d["spec"]["serving"] = json!({"replicas": 2, "autoscaling": {"minReplicas": 0,
+            "maxReplicas": 8, "targetRequestsInFlight": 4, "scaleDownDelaySeconds": 60}});
+        change(d);
+    });
+    validate::deployment(&object).unwrap()
+}
+
+fn load(revisions: &[(&str, f64)]) -> Vec<Option<Measured>> {
+    let of = |(revision, load): &(&str, f64)| hearth_crds::routing::Load {
+        revision: (*revision).into(),
+        recent: *load,
+        peak: *load,
+    };
+    let loads = revisions.iter().map(of).collect();
+    vec![Some(Measured { loads, watched_seconds: 60, ..Measured::default() })]
+}
+
+#[test]
+fn servers_follow_the_traffic_and_none_is_left_where_nobody_asks() {
+    let (old, new, seen) = two_revisions();
+    let valid = scaled(|_| {});
+    let alone = Observed { servers: [server(&old, true)].into(), ..seen.clone() };
+    for (in_flight, want) in [(0.0, 0), (3.0, 1), (13.0, 4), (99.0, 8)] {
+        let seen = Observed { measured: load(&[(&old.revision, in_flight)]), ..alone.clone() };
+        let decision = decide(&valid, Some(&old), &seen, at(0));
+        assert_eq!(decision.replicas, [(old.revision.clone(), want)].into(), "{in_flight}");
+        assert_eq!(decision.stage, Stage::Live);
+    }
+    let first = Observed { routing: None, servers: BTreeMap::new(), ..alone.clone() };
+    let quantize = Observed {
+        quantize: Some(job(JobEnd::Complete { at: Some(at(5)) })),
+        quantize_pods: quantized(0, 0.98, 0.979),
+        ..first
+    };
+    let begin = decide(&valid, Some(&old), &quantize, at(6));
+    assert_eq!(begin.replicas, [(old.revision.clone(), 2)].into(), "as many as the spec says");
+
+    // A new revision begins with as many servers as the old one has, which keeps its own.
+    let canary = scaled(|d| {
+        d["spec"]["rollout"] = json!({"strategy": "Canary", "steps": [{"weight": 100}]});
+    });
+    let mut seen = seen;
+    seen.servers.get_mut(&old.revision).unwrap().wanted = 5;
+    seen.measured = load(&[(&old.revision, 18.0), (&new.revision, 0.0)]);
+    let tried = decide(&canary, Some(&new), &seen, at(0));
+    let want = [(old.revision.clone(), 5), (new.revision.clone(), 5)].into();
+    assert_eq!(tried.replicas, want);
+    seen = after(&tried, &seen);
+    seen.servers.get_mut(&new.revision).unwrap().wanted = 5;
+    seen.measured = load(&[(&old.revision, 0.0), (&new.revision, 30.0)]);
+    let moved = decide(&canary, Some(&new), &seen, at(10));
+    let want = [(old.revision.clone(), 5), (new.revision.clone(), 8)].into();
+    assert_eq!(moved.replicas, want, "the old one could take all of it back");
 }

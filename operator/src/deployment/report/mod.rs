@@ -184,6 +184,7 @@ fn revision_status(
             Some(_) => decision.compression.clone(),
             None => server.and_then(|s| s.compression.clone()),
         },
+        replicas: decision.replicas.get(revision).copied(),
         traffic: None,
     }
 }
@@ -247,6 +248,9 @@ fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>
             if answers { "Ready" } else { "Starting" },
             vec![progressing("Switching", "The old revision ends its requests."), well()],
         ),
+        Stage::Live if !answers => {
+            ("Idle", vec![still("Complete", "The wanted revision is served."), well()])
+        }
         Stage::Live => ("Ready", vec![still("Complete", "The wanted revision is served."), well()]),
     };
     let mut found = vec![ready(seen, decision, answers)];
@@ -257,17 +261,30 @@ fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>
 /// Whether the address answers: a gateway is there, and a server behind it.
 fn answers(seen: &Observed, decision: &Decision) -> bool {
     let served = decision.route.as_ref().and_then(|revision| seen.servers.get(revision));
-    served.is_some_and(|server| server.available > 0)
-        && seen.gateway.as_ref().is_some_and(|gateway| gateway.available > 0)
+    served.is_some_and(|server| server.available > 0) && gateway_is_there(seen)
+}
+
+fn gateway_is_there(seen: &Observed) -> bool {
+    seen.gateway.as_ref().is_some_and(|gateway| gateway.available > 0)
 }
 
 fn ready(seen: &Observed, decision: &Decision, answers: bool) -> Finding {
+    let idle = |revision: &String| {
+        seen.servers.get(revision).is_some_and(|server| server.wanted == 0)
+            && decision.replicas.get(revision) == Some(&0)
+    };
     match (&decision.route, answers) {
+        (Some(revision), false) if idle(revision) && gateway_is_there(seen) => {
+            let message = format!(
+                "Nobody asks: revision {revision} has no server. The next request starts one."
+            );
+            finding(types::READY, Truth::True, "Idle", message)
+        }
         (Some(revision), true) => {
             let message = format!("Revision {revision} answers.");
             finding(types::READY, Truth::True, "Serving", message)
         }
-        (Some(revision), false) if seen.gateway.as_ref().is_none_or(|g| g.available == 0) => {
+        (Some(revision), false) if !gateway_is_there(seen) => {
             let message = format!("Revision {revision} waits for the gateway.");
             finding(types::READY, Truth::False, "GatewayNotReady", message)
         }
@@ -311,6 +328,16 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
             format!("Step {at}: revision {revision} gets {weight} % of the traffic."),
         );
     }
+    let servers = |status: &ModelDeploymentStatus| {
+        let stable = status.stable.as_ref()?;
+        Some((stable.revision.clone(), stable.replicas?))
+    };
+    if let (Some((revision, from)), Some((same, to))) = (servers(before), servers(after))
+        && revision == same
+        && from != to
+    {
+        say(false, "Scaled", format!("Revision {revision} gets {to} servers instead of {from}."));
+    }
     let verdict = |status: &ModelDeploymentStatus| status.experiment.as_ref()?.verdict;
     if let Some(found) = verdict(after).filter(|new| Some(new) != verdict(before).as_ref()) {
         say(false, "Compared", format!("The comparison of users has a verdict: {found:?}."));
@@ -327,9 +354,9 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
 
 /// When to look again.
 fn look_again(verdict: &Verdict<'_>) -> Action {
-    let seconds = |s| Action::requeue(Duration::from_secs(s));
     let Verdict::Stage(valid, _, seen, decision) = verdict else { return Action::requeue(RESYNC) };
-    match &decision.stage {
+    let seconds = Duration::from_secs;
+    let by_stage = match &decision.stage {
         _ if !seen.silent_nodes.is_empty() => seconds(5),
         Stage::Draining => seconds(2),
         Stage::RollingOut { .. } => seconds(traffic::look_every(valid)),
@@ -343,6 +370,11 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
         | Stage::RolledBack { .. }
         | Stage::Starting(_)
         | Stage::Stuck(_)
-        | Stage::Live => Action::requeue(RESYNC),
-    }
+        | Stage::Live => RESYNC,
+    };
+    // Somebody may be waiting for a first server.
+    let idle = decision.replicas.values().any(|servers| *servers == 0);
+    let by_traffic = seconds(if idle { 1 } else { 5 });
+    let scaled = !decision.replicas.is_empty();
+    Action::requeue(if scaled { by_stage.min(by_traffic) } else { by_stage })
 }

@@ -145,7 +145,7 @@ fn a_comparison_is_judged_once_and_followed_as_the_spec_says() {
 fn counts_of_gateways_add_up_and_those_of_other_steps_are_left_out() {
     let of = |id: &str, requests| {
         let variants = good(CANARY, requests).variants;
-        Some(Measured { id: id.into(), variants })
+        Some(Measured { id: id.into(), variants, ..Measured::default() })
     };
     let requests = |counted: &Counted| counted.of(CANARY).map(|f| f.total.requests);
     for (case, answers, complete, want) in [
