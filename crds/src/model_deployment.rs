@@ -214,6 +214,10 @@ pub struct Serving {
     /// Requests that may wait before new ones are answered with 429.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_queue_depth: i32,
+    /// Memory in each pod for answers of a classifier that were computed before: equal texts are
+    /// then computed once. 0 computes each anew. What is kept are hashes and scores, no texts.
+    #[schemars(range(min = 0, max = 1_099_511_627_776i64))]
+    pub response_cache_bytes: i64,
     /// Resources of each pod.
     pub resources: Resources,
     /// Which nodes, and how.
@@ -228,6 +232,8 @@ impl Default for Serving {
             max_batch_size: 32,
             max_batch_delay_milliseconds: 2,
             max_queue_depth: 1024,
+            // Some 70,000 answers, in a twentieth of what libtorch takes itself.
+            response_cache_bytes: 16 << 20,
             resources: Resources::default(),
             placement: PodPlacement::default(),
         }

@@ -8,12 +8,12 @@ use tokio::sync::oneshot;
 
 use super::metrics::BatchMetrics;
 use super::queue::{Bounds, Next, Queue};
-use crate::backlog::Refused;
+use crate::backlog::{Refused, can_wait};
 use crate::data::collate;
 use crate::model::{Dropout, Model, ModelError};
 
-/// Probabilities of the classes, in the order of their ids.
-pub type Scores = Vec<f32>;
+/// Probabilities of the classes, in the order of their ids. Shared with whoever asks again.
+pub type Scores = Arc<[f32]>;
 
 /// One text, and where its scores go.
 struct Item {
@@ -39,6 +39,7 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    depth: usize,
 }
 
 struct Shared {
@@ -56,6 +57,7 @@ impl Engine {
         bounds: Bounds,
         metrics: Arc<BatchMetrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let depth = bounds.depth;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::new(bounds)),
             arrived: Condvar::new(),
@@ -66,7 +68,12 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name("compute".to_owned())
             .spawn(move || own.compute(&model))?;
-        Ok((Self { shared }, thread))
+        Ok((Self { shared, depth }, thread))
+    }
+
+    /// Refuses what could never wait.
+    pub fn check(&self, texts: usize) -> Result<(), Refused> {
+        can_wait(texts, self.depth)
     }
 
     /// The scores of texts that were tokenized, in their order.
@@ -174,7 +181,8 @@ impl TextClassifier {
             let batch = collate(rows, self.pad, self.device)?;
             let logits = self.classifier.logits(&batch, Dropout::Off)?;
             let scores = logits.f_softmax(-1, Kind::Float)?.f_to_device(Device::Cpu)?;
-            Ok(Vec::<Scores>::try_from(&scores)?)
+            let rows = Vec::<Vec<f32>>::try_from(&scores)?;
+            Ok(rows.into_iter().map(Scores::from).collect())
         })
     }
 }

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
+use super::cache::AnswerCache;
 use super::common::{self, Common, Failure};
 use super::engine::{Engine, EngineError, Scores};
 use super::{classify, inference};
@@ -26,6 +27,8 @@ pub struct Server {
     pub encoder: TextEncoder,
     /// The way to the model.
     pub engine: Engine,
+    /// Answers that were computed before.
+    pub cache: Option<AnswerCache>,
 }
 
 impl From<EngineError> for Failure {
@@ -96,6 +99,7 @@ impl Server {
         if texts.is_empty() {
             return Err(Failure::bad_request("there is no text to classify"));
         }
+        self.engine.check(texts.len())?;
         let server = self.clone();
         // A long text takes milliseconds: not on the threads that serve others.
         let encoded = tokio::task::spawn_blocking(move || {
@@ -107,7 +111,16 @@ impl Server {
             message: format!("the tokenizer failed: {error}"),
         })?
         .map_err(|error| Failure::bad_request(format!("the text cannot be tokenized: {error}")))?;
-        Ok(self.engine.scores(encoded).await?)
+        Ok(match &self.cache {
+            None => self.engine.scores(encoded).await?,
+            Some(cache) => {
+                let compute = |texts| {
+                    let engine = self.engine.clone();
+                    async move { engine.scores(texts).await }
+                };
+                cache.answers(encoded, compute).await?
+            }
+        })
     }
 }
 

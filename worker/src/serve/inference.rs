@@ -97,7 +97,7 @@ impl Request {
 
     /// The tensors that were asked for.
     pub fn outputs(&self, labels: &[String], scores: &[Scores]) -> Vec<Value> {
-        let best: Vec<usize> = scores.iter().map(likeliest).collect();
+        let best: Vec<usize> = scores.iter().map(|scores| likeliest(scores)).collect();
         let names: Vec<&str> =
             best.iter().map(|id| labels.get(*id).map_or("", String::as_str)).collect();
         let count = scores.len();
@@ -108,7 +108,7 @@ impl Request {
                 "name": "scores",
                 "shape": [count, labels.len()],
                 "datatype": "FP32",
-                "data": scores.concat(),
+                "data": scores.iter().flat_map(|scores| scores.iter()).collect::<Vec<_>>(),
             }),
         ];
         let wanted = |tensor: &Value| match &self.outputs {
@@ -135,7 +135,7 @@ pub fn metadata(name: &str, revision: &str, labels: &[String]) -> Value {
     })
 }
 
-fn likeliest(scores: &Scores) -> usize {
+fn likeliest(scores: &[f32]) -> usize {
     let best = scores.iter().enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other));
     best.map_or(0, |(id, _)| id)
 }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn outputs_are_those_asked_for() {
         let labels = ["ham", "spam"].map(str::to_owned);
-        let scores = vec![vec![0.25, 0.75], vec![0.5, 0.5]];
+        let scores = [[0.25, 0.75], [0.5, 0.5]].map(Scores::from);
         let mut request: Request = serde_json::from_value(json!({ "inputs": [tensor()] })).unwrap();
         let outputs = request.outputs(&labels, &scores);
         assert_eq!(outputs[0]["data"], json!(["spam", "spam"]));

@@ -1,10 +1,11 @@
 //! `hearth-worker serve`: a model over HTTP.
 //!
 //! Classifiers: [`queue`] decides what is computed together, [`engine`] has the one thread that
-//! computes, [`http`] the routes; [`classify`] and [`inference`] are the two protocols. Language
-//! models: [`openai`] is the protocol, [`crate::generate`] makes the texts. [`common`] is what both
-//! share.
+//! computes, [`cache`] what was computed before, [`http`] the routes; [`classify`] and
+//! [`inference`] are the two protocols. Language models: [`openai`] is the protocol,
+//! [`crate::generate`] makes the texts. [`common`] is what both share.
 
+pub mod cache;
 pub mod classify;
 pub mod common;
 pub mod engine;
@@ -40,6 +41,7 @@ use crate::generate::language::Vocabulary;
 use crate::generate::metrics::GenerationMetrics;
 use crate::generate::{self, schedule};
 use crate::model::{Head, ModelConfig, saved_head};
+use cache::{AnswerCache, CacheMetrics};
 use common::Common;
 use engine::{Engine, TextClassifier};
 use http::Server;
@@ -160,12 +162,20 @@ impl Loaded {
         match self {
             Self::Classifier(model, encoder) => {
                 let labels = model.classifier.labels().names().to_vec();
-                let (metrics, figures) = ServingMetrics::with(BatchMetrics::new);
+                let bytes = config.response_cache_bytes;
+                let (metrics, (figures, cached)) = ServingMetrics::with(|registry| {
+                    let cached = (bytes > 0).then(|| CacheMetrics::new(registry));
+                    (BatchMetrics::new(registry), cached)
+                });
+                let cache = cached.map(|figures| {
+                    AnswerCache::new(bytes, &config.revision, labels.len(), figures)
+                });
                 let (engine, thread) =
                     Engine::start(model, bounds, Arc::new(figures)).map_err(ServeError::Serve)?;
                 let common = common(metrics);
                 let closing = engine.clone();
-                let server = Server { common: common.clone(), labels, encoder: *encoder, engine };
+                let server =
+                    Server { common: common.clone(), labels, encoder: *encoder, engine, cache };
                 let router = http::router(&Arc::new(server));
                 Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
             }

@@ -243,6 +243,55 @@ fn texts_that_come_together_are_computed_together() {
 }
 
 #[test]
+fn a_cache_changes_no_byte_and_computes_equal_texts_once() {
+    let plain = Server::start(|_| ());
+    let cached = Server::start(|config| config["responseCacheBytes"] = (1 << 20).into());
+    let infer = |server: &Server, text: &str| {
+        let tensor = json!({"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]});
+        server.post("/v2/models/tiny/infer", &json!({ "inputs": [tensor] }).to_string()).body
+    };
+    for _ in 0..2 {
+        for text in TEXTS {
+            assert_eq!(cached.classify(&json!(text)).body, plain.classify(&json!(text)).body);
+            assert_eq!(infer(&cached, text), infer(&plain, text));
+        }
+    }
+    let figures = |server: &Server| {
+        ["cache_hits_total", "cache_misses_total", "batch_size_sum"]
+            .map(|name| server.metric(&format!("hearth_inference_{name}")).to_string())
+    };
+    assert_eq!(figures(&cached), ["12", "4", "4"]);
+    assert!(cached.metric("hearth_inference_cache_bytes") > 4.0 * 32.0);
+
+    // Case and spaces are nothing to this tokenizer; another text is computed beside them.
+    let batch = json!(["FREE  offer", "lunch", "free offer", "a report"]);
+    let outputs = cached.classify(&batch).json()["outputs"].take();
+    assert_eq!(outputs[0], outputs[2]);
+    assert_eq!(outputs[1], cached.classify(&json!("lunch")).json()["outputs"][0]);
+    assert_eq!(figures(&cached), ["16", "5", "5"]);
+    let many = json!(vec!["lunch"; 65]);
+    let refused = [&plain, &cached].map(|server| server.classify(&many).body);
+    assert_eq!(refused[0], refused[1]);
+    assert!(refused[0].contains("at most 64 can be queued"), "{}", refused[0]);
+}
+
+#[test]
+fn equal_texts_that_come_together_are_computed_once() {
+    let server = Server::start(|config| {
+        config["maxBatchDelayMilliseconds"] = 200.into();
+        config["responseCacheBytes"] = (1 << 20).into();
+    });
+    let port = server.port;
+    let ask = move || send(port, "POST", "/v1/classify", r#"{"inputs": "lunch"}"#).unwrap();
+    let clients: Vec<_> = (0..8).map(|_| std::thread::spawn(ask)).collect();
+    let answers: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert!(answers.iter().all(|answer| answer.body == answers[0].body));
+    assert!((server.metric("hearth_inference_batch_size_sum") - 1.0).abs() < 0.5);
+    assert!((server.metric("hearth_inference_cache_hits_total") - 7.0).abs() < 0.5);
+}
+
+#[test]
 fn bad_requests_are_answered_with_a_sentence() {
     let server = Server::start(|_| ());
     let large = json!({"inputs": "x".repeat(70_000)}).to_string();

@@ -86,6 +86,7 @@ fn config(frame: &Frame<'_>, target: &Target) -> ServeConfig {
         max_batch_delay_milliseconds: count(serving.max_batch_delay_milliseconds),
         max_queue_depth: count(serving.max_queue_depth),
         max_body_bytes: valid.spec.gateway.max_body_bytes.unsigned_abs(),
+        response_cache_bytes: serving.response_cache_bytes.unsigned_abs(),
         port: SERVE_PORT,
     }
 }
