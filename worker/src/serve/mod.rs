@@ -2,9 +2,11 @@
 //!
 //! Classifiers: [`queue`] decides what is computed together, [`engine`] has the one thread that
 //! computes, [`cache`] what was computed before, [`http`] the routes; [`classify`] and
-//! [`inference`] are the two protocols. Language models: [`openai`] is the protocol,
-//! [`crate::generate`] makes the texts. [`common`] is what both share.
+//! [`inference`], whose tensors may be [`binary`], are the two protocols. Language
+//! models: [`openai`] is the protocol, [`crate::generate`] makes the texts. [`common`] is what both
+//! share.
 
+pub mod binary;
 pub mod cache;
 pub mod classify;
 pub mod common;

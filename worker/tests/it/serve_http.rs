@@ -306,6 +306,7 @@ fn bad_requests_are_answered_with_a_sentence() {
         ("/v1/classify", &many, 400, "at most 64 can be queued"),
         ("/v2/models/other/infer", "{}", 404, "this server has \"tiny\""),
         ("/v2/models/tiny/infer", r#"{"inputs": []}"#, 400, "the model has one"),
+        ("/v2/models/tiny/versions/r2/infer", "{}", 404, "this server has \"r1\""),
         ("/v1/embeddings", "{}", 404, "texts go to POST /v1/classify"),
     ] {
         let answer = server.post(path, body);
