@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Other people's clients against `hearth-worker serve`, on loopback: Triton's with a tiny classifier,
-# OpenAI's with SmolLM2-135M. $HEARTH_BIN holds the worker (make build). Takes a minute, most of it
+# OpenAI's with MiniLM's embeddings and with SmolLM2-135M. $HEARTH_BIN holds the worker (make build). Takes a minute, most of it
 # for the language model's sentences.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -10,6 +10,7 @@ HEARTH_BIN=${bin:-$HEARTH_BIN}
 [ -n "${LIBTORCH:-}" ] || eval "$(tests/setup/libtorch.sh)"
 clients=$(tests/serving/setup.sh)
 smollm2=$(tests/setup/smollm2.sh)
+data=$(tests/setup/data.sh)
 hearth_work serving-test
 server=
 leave() {
@@ -49,9 +50,14 @@ serve tiny "$tiny" 64
 "$clients/venv/bin/python" tests/serving/inference.py "$address" "$tiny"
 stop
 
+serve minilm "$data/minilm" 64
+export OPENAI_BASE_URL=http://$address/v1 OPENAI_API_KEY=none
+"$clients/venv/bin/python" tests/serving/embeddings.py tests/parity/fixtures/minilm-embeddings.json
+stop
+
 "$HEARTH_BIN/hearth-worker" import --gguf "$smollm2/model.gguf" --output "$work/model" --dtype bf16 2>"$work/import.log"
 serve smollm2 "$work/model" 8
-export OPENAI_BASE_URL=http://$address/v1 OPENAI_API_KEY=none
+export OPENAI_BASE_URL=http://$address/v1
 "$clients/venv/bin/python" tests/serving/suite.py
 # Modules are looked for beside the file.
 ln -s "$clients/node_modules" "$work/node_modules"

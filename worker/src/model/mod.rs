@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod decoder;
+pub mod embedder;
 pub mod family;
 pub mod generate;
 pub mod loader;

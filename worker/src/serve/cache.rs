@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, GuardResult};
 
-use super::engine::Scores;
+use super::engine::Answer;
 
 /// Hash of a revision and of a text's tokens.
 type Key = [u8; 32];
@@ -26,7 +26,7 @@ const ENTRY_BYTES: u64 = 224;
 /// Answers, bounded in bytes. What was asked for once goes before what was asked for often.
 #[derive(Debug)]
 pub struct AnswerCache {
-    answers: Cache<Key, Scores, Bytes>,
+    answers: Cache<Key, Answer, Bytes>,
     revision: blake3::Hasher,
     metrics: CacheMetrics,
 }
@@ -35,9 +35,9 @@ pub struct AnswerCache {
 #[derive(Clone, Debug)]
 struct Bytes;
 
-impl Weighter<Key, Scores> for Bytes {
-    fn weight(&self, _key: &Key, scores: &Scores) -> u64 {
-        entry_bytes(scores.len())
+impl Weighter<Key, Answer> for Bytes {
+    fn weight(&self, _key: &Key, answer: &Answer) -> u64 {
+        entry_bytes(answer.len())
     }
 }
 
@@ -79,17 +79,17 @@ impl AnswerCache {
 
     /// Answers of texts that were tokenized, in their order. Those that are not here are given to
     /// `compute`, each once, which gives one answer a text.
-    pub async fn answers<E, F: Future<Output = Result<Vec<Scores>, E>>>(
+    pub async fn answers<E, F: Future<Output = Result<Vec<Answer>, E>>>(
         &self,
         texts: Vec<Vec<u32>>,
         compute: impl Fn(Vec<Vec<u32>>) -> F,
-    ) -> Result<Vec<Scores>, E> {
+    ) -> Result<Vec<Answer>, E> {
         let Distinct { mut texts, keys, places } = self.distinct(texts);
-        let mut found = vec![Scores::from([]); keys.len()];
+        let mut found = vec![Answer::from([]); keys.len()];
         let (mut guards, mut wanted, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
         for (index, key) in keys.iter().enumerate() {
             match self.answers.get_value_or_guard(key, Some(Duration::ZERO)) {
-                GuardResult::Value(scores) => found[index] = scores,
+                GuardResult::Value(answer) => found[index] = answer,
                 GuardResult::Guard(guard) => {
                     guards.push((index, guard));
                     wanted.push(std::mem::take(&mut texts[index]));
@@ -99,22 +99,22 @@ impl AnswerCache {
         }
         let mut computed = wanted.len();
         if !wanted.is_empty() {
-            for ((index, guard), scores) in guards.into_iter().zip(compute(wanted).await?) {
+            for ((index, guard), answer) in guards.into_iter().zip(compute(wanted).await?) {
                 // An entry that others pushed out is no loss.
-                let _ = guard.insert(scores.clone());
-                found[index] = scores;
+                let _ = guard.insert(answer.clone());
+                found[index] = answer;
             }
         }
         // Requests that wait for each other's texts would wait for ever: from here on none holds
         // an entry open while it waits for another's.
         for index in elsewhere {
             match self.answers.get_value_or_guard_async(&keys[index]).await {
-                Ok(scores) => found[index] = scores,
+                Ok(answer) => found[index] = answer,
                 // Whoever computed it was refused, or went away.
                 Err(guard) => {
                     computed += 1;
-                    for scores in compute(vec![std::mem::take(&mut texts[index])]).await? {
-                        found[index] = scores;
+                    for answer in compute(vec![std::mem::take(&mut texts[index])]).await? {
+                        found[index] = answer;
                     }
                     let _ = guard.insert(found[index].clone());
                 }
@@ -172,8 +172,8 @@ mod tests {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "small ids")]
-    fn answer(text: &[u32]) -> Scores {
-        Scores::from([text[0] as f32])
+    fn answer(text: &[u32]) -> Answer {
+        Answer::from([text[0] as f32])
     }
 
     fn texts(first: &[u32]) -> Vec<Vec<u32>> {
@@ -188,7 +188,7 @@ mod tests {
             ready(Ok::<_, ()>(texts.iter().map(|text| answer(text)).collect()))
         };
         let answers = cache.answers(texts(first), compute).await.unwrap();
-        (answers.iter().map(|scores| scores[0]).collect(), computed.into_inner())
+        (answers.iter().map(|answer| answer[0]).collect(), computed.into_inner())
     }
 
     #[tokio::test]
@@ -263,7 +263,7 @@ mod tests {
             let open = gate.notified();
             async move {
                 open.await;
-                Err::<Vec<Scores>, _>("refused")
+                Err::<Vec<Answer>, _>("refused")
             }
         };
         let first = cache.answers(texts(&[1, 2]), failing);

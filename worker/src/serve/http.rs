@@ -12,11 +12,10 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::cache::AnswerCache;
 use super::common::{self, Common, Failure};
-use super::engine::{Engine, EngineError, Scores};
+use super::engine::Answer;
+use super::texts::Texts;
 use super::{binary, classify, inference};
-use crate::data::TextEncoder;
 
 /// What the routes share.
 pub struct Server {
@@ -24,23 +23,8 @@ pub struct Server {
     pub common: Arc<Common>,
     /// Classes in the order of their ids.
     pub labels: Vec<String>,
-    /// Makes tokens of texts.
-    pub encoder: TextEncoder,
     /// The way to the model.
-    pub engine: Engine,
-    /// Answers that were computed before.
-    pub cache: Option<AnswerCache>,
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::Refused(refused) => refused.into(),
-            EngineError::Model(_) | EngineError::Gone => {
-                Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: error.to_string() }
-            }
-        }
-    }
+    pub texts: Arc<Texts>,
 }
 
 /// All routes.
@@ -141,32 +125,9 @@ impl Server {
         }
     }
 
-    async fn scores(self: &Arc<Self>, texts: Vec<String>) -> Result<Vec<Scores>, Failure> {
-        if texts.is_empty() {
-            return Err(Failure::bad_request("there is no text to classify"));
-        }
-        self.engine.check(texts.len())?;
-        let server = self.clone();
-        // A long text takes milliseconds: not on the threads that serve others.
-        let encoded = tokio::task::spawn_blocking(move || {
-            texts.iter().map(|text| server.encoder.encode(text)).collect::<Result<Vec<_>, _>>()
-        })
-        .await
-        .map_err(|error| Failure {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: format!("the tokenizer failed: {error}"),
-        })?
-        .map_err(|error| Failure::bad_request(format!("the text cannot be tokenized: {error}")))?;
-        Ok(match &self.cache {
-            None => self.engine.scores(encoded).await?,
-            Some(cache) => {
-                let compute = |texts| {
-                    let engine = self.engine.clone();
-                    async move { engine.scores(texts).await }
-                };
-                cache.answers(encoded, compute).await?
-            }
-        })
+    async fn scores(&self, texts: Vec<String>) -> Result<Vec<Answer>, Failure> {
+        self.texts.check(texts.len())?;
+        self.texts.answers(self.texts.encode(texts).await?).await
     }
 }
 
@@ -198,7 +159,7 @@ async fn model_ready(
 
 async fn unknown(request: Request) -> Failure {
     let message = format!(
-        "there is no {} {}; texts go to POST /v1/classify or /v2/models/NAME/infer",
+        "there is no {} {}: this model is a classifier; texts go to POST /v1/classify or /v2/models/NAME/infer",
         request.method(),
         request.uri().path()
     );

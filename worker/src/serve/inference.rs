@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::binary;
-use super::engine::Scores;
+use super::engine::Answer;
 
 /// Name of the input tensor.
 pub const INPUT: &str = "text";
@@ -127,7 +127,7 @@ impl Request {
     }
 
     /// The tensors that were asked for.
-    pub fn outputs(&self, labels: &[String], scores: &[Scores]) -> Outputs {
+    pub fn outputs(&self, labels: &[String], scores: &[Answer]) -> Outputs {
         let best: Vec<usize> = scores.iter().map(|scores| likeliest(scores)).collect();
         let names: Vec<&str> =
             best.iter().map(|id| labels.get(*id).map_or("", String::as_str)).collect();
@@ -294,7 +294,7 @@ mod tests {
 
     fn outputs(request: &Value) -> Outputs {
         let labels = ["ham", "spam"].map(str::to_owned);
-        let scores = [[0.25, 0.75], [0.5, 0.5]].map(Scores::from);
+        let scores = [[0.25, 0.75], [0.5, 0.5]].map(Answer::from);
         let request: Request = serde_json::from_value(request.clone()).unwrap();
         request.texts(b"").unwrap();
         request.outputs(&labels, &scores)

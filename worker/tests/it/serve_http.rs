@@ -299,7 +299,7 @@ fn bad_requests_are_answered_with_a_sentence() {
     for (path, body, status, want) in [
         ("/v1/classify", "{", 400, "EOF while parsing"),
         ("/v1/classify", r#"{"inputs": 7}"#, 400, "a text or a list of texts"),
-        ("/v1/classify", r#"{"inputs": [], "top_k": 1}"#, 400, "no text to classify"),
+        ("/v1/classify", r#"{"inputs": [], "top_k": 1}"#, 400, "there is no text"),
         ("/v1/classify", r#"{"inputs": "a", "top_k": 0}"#, 400, "at least one class"),
         ("/v1/classify", r#"{"inputs": "a", "topk": 1}"#, 400, "unknown field `topk`"),
         ("/v1/classify", &large, 413, "larger than 65536 bytes"),
@@ -307,7 +307,7 @@ fn bad_requests_are_answered_with_a_sentence() {
         ("/v2/models/other/infer", "{}", 404, "this server has \"tiny\""),
         ("/v2/models/tiny/infer", r#"{"inputs": []}"#, 400, "the model has one"),
         ("/v2/models/tiny/versions/r2/infer", "{}", 404, "this server has \"r1\""),
-        ("/v1/embeddings", "{}", 404, "texts go to POST /v1/classify"),
+        ("/v1/embeddings", "{}", 404, "a classifier; texts go to POST /v1/classify"),
     ] {
         let answer = server.post(path, body);
         assert_eq!(answer.status, status, "{path} {want}: {}", answer.body);

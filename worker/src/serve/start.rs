@@ -1,0 +1,189 @@
+//! A directory to a server: reads the model, warms it up, starts its computing thread.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use axum::Router;
+use hearth_crds::worker_config::ServeConfig;
+use tch::Device;
+
+use super::cache::{AnswerCache, CacheMetrics};
+use super::common::Common;
+use super::engine::{Compute, Engine, TextClassifier, TextEmbedder};
+use super::http::{self, Server};
+use super::metrics::{BatchMetrics, ServingMetrics};
+use super::openai::{self, EmbeddingServer, LanguageServer};
+use super::queue::Bounds;
+use super::texts::Texts;
+use crate::data::TextEncoder;
+use crate::error::Error;
+use crate::generate::compute::{Computer, memory_for_texts};
+use crate::generate::engine::Limits;
+use crate::generate::language::Vocabulary;
+use crate::generate::metrics::GenerationMetrics;
+use crate::generate::{self, schedule};
+use crate::model::embedder::{self, is_embedder};
+use crate::model::{Head, ModelConfig, saved_head};
+
+/// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
+/// that texts that run wait no longer than for so many.
+const PASS_TOKENS: usize = 256;
+
+/// Tokens of a text for which there is room at least, where the model knows as many.
+const LEAST_ROOM: usize = 1024;
+
+/// A model that is warm.
+pub enum Loaded {
+    /// Tells texts apart.
+    Classifier(TextClassifier, Box<TextEncoder>),
+    /// Gives vectors of texts.
+    Embedder(TextEmbedder, Box<TextEncoder>),
+    /// Continues texts.
+    Language(Computer, Arc<Vocabulary>),
+}
+
+/// A model that is served.
+pub struct Serving {
+    /// Name, figures, bounds.
+    pub common: Arc<Common>,
+    /// Its routes.
+    pub router: Router,
+    /// Lets the computing thread end: nobody waits for answers any more.
+    pub close: Box<dyn FnOnce() + Send>,
+    /// The computing thread.
+    pub thread: JoinHandle<()>,
+}
+
+/// Reads the model in `directory` and warms it up.
+pub fn load(directory: &Path, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
+    let config = ModelConfig::read(directory)?;
+    if is_embedder(&config) {
+        let embedder = embedder::load(directory, device)?;
+        let encoder = TextEncoder::load(directory, Vec::new(), embedder.max_tokens)?;
+        let model = TextEmbedder { embedder, pad: encoder.pad(), device };
+        warm_up(&model, &encoder, bounds.batch)?;
+        return Ok(Loaded::Embedder(model, Box::new(encoder)));
+    }
+    if saved_head(&config)? == Head::CausalLm {
+        let (model, vocabulary) = generate::language::load(directory, device)?;
+        let most = vocabulary.context.saturating_mul(bounds.batch);
+        let least = vocabulary.context.min(LEAST_ROOM);
+        let computer = Computer::new(model, device, (least, most), memory_for_texts())?;
+        return Ok(Loaded::Language(computer, Arc::new(vocabulary)));
+    }
+    let classifier = crate::quantize::load(directory, device)?;
+    classifier.expect_classifier()?;
+    let encoder = TextEncoder::from_export(directory)?;
+    let model = TextClassifier { classifier, pad: encoder.pad(), device };
+    warm_up(&model, &encoder, bounds.batch)?;
+    Ok(Loaded::Classifier(model, Box::new(encoder)))
+}
+
+/// The first passes allocate and choose kernels: not at a client's cost.
+fn warm_up(model: &impl Compute, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
+    let began = Instant::now();
+    let short = encoder.encode("warm-up")?;
+    let long = encoder.encode(&"warm up ".repeat(encoder.max_length()))?;
+    for rows in [vec![&short[..]], vec![&long[..]], vec![&short[..]; batch], vec![&short[..]]] {
+        model.answers(&rows)?;
+    }
+    tracing::info!(seconds = began.elapsed().as_secs_f64(), "the model is warm");
+    Ok(())
+}
+
+impl Loaded {
+    /// Starts what computes, and gives the routes to it.
+    pub fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
+        match self {
+            Self::Classifier(model, encoder) => {
+                let labels = model.classifier.labels().names().to_vec();
+                let (common, texts, thread) =
+                    compute(model, *encoder, labels.len(), (config, bounds))?;
+                let server = Server { common: common.clone(), labels, texts: texts.clone() };
+                let router = http::router(&Arc::new(server));
+                Ok(Serving {
+                    common,
+                    router,
+                    close: Box::new(move || texts.engine.close()),
+                    thread,
+                })
+            }
+            Self::Embedder(model, encoder) => {
+                let (width, vocabulary) = (model.embedder.width, model.embedder.vocabulary);
+                let (common, texts, thread) = compute(model, *encoder, width, (config, bounds))?;
+                let server = EmbeddingServer {
+                    common: common.clone(),
+                    texts: texts.clone(),
+                    width,
+                    vocabulary,
+                    started: now(),
+                };
+                let router = openai::embeddings::router(&Arc::new(server));
+                Ok(Serving {
+                    common,
+                    router,
+                    close: Box::new(move || texts.engine.close()),
+                    thread,
+                })
+            }
+            Self::Language(computer, vocabulary) => generate(computer, vocabulary, config, bounds),
+        }
+    }
+}
+
+/// Starts the thread that computes answers of so many `numbers` each, with the cache before it.
+fn compute(
+    model: impl Compute,
+    encoder: TextEncoder,
+    numbers: usize,
+    (config, bounds): (&ServeConfig, Bounds),
+) -> std::io::Result<(Arc<Common>, Arc<Texts>, JoinHandle<()>)> {
+    let bytes = config.response_cache_bytes;
+    let (metrics, (figures, cached)) = ServingMetrics::with(|registry| {
+        let cached = (bytes > 0).then(|| CacheMetrics::new(registry));
+        (BatchMetrics::new(registry), cached)
+    });
+    let cache = cached.map(|figures| AnswerCache::new(bytes, &config.revision, numbers, figures));
+    let (engine, thread) = Engine::start(model, bounds, Arc::new(figures))?;
+    let texts = Arc::new(Texts { encoder, engine, cache });
+    Ok((common(config, metrics), texts, thread))
+}
+
+fn generate(
+    computer: Computer,
+    vocabulary: Arc<Vocabulary>,
+    config: &ServeConfig,
+    bounds: Bounds,
+) -> std::io::Result<Serving> {
+    let (metrics, figures) = ServingMetrics::with(GenerationMetrics::new);
+    let running = bounds.batch;
+    let limits = Limits {
+        schedule: schedule::Bounds { running, tokens: PASS_TOKENS.max(running) },
+        depth: bounds.depth,
+        delay: bounds.delay,
+    };
+    let (engine, thread) =
+        generate::engine::Engine::start(computer, vocabulary.clone(), limits, Arc::new(figures))?;
+    let common = common(config, metrics);
+    let closing = engine.clone();
+    let server = LanguageServer { common: common.clone(), vocabulary, engine, started: now() };
+    let router = openai::router(&Arc::new(server));
+    Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
+}
+
+fn common(config: &ServeConfig, metrics: ServingMetrics) -> Arc<Common> {
+    Arc::new(Common {
+        name: config.job.name.clone(),
+        revision: config.revision.clone(),
+        metrics: Arc::new(metrics),
+        ready: Arc::new(AtomicBool::new(true)),
+        max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
+    })
+}
+
+fn now() -> i64 {
+    jiff::Zoned::now().timestamp().as_second()
+}
