@@ -41,6 +41,10 @@ use crate::training_job::DataSource;
     printcolumn(name = "Address", type_ = "string", json_path = ".status.address"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(
+    validation = Rule::new("self.serving.runtime == 'Libtorch' || !has(self.compression) || self.compression.quantization in ['FP16', 'BF16']").message("serving.runtime OnnxRuntime and TensorRT compute in floats: choose Libtorch, or compression.quantization FP16 or BF16").field_path(".serving.runtime"),
+    validation = Rule::new("self.serving.runtime != 'TensorRT' || (has(self.serving.resources.limits) && 'nvidia.com/gpu' in self.serving.resources.limits)").message("serving.runtime TensorRT needs a GPU: set serving.resources.limits, or choose OnnxRuntime").field_path(".serving.runtime"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelDeploymentSpec {
     /// The model to serve.
@@ -205,6 +209,8 @@ pub struct Serving {
     /// Pods.
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: i32,
+    /// What computes a classifier.
+    pub runtime: ServingRuntime,
     /// Requests that are computed together.
     #[schemars(range(min = 1, max = 4096))]
     pub max_batch_size: i32,
@@ -229,6 +235,7 @@ impl Default for Serving {
     fn default() -> Self {
         Self {
             replicas: 1,
+            runtime: ServingRuntime::Libtorch,
             max_batch_size: 32,
             max_batch_delay_milliseconds: 2,
             max_queue_depth: 1024,
@@ -238,6 +245,19 @@ impl Default for Serving {
             placement: PodPlacement::default(),
         }
     }
+}
+
+/// What computes a model. The others than `Libtorch` compute classifiers of BERT's family, in floats,
+/// and need ONNX Runtime's library in the worker's image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServingRuntime {
+    /// What models are trained with, for all of them.
+    #[default]
+    Libtorch,
+    /// ONNX Runtime, on CPUs or GPUs.
+    OnnxRuntime,
+    /// ONNX Runtime with TensorRT, on GPUs.
+    TensorRT,
 }
 
 /// The gateway in front of the server pods.

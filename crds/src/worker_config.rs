@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_deployment::{CompressionReport, Quantization};
+use crate::model_deployment::{CompressionReport, Quantization, ServingRuntime};
 use crate::objective::Objective;
 use crate::peft::Peft;
 use crate::training_arguments::{Metric, TrainingArguments};
@@ -250,6 +250,9 @@ pub struct ServeConfig {
     pub model: PathBuf,
     /// What to compute on.
     pub accelerator: Accelerator,
+    /// What computes.
+    #[serde(default)]
+    pub runtime: ServingRuntime,
     /// Requests computed together.
     pub max_batch_size: u32,
     /// Longest wait for a batch to fill, in milliseconds.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Other people's clients against `hearth-worker serve`, on loopback: Triton's with a tiny classifier,
-# OpenAI's with MiniLM's embeddings and with SmolLM2-135M. $HEARTH_BIN holds the worker (make build). Takes a minute, most of it
+# Other people's clients against `hearth-worker serve`, on loopback: Triton's with a tiny classifier
+# (in libtorch and in ONNX Runtime), OpenAI's with MiniLM's embeddings and with SmolLM2-135M. $HEARTH_BIN holds the worker (make build). Takes a minute, most of it
 # for the language model's sentences.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -19,12 +19,12 @@ leave() {
 }
 trap leave EXIT
 
-# serve NAME MODEL DEPTH: waits until a server of the model is ready at $address.
+# [runtime=…] serve NAME MODEL DEPTH: waits until a server of the model is ready at $address.
 serve() {
   address=127.0.0.1:$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
   cat >"$work/serve.json" <<JSON
 {"version": "hearth.dev/worker/v1", "job": {"namespace": "local", "name": "$1", "uid": ""},
- "revision": "r1", "model": "$2", "accelerator": "CPU", "maxBatchSize": 4,
+ "revision": "r1", "model": "$2", "accelerator": "CPU", "runtime": "${runtime:-Libtorch}", "maxBatchSize": 4,
  "maxBatchDelayMilliseconds": 0, "maxQueueDepth": $3, "maxBodyBytes": 1048576, "port": ${address#*:}}
 JSON
   setpriv --pdeathsig KILL "$HEARTH_BIN/hearth-worker" serve --config "$work/serve.json" 2>"$work/serve.log" &
@@ -47,6 +47,15 @@ stop() {
 
 tiny=$PWD/tests/parity/fixtures/tiny-bert
 serve tiny "$tiny" 64
+"$clients/venv/bin/python" tests/serving/inference.py "$address" "$tiny"
+"$HEARTH_BIN/hearth-worker" export --model "$tiny" --onnx "$work/tiny.onnx" 2>"$work/export.log"
+"$clients/venv/bin/python" tests/serving/onnx_file.py "$work/tiny.onnx" "$address" "$tiny"
+stop
+
+# The same classifier in ONNX Runtime answers the same client.
+ORT_DYLIB_PATH=$(tests/setup/onnxruntime.sh)
+export ORT_DYLIB_PATH
+runtime=OnnxRuntime serve tiny "$tiny" 64
 "$clients/venv/bin/python" tests/serving/inference.py "$address" "$tiny"
 stop
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs OpenAI's clients for Python and Node, and Triton's for Python, and prints their folder:
-# venv/bin/python and node_modules.
+# Installs OpenAI's clients for Python and Node, and for Python Triton's, ONNX and ONNX Runtime, and
+# prints their folder: venv/bin/python and node_modules.
 #
 #   clients=$(tests/serving/setup.sh)
 set -euo pipefail

@@ -20,13 +20,19 @@ pub type Answer = Arc<[f32]>;
 /// What computes texts that were tokenized.
 pub trait Compute: Send + 'static {
     /// One answer a row. Rows must not be empty.
-    fn answers(&self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError>;
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError>;
 }
 
 /// One text, and where its answer goes.
 struct Item {
     ids: Vec<u32>,
     reply: oneshot::Sender<Result<Answer, String>>,
+}
+
+impl Compute for Box<dyn Compute> {
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
+        self.as_mut().answers(rows)
+    }
 }
 
 /// A text's answer did not come.
@@ -61,7 +67,7 @@ impl Engine {
     /// Starts the computing thread. It ends after [`Self::close`], once the
     /// queue is empty; the handle then returns.
     pub fn start(
-        model: impl Compute,
+        mut model: impl Compute,
         bounds: Bounds,
         metrics: Arc<BatchMetrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
@@ -75,7 +81,7 @@ impl Engine {
         let own = shared.clone();
         let thread = std::thread::Builder::new()
             .name("compute".to_owned())
-            .spawn(move || own.compute(&model))?;
+            .spawn(move || own.compute(&mut model))?;
         Ok((Self { shared, depth }, thread))
     }
 
@@ -123,7 +129,7 @@ impl Shared {
         Ok(())
     }
 
-    fn compute(&self, model: &impl Compute) {
+    fn compute(&self, model: &mut impl Compute) {
         while let Some(batch) = self.take() {
             // Whoever went away needs no answer.
             let batch: Vec<Item> =
@@ -184,7 +190,7 @@ pub struct TextClassifier {
 
 impl Compute for TextClassifier {
     /// Softmax of the logits of each row.
-    fn answers(&self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
         tch::no_grad(|| {
             let batch = collate(rows, self.pad, self.device)?;
             let logits = self.classifier.logits(&batch, Dropout::Off)?;
@@ -204,12 +210,13 @@ pub struct TextEmbedder {
 }
 
 impl Compute for TextEmbedder {
-    fn answers(&self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
         tch::no_grad(|| by_row(&self.embedder.embed(&collate(rows, self.pad, self.device)?)?))
     }
 }
 
-fn by_row(table: &Tensor) -> Result<Vec<Answer>, ModelError> {
+/// A table's rows.
+pub fn by_row(table: &Tensor) -> Result<Vec<Answer>, ModelError> {
     let rows = Vec::<Vec<f32>>::try_from(&table.f_to_device(Device::Cpu)?)?;
     Ok(rows.into_iter().map(Answer::from).collect())
 }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hearth_crds::model_deployment::ServingRuntime;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -23,6 +24,8 @@ pub struct Server {
     pub common: Arc<Common>,
     /// Classes in the order of their ids.
     pub labels: Vec<String>,
+    /// What computes it.
+    pub runtime: ServingRuntime,
     /// The way to the model.
     pub texts: Arc<Texts>,
 }
@@ -142,8 +145,7 @@ async fn metadata(
     Path(path): Path<ModelPath>,
 ) -> Result<Response, Failure> {
     server.check(&path)?;
-    let metadata =
-        inference::metadata(&server.common.name, &server.common.revision, &server.labels);
+    let metadata = inference::metadata(&server.common, server.runtime, &server.labels);
     Ok(Json(metadata).into_response())
 }
 

@@ -3,10 +3,12 @@
 //!
 //! Of the extensions there is `binary_tensor_data`: tensors as bytes behind the JSON ([`binary`]).
 
+use hearth_crds::model_deployment::ServingRuntime;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::binary;
+use super::common::Common;
 use super::engine::Answer;
 
 /// Name of the input tensor.
@@ -225,11 +227,16 @@ impl Parameters {
 }
 
 /// `GET /v2/models/NAME`.
-pub fn metadata(name: &str, revision: &str, labels: &[String]) -> Value {
+pub fn metadata(common: &Common, runtime: ServingRuntime, labels: &[String]) -> Value {
+    let platform = match runtime {
+        ServingRuntime::Libtorch => "hearth_libtorch",
+        ServingRuntime::OnnxRuntime => "hearth_onnxruntime",
+        ServingRuntime::TensorRT => "hearth_tensorrt",
+    };
     json!({
-        "name": name,
-        "versions": [revision],
-        "platform": "hearth_libtorch",
+        "name": common.name,
+        "versions": [common.revision],
+        "platform": platform,
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
             {"name": "label", "datatype": "BYTES", "shape": [-1]},

@@ -2,7 +2,7 @@
 //!
 //! [`start`] makes a server of a directory. Classifiers and embedders: [`texts`] is the way of texts,
 //! [`cache`] what was computed before, [`queue`] decides what is computed together, [`engine`] has
-//! the one thread that computes; [`http`] has the routes of a classifier, [`classify`] and
+//! the one thread that computes, by libtorch or by [`onnx`]; [`http`] has the routes of a classifier, [`classify`] and
 //! [`inference`], whose tensors may be [`binary`], the two protocols. Language models:
 //! [`crate::generate`] makes the texts. [`openai`] is the protocol of embedders and of language
 //! models, [`common`] is what all share.
@@ -15,6 +15,7 @@ pub mod engine;
 pub mod http;
 pub mod inference;
 pub mod metrics;
+pub mod onnx;
 pub mod openai;
 pub mod queue;
 pub mod start;
@@ -36,7 +37,6 @@ use tokio::task::JoinHandle;
 
 use axum::Router;
 
-use crate::cores::cores;
 use crate::error::Error;
 use common::Common;
 use queue::Bounds;
@@ -84,12 +84,12 @@ pub fn run(config: &Path) -> i32 {
 fn serve(config: &ServeConfig) -> Result<(), ServeError> {
     let bounds = bounds(config)?;
     let device = device(config.accelerator)?;
-    tch::set_num_threads(threads());
+    tch::set_num_threads(i32::try_from(start::threads()).unwrap_or(1));
     let runtime = tokio::runtime::Runtime::new().map_err(ServeError::Serve)?;
     runtime.block_on(async {
         let listener = listen(config.port)?;
-        let directory = config.model.clone();
-        let loading = tokio::task::spawn_blocking(move || start::load(&directory, device, bounds));
+        let asked = config.clone();
+        let loading = tokio::task::spawn_blocking(move || start::load(&asked, device, bounds));
         let loaded = while_loading(&listener, loading).await?;
         let serving = loaded.start(config, bounds).map_err(ServeError::Serve)?;
         let outcome = answer(listener, &serving.common, serving.router).await;
@@ -121,12 +121,6 @@ fn device(accelerator: Accelerator) -> Result<Device, Error> {
             Ok(Device::Cuda(0))
         }
     }
-}
-
-/// `HEARTH_THREADS`, else one a core.
-fn threads() -> i32 {
-    let asked = std::env::var("HEARTH_THREADS").ok().and_then(|threads| threads.parse().ok());
-    i32::try_from(asked.unwrap_or_else(|| cores().get())).unwrap_or(1).max(1)
 }
 
 /// Listens on `port` of all addresses; without IPv6, of all IPv4 addresses.

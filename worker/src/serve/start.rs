@@ -1,12 +1,12 @@
 //! A directory to a server: reads the model, warms it up, starts its computing thread.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use axum::Router;
+use hearth_crds::model_deployment::ServingRuntime;
 use hearth_crds::worker_config::ServeConfig;
 use tch::Device;
 
@@ -15,9 +15,11 @@ use super::common::Common;
 use super::engine::{Compute, Engine, TextClassifier, TextEmbedder};
 use super::http::{self, Server};
 use super::metrics::{BatchMetrics, ServingMetrics};
+use super::onnx::{OnnxClassifier, Place};
 use super::openai::{self, EmbeddingServer, LanguageServer};
 use super::queue::Bounds;
 use super::texts::Texts;
+use crate::cores::cores;
 use crate::data::TextEncoder;
 use crate::error::Error;
 use crate::generate::compute::{Computer, memory_for_texts};
@@ -26,7 +28,7 @@ use crate::generate::language::Vocabulary;
 use crate::generate::metrics::GenerationMetrics;
 use crate::generate::{self, schedule};
 use crate::model::embedder::{self, is_embedder};
-use crate::model::{Head, ModelConfig, saved_head};
+use crate::model::{Family, Head, ModelConfig, saved_head};
 
 /// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
 /// that texts that run wait no longer than for so many.
@@ -38,11 +40,19 @@ const LEAST_ROOM: usize = 1024;
 /// A model that is warm.
 pub enum Loaded {
     /// Tells texts apart.
-    Classifier(TextClassifier, Box<TextEncoder>),
+    Classifier(Classifier),
     /// Gives vectors of texts.
     Embedder(TextEmbedder, Box<TextEncoder>),
     /// Continues texts.
     Language(Computer, Arc<Vocabulary>),
+}
+
+/// A classifier of texts.
+pub struct Classifier {
+    model: Box<dyn Compute>,
+    labels: Vec<String>,
+    encoder: Box<TextEncoder>,
+    runtime: ServingRuntime,
 }
 
 /// A model that is served.
@@ -57,14 +67,23 @@ pub struct Serving {
     pub thread: JoinHandle<()>,
 }
 
-/// Reads the model in `directory` and warms it up.
-pub fn load(directory: &Path, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
+/// Reads the model that a configuration names and warms it up.
+pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
+    let directory = &asked.model;
     let config = ModelConfig::read(directory)?;
+    let place = Place::of(asked.runtime, asked.accelerator, threads())?;
+    if place.is_some() && (config.family != Family::Bert || is_embedder(&config)) {
+        let detail = format!(
+            "serving.runtime {:?} computes classifiers of BERT's family; choose Libtorch for this model",
+            asked.runtime
+        );
+        return Err(config.unsupported(detail).into());
+    }
     if is_embedder(&config) {
         let embedder = embedder::load(directory, device)?;
         let encoder = TextEncoder::load(directory, Vec::new(), embedder.max_tokens)?;
-        let model = TextEmbedder { embedder, pad: encoder.pad(), device };
-        warm_up(&model, &encoder, bounds.batch)?;
+        let mut model = TextEmbedder { embedder, pad: encoder.pad(), device };
+        warm_up(&mut model, &encoder, bounds.batch)?;
         return Ok(Loaded::Embedder(model, Box::new(encoder)));
     }
     if saved_head(&config)? == Head::CausalLm {
@@ -74,19 +93,45 @@ pub fn load(directory: &Path, device: Device, bounds: Bounds) -> Result<Loaded, 
         let computer = Computer::new(model, device, (least, most), memory_for_texts())?;
         return Ok(Loaded::Language(computer, Arc::new(vocabulary)));
     }
+    // Elsewhere, libtorch only reads the model and says what it should give.
+    let device = if place.is_some() { Device::Cpu } else { device };
     let classifier = crate::quantize::load(directory, device)?;
     classifier.expect_classifier()?;
     let encoder = TextEncoder::from_export(directory)?;
-    let model = TextClassifier { classifier, pad: encoder.pad(), device };
-    warm_up(&model, &encoder, bounds.batch)?;
-    Ok(Loaded::Classifier(model, Box::new(encoder)))
+    let labels = classifier.labels().names().to_vec();
+    let own = TextClassifier { classifier, pad: encoder.pad(), device };
+    let mut model: Box<dyn Compute> = match place {
+        None => Box::new(own),
+        Some(place) => {
+            let [short, long] = samples(&encoder)?;
+            Box::new(OnnxClassifier::new(&own, &place, &[&short, &long])?)
+        }
+    };
+    warm_up(&mut model, &encoder, bounds.batch)?;
+    Ok(Loaded::Classifier(Classifier {
+        model,
+        labels,
+        encoder: Box::new(encoder),
+        runtime: asked.runtime,
+    }))
+}
+
+/// A short text and the longest.
+fn samples(encoder: &TextEncoder) -> Result<[Vec<u32>; 2], Error> {
+    let long = "warm up ".repeat(encoder.max_length());
+    Ok([encoder.encode("warm-up")?, encoder.encode(&long)?])
+}
+
+/// `HEARTH_THREADS`, else one a core.
+pub fn threads() -> usize {
+    let asked = std::env::var("HEARTH_THREADS").ok().and_then(|threads| threads.parse().ok());
+    asked.unwrap_or_else(|| cores().get()).max(1)
 }
 
 /// The first passes allocate and choose kernels: not at a client's cost.
-fn warm_up(model: &impl Compute, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
+fn warm_up(model: &mut impl Compute, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
     let began = Instant::now();
-    let short = encoder.encode("warm-up")?;
-    let long = encoder.encode(&"warm up ".repeat(encoder.max_length()))?;
+    let [short, long] = samples(encoder)?;
     for rows in [vec![&short[..]], vec![&long[..]], vec![&short[..]; batch], vec![&short[..]]] {
         model.answers(&rows)?;
     }
@@ -98,11 +143,11 @@ impl Loaded {
     /// Starts what computes, and gives the routes to it.
     pub fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
         match self {
-            Self::Classifier(model, encoder) => {
-                let labels = model.classifier.labels().names().to_vec();
+            Self::Classifier(Classifier { model, labels, encoder, runtime }) => {
                 let (common, texts, thread) =
                     compute(model, *encoder, labels.len(), (config, bounds))?;
-                let server = Server { common: common.clone(), labels, texts: texts.clone() };
+                let server =
+                    Server { common: common.clone(), labels, runtime, texts: texts.clone() };
                 let router = http::router(&Arc::new(server));
                 Ok(Serving {
                     common,

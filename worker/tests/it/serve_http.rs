@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use crate::fixture::Fixture;
-use crate::trained;
+use crate::{serve_onnx, trained};
 
 const TEXTS: [&str; 4] = ["win cash now", "the meeting is for you", "free offer", "lunch"];
 
@@ -57,13 +57,12 @@ impl Server {
         });
         change(&mut config);
         let path = fixture.write("serve.json", &config.to_string());
-        let child = Command::new(env!("CARGO_BIN_EXE_hearth-worker"))
-            .arg("serve")
-            .arg("--config")
-            .arg(path)
-            .env("HEARTH_THREADS", "1")
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
+        command.arg("serve").arg("--config").arg(path).env("HEARTH_THREADS", "1");
+        if config["runtime"] == "OnnxRuntime" {
+            command.env("ORT_DYLIB_PATH", serve_onnx::library());
+        }
+        let child = command.spawn().unwrap();
         let server = Self { child, port, model, _fixture: fixture };
         let deadline = Instant::now() + Duration::from_mins(1);
         while server.try_get("/readyz").is_none_or(|answer| answer.status != 200) {

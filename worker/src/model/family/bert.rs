@@ -6,6 +6,8 @@
 //! queries, attention and feed-forward for that position only (`Q = 1`). The result is the same; a
 //! sixth of MiniLM's work is not done.
 
+mod onnx;
+
 use serde::Deserialize;
 use tch::Tensor;
 
@@ -18,6 +20,7 @@ use crate::model::parts::attention::{Scores, attend, split_heads};
 use crate::model::parts::embedding::Embedding;
 use crate::model::parts::linear::Linear;
 use crate::model::parts::norm::LayerNorm;
+use crate::onnx::Graph;
 
 /// An encoder with a pooler and a classifier.
 #[derive(Debug)]
@@ -209,6 +212,10 @@ impl Network for Bert {
             Some(part) => encoder.layer(part, layer + 1 == encoder.layers.len(), input, pass),
             None => self.classify(input, pass),
         }
+    }
+
+    fn onnx(&self, graph: &mut Graph) -> Option<Result<(), ModelError>> {
+        Some(self.describe(graph))
     }
 }
 
