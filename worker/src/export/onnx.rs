@@ -12,7 +12,7 @@ use crate::files::write_atomically;
 /// Settings of `hearth-worker export`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Hugging Face directory of a classifier of BERT's family.
+    /// Hugging Face directory of a classifier: BERT's family, ViT, ResNet or MobileNetV2.
     #[arg(long)]
     model: PathBuf,
     /// File to write; what is there is replaced.

@@ -240,7 +240,7 @@ impl Model {
         let mut graph = Graph::new(&self.architecture());
         self.network.onnx(&mut graph).unwrap_or_else(|| {
             Err(self.config.unsupported(
-                "this family has no ONNX form here; classifiers of BERT's have one".into(),
+                "this family has no ONNX form here; classifiers of BERT's, ViT, ResNet and MobileNetV2 have one".into(),
             ))
         })?;
         let labels = serde_json::json!(self.labels().names()).to_string();

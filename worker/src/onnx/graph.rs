@@ -44,6 +44,8 @@ pub enum Setting {
     Ints(&'static str, Vec<i64>),
     /// A number.
     Float(&'static str, f32),
+    /// A word.
+    Text(&'static str, &'static str),
 }
 
 /// A graph that grows.
@@ -138,12 +140,17 @@ impl Graph {
 
 impl Setting {
     fn into_proto(self) -> proto::Attribute {
-        let (name, f, i, ints, r#type) = match self {
-            Self::Float(name, number) => (name, Some(number), None, Vec::new(), 1),
-            Self::Int(name, number) => (name, None, Some(number), Vec::new(), 2),
-            Self::Ints(name, numbers) => (name, None, None, numbers, 7),
+        let named = |name: &str, r#type: i32| proto::Attribute {
+            name: name.to_owned(),
+            r#type,
+            ..proto::Attribute::default()
         };
-        proto::Attribute { name: name.to_owned(), f, i, ints, r#type }
+        match self {
+            Self::Float(name, number) => proto::Attribute { f: Some(number), ..named(name, 1) },
+            Self::Int(name, number) => proto::Attribute { i: Some(number), ..named(name, 2) },
+            Self::Text(name, text) => proto::Attribute { s: Some(text.into()), ..named(name, 3) },
+            Self::Ints(name, numbers) => proto::Attribute { ints: numbers, ..named(name, 7) },
+        }
     }
 }
 

@@ -98,6 +98,9 @@ pub struct Attribute {
     /// Where `type` is 2.
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
+    /// Where `type` is 3.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub s: Option<Vec<u8>>,
     /// Where `type` is 7.
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
