@@ -220,8 +220,9 @@ pub struct Serving {
     /// Requests that may wait before new ones are answered with 429.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_queue_depth: i32,
-    /// Memory in each pod for answers of a classifier that were computed before: equal texts are
-    /// then computed once. 0 computes each anew. What is kept are hashes and scores, no texts.
+    /// Memory in each pod for what texts were answered before, by a classifier or with embeddings:
+    /// equal texts are then computed once. 0 computes each anew. What is kept are hashes and
+    /// numbers, no texts.
     #[schemars(range(min = 0, max = 1_099_511_627_776i64))]
     pub response_cache_bytes: i64,
     /// Resources of each pod.

@@ -261,7 +261,8 @@ pub struct ServeConfig {
     pub max_queue_depth: u32,
     /// Largest request body.
     pub max_body_bytes: u64,
-    /// Memory for answers of a classifier that were computed before; 0 computes each anew.
+    /// Memory for what texts were answered before, by a classifier or with embeddings; 0 computes
+    /// each anew.
     #[serde(default)]
     pub response_cache_bytes: u64,
     /// Port to listen on, [`SERVE_PORT`] in pods.
