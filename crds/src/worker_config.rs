@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_deployment::{CompressionReport, Quantization};
+use crate::model_deployment::{CompressionReport, Quantization, ServingRuntime};
 use crate::objective::Objective;
 use crate::peft::Peft;
 use crate::training_arguments::{Metric, TrainingArguments};
@@ -250,6 +250,9 @@ pub struct ServeConfig {
     pub model: PathBuf,
     /// What to compute on.
     pub accelerator: Accelerator,
+    /// What computes.
+    #[serde(default)]
+    pub runtime: ServingRuntime,
     /// Requests computed together.
     pub max_batch_size: u32,
     /// Longest wait for a batch to fill, in milliseconds.
@@ -258,6 +261,10 @@ pub struct ServeConfig {
     pub max_queue_depth: u32,
     /// Largest request body.
     pub max_body_bytes: u64,
+    /// Memory for what texts were answered before, by a classifier or with embeddings; 0 computes
+    /// each anew.
+    #[serde(default)]
+    pub response_cache_bytes: u64,
     /// Port to listen on, [`SERVE_PORT`] in pods.
     pub port: u16,
 }

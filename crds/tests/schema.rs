@@ -160,6 +160,26 @@ fn a_deployment_names_exactly_one_model() {
 }
 
 #[test]
+fn a_runtime_fits_its_compression_and_devices() {
+    let gpu = r#"{"limits": {"nvidia.com/gpu": 1}}"#;
+    for (runtime, resources, compression, good) in [
+        ("Libtorch", "{}", r#"{"quantization": "INT8"}"#, true),
+        ("OnnxRuntime", "{}", "null", true),
+        ("OnnxRuntime", "{}", r#"{"quantization": "FP16"}"#, true),
+        ("OnnxRuntime", "{}", r#"{"quantization": "INT8"}"#, false),
+        ("TensorRT", gpu, "null", true),
+        ("TensorRT", "{}", "null", false),
+        ("TensorRT", r#"{"limits": {"cpu": 1}}"#, "null", false),
+    ] {
+        let text = format!(
+            r#"{{"apiVersion":"hearth.dev/v1alpha1","kind":"ModelDeployment","metadata":{{"name":"x"}},"spec":{{"model":{{"fromTrainingJob":"spam"}},"compression":{compression},"serving":{{"runtime":"{runtime}","resources":{resources}}}}}}}"#
+        );
+        let deployment: ModelDeployment = serde_json::from_str(&text).unwrap();
+        assert_eq!(deployment.validate_cel().is_ok(), good, "{runtime} {resources} {compression}");
+    }
+}
+
+#[test]
 fn a_stop_is_for_good() {
     let job: TrainingJob = serde_yaml_ng::from_str(JOB).unwrap();
     let mut stopped = job.clone();

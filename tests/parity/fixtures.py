@@ -85,6 +85,20 @@ def logits(minilm):
     return {"rows": rows, "logits": out.tolist()}
 
 
+def embeddings(minilm):
+    """MiniLM's vectors of a padded batch, as its card makes them: the mean over tokens, at length 1."""
+    model = transformers.AutoModel.from_pretrained(minilm)
+    model.eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    texts = ["A man is eating food.", "Someone has a meal", "The girl is carrying a baby", TEXTS[3], "word " * 60]
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**encoded).last_hidden_state
+    mask = encoded["attention_mask"].unsqueeze(-1)
+    vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))
+    return {"rows": [{"text": t, "tokens": int(n), "vector": v} for t, n, v in zip(texts, mask.sum((1, 2)), vectors.tolist())]}
+
+
 def metrics():
     """Accuracy and F1 by scikit-learn, for answers drawn by a fixed rule."""
     cases = []
@@ -230,6 +244,7 @@ def make(data, gguf, out):
         "pictures.json": prepared,
         "minilm-tokens.json": tokens(data / "minilm"),
         "minilm-logits.json": logits(data / "minilm"),
+        "minilm-embeddings.json": embeddings(data / "minilm"),
         "metrics.json": metrics(),
         "tiny-curve.json": curve(out / "tiny-bert"),
         "families.json": families.families(),

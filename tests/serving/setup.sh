@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs OpenAI's clients for Python and Node and prints their folder: venv/bin/python and
-# node_modules.
+# Installs OpenAI's clients for Python and Node, and for Python Triton's, ONNX and ONNX Runtime, and
+# prints their folder: venv/bin/python and node_modules.
 #
 #   clients=$(tests/serving/setup.sh)
 set -euo pipefail
@@ -10,7 +10,7 @@ home=$HEARTH_CACHE/openai-$(hearth_key "${BASH_SOURCE[0]}" "$here/requirements.t
 
 # A virtual environment cannot be moved, so it is built in place and marked when whole.
 install() {
-  hearth_say "installing OpenAI's clients into $home"
+  hearth_say "installing OpenAI's and Triton's clients into $home"
   rm -rf "$home"
   hearth_venv "$home/venv" "$here/requirements.txt"
   cp "$here/package.json" "$here/package-lock.json" "$home/"

@@ -159,6 +159,7 @@ impl Error {
             Self::Model(ModelError::Unsupported { .. }) => "UnsupportedModel",
             Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
             | Self::Torch(_) => "TorchFailed",
+            Self::Model(ModelError::Onnx(_)) => "OnnxRuntimeFailed",
             Self::Output { .. } => "OutputFailed",
             Self::Checkpoint { .. } => "CheckpointFailed",
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_reason(error),
@@ -194,7 +195,12 @@ impl Error {
             Self::OutOfMemory { .. } | Self::Model(ModelError::Room { .. }) => {
                 ExitCode::OutOfMemory
             }
-            Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
+            Self::Model(
+                ModelError::Torch(_)
+                | ModelError::Pass(_)
+                | ModelError::Elsewhere
+                | ModelError::Onnx(_),
+            )
             | Self::Torch(_)
             | Self::Checkpoint { .. }
             | Self::Unreachable { .. }

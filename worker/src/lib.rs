@@ -1,6 +1,6 @@
 //! `hearth-worker`: what runs in a Hearth pod.
 //!
-//! One way: config → data → model → parallel → train → checkpoint → export. A file
+//! One way: config → data → onnx → model → parallel → train → checkpoint → export. A file
 //! imports only from earlier stages. `agent` supervises ranks (processes of
 //! `train`), `quantize` and `serve` start from an export.
 
@@ -20,6 +20,7 @@ pub mod import;
 pub mod model;
 pub mod monitor;
 pub mod objective;
+pub mod onnx;
 pub mod parallel;
 pub mod peft;
 pub mod quantize;

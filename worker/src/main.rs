@@ -1,10 +1,10 @@
-//! `hearth-worker agent | train | quantize | serve | import | merge`: parse, start logging, dispatch.
+//! `hearth-worker agent | train | quantize | serve | import | merge | export`: parse, start logging, dispatch.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use hearth_worker::export::merge;
+use hearth_worker::export::{merge, onnx};
 use hearth_worker::{agent, import, quantize, serve, train};
 
 /// Trains, compresses and serves models.
@@ -29,6 +29,8 @@ enum Command {
     Import(import::Arguments),
     /// Make one model of a model and adapters.
     Merge(merge::Arguments),
+    /// Write a classifier as an ONNX file.
+    Export(onnx::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -57,6 +59,7 @@ fn main() {
         Command::Serve(Config { config }) => serve::run(&config),
         Command::Import(arguments) => import::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
+        Command::Export(arguments) => onnx::run(&arguments),
     };
     std::process::exit(exit_code);
 }

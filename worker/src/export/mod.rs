@@ -4,6 +4,7 @@ pub mod card;
 pub mod directory;
 pub mod gguf;
 pub mod merge;
+pub mod onnx;
 
 pub use card::ModelCard;
 pub use directory::{Exported, export, export_adapters};

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod decoder;
+pub mod embedder;
 pub mod family;
 pub mod generate;
 pub mod loader;
@@ -35,6 +36,7 @@ pub use watch::Watch;
 pub use weights::Weights;
 
 use crate::data::{Batch, Labels};
+use crate::onnx::Graph;
 use family::llama::DecoderHead;
 use loader::{Draw, Fresh, Loader, Supply};
 use module::Leaf;
@@ -233,6 +235,22 @@ impl Model {
         })
     }
 
+    /// The same model as an ONNX file, with its classes beside it.
+    pub fn onnx(&self) -> Result<Vec<u8>, ModelError> {
+        let mut graph = Graph::new(&self.architecture());
+        self.network.onnx(&mut graph).unwrap_or_else(|| {
+            Err(self.config.unsupported(
+                "this family has no ONNX form here; classifiers of BERT's, ViT, ResNet and MobileNetV2 have one".into(),
+            ))
+        })?;
+        let labels = serde_json::json!(self.labels().names()).to_string();
+        graph.into_file(&[("labels", &labels)]).ok_or_else(|| {
+            self.config.unsupported(
+                "its ONNX file would be larger than 2 GiB, the most that one can be".into(),
+            )
+        })
+    }
+
     /// The chain of stages.
     pub fn network(&self) -> &dyn Network {
         self.network.as_ref()
@@ -426,7 +444,16 @@ pub enum ModelError {
     /// libtorch refused an operation.
     #[error("libtorch failed in the model")]
     Torch(#[from] tch::TchError),
+    /// ONNX Runtime is not there, failed, or computes something else.
+    #[error("ONNX Runtime: {0}")]
+    Onnx(String),
     /// An operator of ours failed.
     #[error("an operator failed in the model")]
     Operator(#[from] nccl_rs::Error),
+}
+
+impl<R> From<ort::Error<R>> for ModelError {
+    fn from(error: ort::Error<R>) -> Self {
+        Self::Onnx(error.to_string())
+    }
 }

@@ -16,6 +16,7 @@ use super::parts::dropout::Dropout;
 use super::parts::experts::Mixture;
 use super::parts::output::Output;
 use super::parts::rope::{Rope, RopeTable};
+use crate::onnx::Graph;
 
 /// Single-device maths of a model.
 pub trait Network: fmt::Debug + Send {
@@ -54,6 +55,11 @@ pub trait Network: fmt::Debug + Send {
     /// Lets the last stage have the tensor that it shares for its own, as a linear layer. For
     /// inference: what is trained stays tied.
     fn untie(&mut self) {}
+
+    /// Puts the same maths into an ONNX graph, where the family can say it so.
+    fn onnx(&self, _graph: &mut Graph) -> Option<Result<(), ModelError>> {
+        None
+    }
 
     /// Mixtures of experts with their stages, in the order of the forward pass.
     fn mixtures(&mut self) -> Vec<(usize, &mut Mixture)> {

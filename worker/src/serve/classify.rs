@@ -9,8 +9,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::Scores;
-
 /// A request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,7 +61,7 @@ pub struct Class {
 }
 
 /// The likeliest `top_k` classes, likeliest first.
-pub fn ranked(labels: &[String], scores: &Scores, top_k: Option<usize>) -> Vec<Class> {
+pub fn ranked(labels: &[String], scores: &[f32], top_k: Option<usize>) -> Vec<Class> {
     let mut classes: Vec<Class> = labels
         .iter()
         .zip(scores)

@@ -82,7 +82,12 @@ impl Common {
         &self,
         body: Result<Bytes, BytesRejection>,
     ) -> Result<T, Failure> {
-        let body = body.map_err(|rejection| match rejection.status() {
+        from_json(&self.whole(body)?)
+    }
+
+    /// A body that came whole.
+    pub fn whole(&self, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Failure> {
+        body.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Failure {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 message: format!(
@@ -91,9 +96,6 @@ impl Common {
                 ),
             },
             status => Failure { status, message: rejection.body_text() },
-        })?;
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::bad_request(format!("the body is not what it should be: {error}"))
         })
     }
 
@@ -110,6 +112,13 @@ impl Common {
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
+}
+
+/// What JSON says.
+pub fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(json).map_err(|error| {
+        Failure::bad_request(format!("the body is not what it should be: {error}"))
+    })
 }
 
 /// While the model loads: alive, and nothing else yet.

@@ -3,25 +3,39 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 use tokio::sync::oneshot;
 
 use super::metrics::BatchMetrics;
 use super::queue::{Bounds, Next, Queue};
-use crate::backlog::Refused;
+use crate::backlog::{Refused, can_wait};
 use crate::data::collate;
+use crate::model::embedder::Embedder;
 use crate::model::{Dropout, Model, ModelError};
 
-/// Probabilities of the classes, in the order of their ids.
-pub type Scores = Vec<f32>;
+/// What a model gives of a text: probabilities of the classes in the order of their ids, or a
+/// vector. Shared with whoever asks again.
+pub type Answer = Arc<[f32]>;
 
-/// One text, and where its scores go.
-struct Item {
-    ids: Vec<u32>,
-    reply: oneshot::Sender<Result<Scores, String>>,
+/// What computes texts that were tokenized.
+pub trait Compute: Send + 'static {
+    /// One answer a row. Rows must not be empty.
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError>;
 }
 
-/// A text's scores did not come.
+/// One text, and where its answer goes.
+struct Item {
+    ids: Vec<u32>,
+    reply: oneshot::Sender<Result<Answer, String>>,
+}
+
+impl Compute for Box<dyn Compute> {
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
+        self.as_mut().answers(rows)
+    }
+}
+
+/// A text's answer did not come.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// Not taken.
@@ -39,6 +53,7 @@ pub enum EngineError {
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+    depth: usize,
 }
 
 struct Shared {
@@ -52,10 +67,11 @@ impl Engine {
     /// Starts the computing thread. It ends after [`Self::close`], once the
     /// queue is empty; the handle then returns.
     pub fn start(
-        model: TextClassifier,
+        mut model: impl Compute,
         bounds: Bounds,
         metrics: Arc<BatchMetrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let depth = bounds.depth;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::new(bounds)),
             arrived: Condvar::new(),
@@ -65,12 +81,17 @@ impl Engine {
         let own = shared.clone();
         let thread = std::thread::Builder::new()
             .name("compute".to_owned())
-            .spawn(move || own.compute(&model))?;
-        Ok((Self { shared }, thread))
+            .spawn(move || own.compute(&mut model))?;
+        Ok((Self { shared, depth }, thread))
     }
 
-    /// The scores of texts that were tokenized, in their order.
-    pub async fn scores(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Scores>, EngineError> {
+    /// Refuses what could never wait.
+    pub fn check(&self, texts: usize) -> Result<(), Refused> {
+        can_wait(texts, self.depth)
+    }
+
+    /// The answers of texts that were tokenized, in their order.
+    pub async fn answers(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Answer>, EngineError> {
         self.shared.metrics.tokens(texts.iter().map(Vec::len).sum());
         let (items, replies): (Vec<_>, Vec<_>) = texts
             .into_iter()
@@ -80,12 +101,12 @@ impl Engine {
             })
             .unzip();
         self.shared.offer(items)?;
-        let mut scores = Vec::with_capacity(replies.len());
+        let mut answers = Vec::with_capacity(replies.len());
         for reply in replies {
             let answer = reply.await.map_err(|_| EngineError::Gone)?;
-            scores.push(answer.map_err(EngineError::Model)?);
+            answers.push(answer.map_err(EngineError::Model)?);
         }
-        Ok(scores)
+        Ok(answers)
     }
 
     /// Takes nothing more; what waits is still computed.
@@ -108,7 +129,7 @@ impl Shared {
         Ok(())
     }
 
-    fn compute(&self, model: &TextClassifier) {
+    fn compute(&self, model: &mut impl Compute) {
         while let Some(batch) = self.take() {
             // Whoever went away needs no answer.
             let batch: Vec<Item> =
@@ -118,10 +139,10 @@ impl Shared {
             }
             self.metrics.batch(batch.len());
             let rows: Vec<&[u32]> = batch.iter().map(|item| item.ids.as_slice()).collect();
-            match model.scores(&rows) {
-                Ok(scores) => {
-                    for (item, scores) in batch.into_iter().zip(scores) {
-                        let _ = item.reply.send(Ok(scores));
+            match model.answers(&rows) {
+                Ok(answers) => {
+                    for (item, answer) in batch.into_iter().zip(answers) {
+                        let _ = item.reply.send(Ok(answer));
                     }
                 }
                 Err(error) => {
@@ -167,14 +188,35 @@ pub struct TextClassifier {
     pub device: Device,
 }
 
-impl TextClassifier {
-    /// Softmax of the logits of each row. Rows must not be empty.
-    pub fn scores(&self, rows: &[&[u32]]) -> Result<Vec<Scores>, ModelError> {
+impl Compute for TextClassifier {
+    /// Softmax of the logits of each row.
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
         tch::no_grad(|| {
             let batch = collate(rows, self.pad, self.device)?;
             let logits = self.classifier.logits(&batch, Dropout::Off)?;
-            let scores = logits.f_softmax(-1, Kind::Float)?.f_to_device(Device::Cpu)?;
-            Ok(Vec::<Scores>::try_from(&scores)?)
+            by_row(&logits.f_softmax(-1, Kind::Float)?)
         })
     }
+}
+
+/// An embedder with what it needs to compute texts.
+pub struct TextEmbedder {
+    /// The embedder.
+    pub embedder: Embedder,
+    /// Id that fills rows up.
+    pub pad: u32,
+    /// Where it computes.
+    pub device: Device,
+}
+
+impl Compute for TextEmbedder {
+    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
+        tch::no_grad(|| by_row(&self.embedder.embed(&collate(rows, self.pad, self.device)?)?))
+    }
+}
+
+/// A table's rows.
+pub fn by_row(table: &Tensor) -> Result<Vec<Answer>, ModelError> {
+    let rows = Vec::<Vec<f32>>::try_from(&table.f_to_device(Device::Cpu)?)?;
+    Ok(rows.into_iter().map(Answer::from).collect())
 }

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hearth_crds::model_deployment::ServingRuntime;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::common::{self, Common, Failure};
-use super::engine::{Engine, EngineError, Scores};
-use super::{classify, inference};
-use crate::data::TextEncoder;
+use super::engine::Answer;
+use super::texts::Texts;
+use super::{binary, classify, inference};
 
 /// What the routes share.
 pub struct Server {
@@ -22,21 +24,10 @@ pub struct Server {
     pub common: Arc<Common>,
     /// Classes in the order of their ids.
     pub labels: Vec<String>,
-    /// Makes tokens of texts.
-    pub encoder: TextEncoder,
+    /// What computes it.
+    pub runtime: ServingRuntime,
     /// The way to the model.
-    pub engine: Engine,
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::Refused(refused) => refused.into(),
-            EngineError::Model(_) | EngineError::Gone => {
-                Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: error.to_string() }
-            }
-        }
-    }
+    pub texts: Arc<Texts>,
 }
 
 /// All routes.
@@ -44,11 +35,14 @@ pub fn router(server: &Arc<Server>) -> Router {
     let answers = Router::new()
         .route("/v1/classify", post(classify))
         .route("/v2/models/{name}/infer", post(infer))
+        .route("/v2/models/{name}/versions/{version}/infer", post(infer))
         .with_state(server.clone());
     let about = Router::new()
         .route("/v2", get(about))
         .route("/v2/models/{name}", get(metadata))
         .route("/v2/models/{name}/ready", get(model_ready))
+        .route("/v2/models/{name}/versions/{version}", get(metadata))
+        .route("/v2/models/{name}/versions/{version}/ready", get(model_ready))
         .fallback(unknown)
         .with_state(server.clone());
     common::measured(&server.common, answers)
@@ -74,71 +68,100 @@ async fn classify(
 
 async fn infer(
     State(server): State<Arc<Server>>,
-    Path(name): Path<String>,
+    Path(path): Path<ModelPath>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
-    server.common.check_name(&name)?;
-    let request: inference::Request = server.common.parse(body)?;
-    let texts = request.texts().map_err(Failure::bad_request)?;
+    server.check(&path)?;
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
+        let message = format!("the body is encoded as {encoding:?}; send it as it is");
+        return Err(Failure { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, message });
+    }
+    let body = server.common.whole(body)?;
+    let json_length = headers.get(binary::JSON_LENGTH).map(HeaderValue::as_bytes);
+    let (json, behind) = binary::split(&body, json_length).map_err(Failure::bad_request)?;
+    let request: inference::Request = common::from_json(json)?;
+    let texts = request.texts(behind).map_err(Failure::bad_request)?;
     let scores = server.scores(texts).await?;
     let outputs = request.outputs(&server.labels, &scores);
-    Ok(Json(inference::Response {
+    let response = inference::Response {
         model_name: server.common.name.clone(),
         model_version: server.common.revision.clone(),
         id: request.id,
-        outputs,
-    })
-    .into_response())
+        outputs: outputs.tensors,
+    };
+    if outputs.binary.is_empty() {
+        return Ok(Json(response).into_response());
+    }
+    let mut answer = serde_json::to_vec(&response).map_err(|error| Failure {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        message: format!("the answer is no JSON: {error}"),
+    })?;
+    let json_length = answer.len().to_string();
+    answer.extend(outputs.binary);
+    let headers = [
+        (header::CONTENT_TYPE.as_str(), "application/octet-stream"),
+        (binary::JSON_LENGTH, &json_length),
+    ];
+    Ok((headers, answer).into_response())
+}
+
+/// The model that a path names, and its version where it names one.
+#[derive(Debug, Deserialize)]
+struct ModelPath {
+    name: String,
+    version: Option<String>,
 }
 
 impl Server {
-    async fn scores(self: &Arc<Self>, texts: Vec<String>) -> Result<Vec<Scores>, Failure> {
-        if texts.is_empty() {
-            return Err(Failure::bad_request("there is no text to classify"));
+    /// Refuses another model, or another revision of it.
+    fn check(&self, ModelPath { name, version }: &ModelPath) -> Result<(), Failure> {
+        self.common.check_name(name)?;
+        let revision = &self.common.revision;
+        match version {
+            Some(version) if version != revision => {
+                let message =
+                    format!("there is no version {version:?}; this server has {revision:?}");
+                Err(Failure { status: StatusCode::NOT_FOUND, message })
+            }
+            _ => Ok(()),
         }
-        let server = self.clone();
-        // A long text takes milliseconds: not on the threads that serve others.
-        let encoded = tokio::task::spawn_blocking(move || {
-            texts.iter().map(|text| server.encoder.encode(text)).collect::<Result<Vec<_>, _>>()
-        })
-        .await
-        .map_err(|error| Failure {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: format!("the tokenizer failed: {error}"),
-        })?
-        .map_err(|error| Failure::bad_request(format!("the text cannot be tokenized: {error}")))?;
-        Ok(self.engine.scores(encoded).await?)
+    }
+
+    async fn scores(&self, texts: Vec<String>) -> Result<Vec<Answer>, Failure> {
+        self.texts.check(texts.len())?;
+        self.texts.answers(self.texts.encode(texts).await?).await
     }
 }
 
 async fn about() -> Response {
     let version = env!("CARGO_PKG_VERSION");
-    Json(json!({"name": "hearth", "version": version, "extensions": []})).into_response()
+    let extensions = inference::EXTENSIONS;
+    Json(json!({"name": "hearth", "version": version, "extensions": extensions})).into_response()
 }
 
 async fn metadata(
     State(server): State<Arc<Server>>,
-    Path(name): Path<String>,
+    Path(path): Path<ModelPath>,
 ) -> Result<Response, Failure> {
-    server.common.check_name(&name)?;
-    let metadata =
-        inference::metadata(&server.common.name, &server.common.revision, &server.labels);
+    server.check(&path)?;
+    let metadata = inference::metadata(&server.common, server.runtime, &server.labels);
     Ok(Json(metadata).into_response())
 }
 
 async fn model_ready(
     State(server): State<Arc<Server>>,
-    Path(name): Path<String>,
+    Path(path): Path<ModelPath>,
 ) -> Result<Response, Failure> {
-    server.common.check_name(&name)?;
+    server.check(&path)?;
     let ready = server.common.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok((status, Json(json!({"name": name, "ready": ready}))).into_response())
+    Ok((status, Json(json!({"name": path.name, "ready": ready}))).into_response())
 }
 
 async fn unknown(request: Request) -> Failure {
     let message = format!(
-        "there is no {} {}; texts go to POST /v1/classify or /v2/models/NAME/infer",
+        "there is no {} {}: this model is a classifier; texts go to POST /v1/classify or /v2/models/NAME/infer",
         request.method(),
         request.uri().path()
     );

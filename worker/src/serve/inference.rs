@@ -1,13 +1,23 @@
 //! The Open Inference Protocol, version 2: one input `text` of type BYTES, and
 //! the outputs `label` (BYTES), `label_id` (INT64) and `scores` (FP32).
+//!
+//! Of the extensions there is `binary_tensor_data`: tensors as bytes behind the JSON ([`binary`]).
 
+use hearth_crds::model_deployment::ServingRuntime;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::engine::Scores;
+use super::binary;
+use super::common::Common;
+use super::engine::Answer;
 
 /// Name of the input tensor.
 pub const INPUT: &str = "text";
+/// What of the protocol's extensions there is.
+pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+
+/// Parameters that would change the answer, and that nothing here does.
+const UNKNOWN: [&str; 3] = ["classification", "shared_memory_region", "sequence_id"];
 
 /// `POST /v2/models/NAME/infer`.
 #[derive(Debug, Deserialize)]
@@ -20,6 +30,9 @@ pub struct Request {
     /// Outputs that are wanted; all by default.
     #[serde(default)]
     pub outputs: Option<Vec<OutputName>>,
+    /// Of all tensors.
+    #[serde(default)]
+    pub parameters: Parameters,
 }
 
 /// A tensor of a request.
@@ -31,8 +44,12 @@ pub struct InputTensor {
     pub shape: Vec<usize>,
     /// Must be `BYTES`.
     pub datatype: String,
-    /// Texts.
-    pub data: Vec<Value>,
+    /// Texts, where they are no bytes behind the JSON; lists of them are read as one.
+    #[serde(default)]
+    pub data: Option<Vec<Value>>,
+    /// Of this tensor.
+    #[serde(default)]
+    pub parameters: Parameters,
 }
 
 /// An output that is wanted.
@@ -40,9 +57,27 @@ pub struct InputTensor {
 pub struct OutputName {
     /// Its name.
     pub name: String,
+    /// Of this tensor.
+    #[serde(default)]
+    pub parameters: Parameters,
 }
 
-/// Answer to [`Request`].
+/// How tensors travel.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Parameters {
+    /// Bytes of an input behind the JSON.
+    pub binary_data_size: Option<usize>,
+    /// Whether an output is wanted as bytes.
+    pub binary_data: Option<bool>,
+    /// Whether outputs that do not say so are.
+    pub binary_data_output: Option<bool>,
+    /// All others.
+    #[serde(flatten)]
+    pub others: Map<String, Value>,
+}
+
+/// The JSON of an answer to [`Request`].
 #[derive(Debug, Serialize)]
 pub struct Response {
     /// The model.
@@ -56,9 +91,19 @@ pub struct Response {
     pub outputs: Vec<Value>,
 }
 
+/// Tensors of an answer: what its JSON tells, and what comes behind it.
+#[derive(Debug, PartialEq)]
+pub struct Outputs {
+    /// One entry a tensor.
+    pub tensors: Vec<Value>,
+    /// Bytes of those that were wanted so, in their order.
+    pub binary: Vec<u8>,
+}
+
 impl Request {
-    /// The texts, or what is wrong with the request.
-    pub fn texts(&self) -> Result<Vec<String>, String> {
+    /// The texts, or what is wrong with the request. `behind` is what comes after its JSON.
+    pub fn texts(&self, behind: &[u8]) -> Result<Vec<String>, String> {
+        self.parameters.check()?;
         for wanted in self.outputs.iter().flatten() {
             if !["label", "label_id", "scores"].contains(&wanted.name.as_str()) {
                 return Err(format!(
@@ -66,65 +111,132 @@ impl Request {
                     wanted.name
                 ));
             }
+            wanted.parameters.check()?;
         }
         let [input] = self.inputs.as_slice() else {
             return Err(format!("{} inputs, and the model has one: {INPUT:?}", self.inputs.len()));
         };
-        if input.name != INPUT {
-            return Err(format!("there is no input {:?}; the model's is {INPUT:?}", input.name));
-        }
-        if input.datatype != "BYTES" {
-            return Err(format!("input {INPUT:?} is of type BYTES, not {:?}", input.datatype));
-        }
-        if !matches!(input.shape.as_slice(), [_] | [_, 1]) {
-            return Err(format!("input {INPUT:?} has shape [N] or [N, 1], not {:?}", input.shape));
-        }
-        if input.shape[0] != input.data.len() {
+        let texts = input.texts(behind)?;
+        if input.shape[0] != texts.len() {
             return Err(format!(
                 "shape {:?} asks for {} texts, and data holds {}",
                 input.shape,
                 input.shape[0],
-                input.data.len()
+                texts.len()
             ));
         }
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        input
-            .data
-            .iter()
-            .map(|value| text(value).ok_or_else(|| format!("data holds {value}, which is no text")))
-            .collect()
+        Ok(texts)
     }
 
     /// The tensors that were asked for.
-    pub fn outputs(&self, labels: &[String], scores: &[Scores]) -> Vec<Value> {
-        let best: Vec<usize> = scores.iter().map(likeliest).collect();
+    pub fn outputs(&self, labels: &[String], scores: &[Answer]) -> Outputs {
+        let best: Vec<usize> = scores.iter().map(|scores| likeliest(scores)).collect();
         let names: Vec<&str> =
             best.iter().map(|id| labels.get(*id).map_or("", String::as_str)).collect();
-        let count = scores.len();
-        let all = [
-            json!({"name": "label", "shape": [count], "datatype": "BYTES", "data": names}),
-            json!({"name": "label_id", "shape": [count], "datatype": "INT64", "data": best}),
-            json!({
-                "name": "scores",
-                "shape": [count, labels.len()],
-                "datatype": "FP32",
-                "data": scores.concat(),
-            }),
-        ];
-        let wanted = |tensor: &Value| match &self.outputs {
-            Some(names) => names.iter().any(|wanted| tensor["name"] == wanted.name),
-            None => true,
-        };
-        all.into_iter().filter(wanted).collect()
+        let flat: Vec<f32> = scores.iter().flat_map(|scores| scores.iter().copied()).collect();
+        let (rows, table) = (vec![scores.len()], vec![scores.len(), labels.len()]);
+        let mut outputs = Outputs { tensors: Vec::new(), binary: Vec::new() };
+        self.add(&mut outputs, ("label", "BYTES", &rows), &names, || binary::texts(&names));
+        self.add(&mut outputs, ("label_id", "INT64", &rows), &best, || binary::int64(&best));
+        self.add(&mut outputs, ("scores", "FP32", &table), &flat, || binary::fp32(&flat));
+        outputs
+    }
+
+    fn add(
+        &self,
+        outputs: &mut Outputs,
+        (name, datatype, shape): (&str, &str, &[usize]),
+        data: &impl Serialize,
+        bytes: impl FnOnce() -> Vec<u8>,
+    ) {
+        let mut as_bytes = self.parameters.binary_data_output;
+        if let Some(wanted) = &self.outputs {
+            let Some(wanted) = wanted.iter().find(|wanted| wanted.name == name) else { return };
+            as_bytes = wanted.parameters.binary_data.or(as_bytes);
+        }
+        let mut tensor = json!({"name": name, "shape": shape, "datatype": datatype});
+        if as_bytes == Some(true) {
+            let bytes = bytes();
+            tensor["parameters"] = json!({"binary_data_size": bytes.len()});
+            outputs.binary.extend(bytes);
+        } else {
+            tensor["data"] = json!(data);
+        }
+        outputs.tensors.push(tensor);
+    }
+}
+
+impl InputTensor {
+    fn texts(&self, behind: &[u8]) -> Result<Vec<String>, String> {
+        if self.name != INPUT {
+            return Err(format!("there is no input {:?}; the model's is {INPUT:?}", self.name));
+        }
+        if self.datatype != "BYTES" {
+            return Err(format!("input {INPUT:?} is of type BYTES, not {:?}", self.datatype));
+        }
+        if !matches!(self.shape.as_slice(), [_] | [_, 1]) {
+            return Err(format!("input {INPUT:?} has shape [N] or [N, 1], not {:?}", self.shape));
+        }
+        self.parameters.check()?;
+        match (&self.data, self.parameters.binary_data_size) {
+            (Some(_), Some(_)) => {
+                Err(format!("input {INPUT:?} has data and binary_data_size; give one"))
+            }
+            (None, None) => Err(format!(
+                "input {INPUT:?} has no data, and no binary_data_size of bytes behind the JSON"
+            )),
+            (None, Some(size)) if size != behind.len() => Err(format!(
+                "binary_data_size of input {INPUT:?} is {size}, and {} bytes are behind the JSON",
+                behind.len()
+            )),
+            (None, Some(_)) => binary::read_texts(behind),
+            (Some(_), None) if !behind.is_empty() => Err(format!(
+                "{} bytes behind the JSON belong to no input: none has binary_data_size",
+                behind.len()
+            )),
+            (Some(data), None) => {
+                let mut texts = Vec::new();
+                for value in data {
+                    match value {
+                        Value::Array(row) => row.iter().try_for_each(|v| push(v, &mut texts))?,
+                        value => push(value, &mut texts)?,
+                    }
+                }
+                Ok(texts)
+            }
+        }
+    }
+}
+
+fn push(value: &Value, texts: &mut Vec<String>) -> Result<(), String> {
+    let text = value.as_str().ok_or_else(|| format!("data holds {value}, which is no text"))?;
+    texts.push(text.to_owned());
+    Ok(())
+}
+
+impl Parameters {
+    fn check(&self) -> Result<(), String> {
+        match UNKNOWN.iter().find(|name| self.others.contains_key(**name)) {
+            Some(name) => Err(format!(
+                "parameter {name:?} is of an extension that this server does not have; it has {}",
+                EXTENSIONS.join(", ")
+            )),
+            None => Ok(()),
+        }
     }
 }
 
 /// `GET /v2/models/NAME`.
-pub fn metadata(name: &str, revision: &str, labels: &[String]) -> Value {
+pub fn metadata(common: &Common, runtime: ServingRuntime, labels: &[String]) -> Value {
+    let platform = match runtime {
+        ServingRuntime::Libtorch => "hearth_libtorch",
+        ServingRuntime::OnnxRuntime => "hearth_onnxruntime",
+        ServingRuntime::TensorRT => "hearth_tensorrt",
+    };
     json!({
-        "name": name,
-        "versions": [revision],
-        "platform": "hearth_libtorch",
+        "name": common.name,
+        "versions": [common.revision],
+        "platform": platform,
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
@@ -135,7 +247,7 @@ pub fn metadata(name: &str, revision: &str, labels: &[String]) -> Value {
     })
 }
 
-fn likeliest(scores: &Scores) -> usize {
+fn likeliest(scores: &[f32]) -> usize {
     let best = scores.iter().enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other));
     best.map_or(0, |(id, _)| id)
 }
@@ -144,9 +256,9 @@ fn likeliest(scores: &Scores) -> usize {
 mod tests {
     use super::*;
 
-    fn request(input: &Value) -> Result<Vec<String>, String> {
+    fn request(input: &Value, behind: &[u8]) -> Result<Vec<String>, String> {
         let request: Request = serde_json::from_value(json!({ "inputs": [input] })).unwrap();
-        request.texts()
+        request.texts(behind)
     }
 
     fn tensor() -> Value {
@@ -155,33 +267,77 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_the_model_is_refused_with_what_does() {
-        assert_eq!(request(&tensor()).unwrap(), ["a", "b"]);
+        assert_eq!(request(&tensor(), b"").unwrap(), ["a", "b"]);
         for (field, value, want) in [
             ("name", json!("tokens"), "the model's is \"text\""),
             ("datatype", json!("FP32"), "of type BYTES"),
             ("shape", json!([3]), "asks for 3 texts, and data holds 2"),
             ("shape", json!([1, 2]), "[N] or [N, 1]"),
             ("data", json!(["a", 7]), "7, which is no text"),
+            ("data", Value::Null, "no data"),
+            ("parameters", json!({"binary_data_size": 4}), "give one"),
+            ("parameters", json!({"shared_memory_region": "r"}), "does not have"),
         ] {
             let mut changed = tensor();
             changed[field] = value;
-            let refused = request(&changed).unwrap_err();
+            let refused = request(&changed, b"").unwrap_err();
             assert!(refused.contains(want), "{field}: {refused}");
         }
+        assert!(request(&tensor(), b"x").unwrap_err().contains("belong to no input"));
+    }
+
+    #[test]
+    fn texts_come_flat_in_rows_or_as_bytes() {
+        let mut input = tensor();
+        input["shape"] = json!([2, 1]);
+        input["data"] = json!([["a"], ["b"]]);
+        assert_eq!(request(&input, b"").unwrap(), ["a", "b"]);
+        input["data"].take();
+        input["parameters"] = json!({"binary_data_size": 10});
+        let bytes = b"\x01\0\0\0a\x01\0\0\0b";
+        assert_eq!(request(&input, bytes).unwrap(), ["a", "b"]);
+        assert!(request(&input, &bytes[..9]).unwrap_err().contains("is 10, and 9 bytes"));
+    }
+
+    fn outputs(request: &Value) -> Outputs {
+        let labels = ["ham", "spam"].map(str::to_owned);
+        let scores = [[0.25, 0.75], [0.5, 0.5]].map(Answer::from);
+        let request: Request = serde_json::from_value(request.clone()).unwrap();
+        request.texts(b"").unwrap();
+        request.outputs(&labels, &scores)
     }
 
     #[test]
     fn outputs_are_those_asked_for() {
-        let labels = ["ham", "spam"].map(str::to_owned);
-        let scores = vec![vec![0.25, 0.75], vec![0.5, 0.5]];
-        let mut request: Request = serde_json::from_value(json!({ "inputs": [tensor()] })).unwrap();
-        let outputs = request.outputs(&labels, &scores);
-        assert_eq!(outputs[0]["data"], json!(["spam", "spam"]));
-        assert_eq!(outputs[2]["shape"], json!([2, 2]));
-        assert_eq!(outputs[2]["data"], json!([0.25, 0.75, 0.5, 0.5]));
-        request.outputs = Some(vec![OutputName { name: "label_id".to_owned() }]);
-        assert_eq!(request.outputs(&labels, &scores).len(), 1);
-        request.outputs = Some(vec![OutputName { name: "x".to_owned() }]);
-        assert!(request.texts().unwrap_err().contains("no output \"x\""));
+        let Outputs { tensors, binary } = outputs(&json!({ "inputs": [tensor()] }));
+        assert_eq!(tensors[0]["data"], json!(["spam", "spam"]));
+        assert_eq!(tensors[2]["shape"], json!([2, 2]));
+        assert_eq!(tensors[2]["data"], json!([0.25, 0.75, 0.5, 0.5]));
+        assert!(binary.is_empty());
+        let mut request = json!({ "inputs": [tensor()], "outputs": [{"name": "label_id"}] });
+        assert_eq!(outputs(&request).tensors.len(), 1);
+        request["outputs"][0]["name"] = json!("x");
+        let request: Request = serde_json::from_value(request).unwrap();
+        assert!(request.texts(b"").unwrap_err().contains("no output \"x\""));
+    }
+
+    #[test]
+    fn outputs_are_bytes_where_that_is_asked_for() {
+        let all = json!({ "inputs": [tensor()], "parameters": {"binary_data_output": true} });
+        let Outputs { tensors, binary } = outputs(&all);
+        let sizes = tensors.iter().map(|tensor| &tensor["parameters"]["binary_data_size"]);
+        assert_eq!(sizes.collect::<Vec<_>>(), [&json!(16), &json!(16), &json!(16)]);
+        assert_eq!(binary.len(), 48);
+        assert_eq!(binary[..8], *b"\x04\0\0\0spam");
+        assert_eq!(binary[16..24], 1u64.to_le_bytes());
+        assert_eq!(binary[32..36], 0.25f32.to_le_bytes());
+
+        let mixed = json!({ "inputs": [tensor()], "outputs": [
+            {"name": "label", "parameters": {"binary_data": false}},
+            {"name": "scores", "parameters": {"binary_data": true}},
+        ], "parameters": {"binary_data_output": true} });
+        let Outputs { tensors, binary } = outputs(&mixed);
+        assert_eq!(tensors[0]["data"], json!(["spam", "spam"]));
+        assert_eq!((tensors[1].get("data"), binary.len()), (None, 16));
     }
 }

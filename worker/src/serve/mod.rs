@@ -1,25 +1,31 @@
 //! `hearth-worker serve`: a model over HTTP.
 //!
-//! Classifiers: [`queue`] decides what is computed together, [`engine`] has the one thread that
-//! computes, [`http`] the routes; [`classify`] and [`inference`] are the two protocols. Language
-//! models: [`openai`] is the protocol, [`crate::generate`] makes the texts. [`common`] is what both
-//! share.
+//! [`start`] makes a server of a directory. Classifiers and embedders: [`texts`] is the way of texts,
+//! [`cache`] what was computed before, [`queue`] decides what is computed together, [`engine`] has
+//! the one thread that computes, by libtorch or by [`onnx`]; [`http`] has the routes of a classifier, [`classify`] and
+//! [`inference`], whose tensors may be [`binary`], the two protocols. Language models:
+//! [`crate::generate`] makes the texts. [`openai`] is the protocol of embedders and of language
+//! models, [`common`] is what all share.
 
+pub mod binary;
+pub mod cache;
 pub mod classify;
 pub mod common;
 pub mod engine;
 pub mod http;
 pub mod inference;
 pub mod metrics;
+pub mod onnx;
 pub mod openai;
 pub mod queue;
+pub mod start;
+pub mod texts;
 
 use std::future::IntoFuture as _;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{ExitCode, ServeConfig};
@@ -31,20 +37,8 @@ use tokio::task::JoinHandle;
 
 use axum::Router;
 
-use crate::cores::cores;
-use crate::data::TextEncoder;
 use crate::error::Error;
-use crate::generate::compute::{Computer, memory_for_texts};
-use crate::generate::engine::Limits;
-use crate::generate::language::Vocabulary;
-use crate::generate::metrics::GenerationMetrics;
-use crate::generate::{self, schedule};
-use crate::model::{Head, ModelConfig, saved_head};
 use common::Common;
-use engine::{Engine, TextClassifier};
-use http::Server;
-use metrics::{BatchMetrics, ServingMetrics};
-use openai::LanguageServer;
 use queue::Bounds;
 
 /// After SIGTERM, load balancers may send a little longer: connections are
@@ -52,13 +46,6 @@ use queue::Bounds;
 const LAST_CALL: Duration = Duration::from_millis(500);
 /// Longest wait for answers in flight once no connection is taken.
 const DRAIN: Duration = Duration::from_secs(20);
-
-/// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
-/// that texts that run wait no longer than for so many.
-const PASS_TOKENS: usize = 256;
-
-/// Tokens of a text for which there is room at least, where the model knows as many.
-const LEAST_ROOM: usize = 1024;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -97,14 +84,14 @@ pub fn run(config: &Path) -> i32 {
 fn serve(config: &ServeConfig) -> Result<(), ServeError> {
     let bounds = bounds(config)?;
     let device = device(config.accelerator)?;
-    tch::set_num_threads(threads());
+    tch::set_num_threads(i32::try_from(start::threads()).unwrap_or(1));
     let runtime = tokio::runtime::Runtime::new().map_err(ServeError::Serve)?;
     runtime.block_on(async {
         let listener = listen(config.port)?;
-        let directory = config.model.clone();
-        let loading = tokio::task::spawn_blocking(move || load(&directory, device, bounds));
+        let asked = config.clone();
+        let loading = tokio::task::spawn_blocking(move || start::load(&asked, device, bounds));
         let loaded = while_loading(&listener, loading).await?;
-        let serving = loaded.start(config, bounds)?;
+        let serving = loaded.start(config, bounds).map_err(ServeError::Serve)?;
         let outcome = answer(listener, &serving.common, serving.router).await;
         (serving.close)();
         if serving.thread.join().is_err() {
@@ -112,89 +99,6 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
         }
         outcome
     })
-}
-
-/// A model that is warm.
-enum Loaded {
-    Classifier(TextClassifier, Box<TextEncoder>),
-    Language(Computer, Arc<Vocabulary>),
-}
-
-/// A model that is served.
-struct Serving {
-    common: Arc<Common>,
-    router: Router,
-    /// Lets the computing thread end: nobody waits for answers any more.
-    close: Box<dyn FnOnce() + Send>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-fn load(directory: &Path, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
-    let head = saved_head(&ModelConfig::read(directory)?)?;
-    if head == Head::CausalLm {
-        let (model, vocabulary) = generate::language::load(directory, device)?;
-        let most = vocabulary.context.saturating_mul(bounds.batch);
-        let least = vocabulary.context.min(LEAST_ROOM);
-        let computer = Computer::new(model, device, (least, most), memory_for_texts())?;
-        return Ok(Loaded::Language(computer, Arc::new(vocabulary)));
-    }
-    let classifier = crate::quantize::load(directory, device)?;
-    classifier.expect_classifier()?;
-    let encoder = TextEncoder::from_export(directory)?;
-    let model = TextClassifier { classifier, pad: encoder.pad(), device };
-    warm_up(&model, &encoder, bounds.batch)?;
-    Ok(Loaded::Classifier(model, Box::new(encoder)))
-}
-
-impl Loaded {
-    fn start(self, config: &ServeConfig, bounds: Bounds) -> Result<Serving, ServeError> {
-        let common = |metrics| {
-            Arc::new(Common {
-                name: config.job.name.clone(),
-                revision: config.revision.clone(),
-                metrics: Arc::new(metrics),
-                ready: Arc::new(AtomicBool::new(true)),
-                max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
-            })
-        };
-        match self {
-            Self::Classifier(model, encoder) => {
-                let labels = model.classifier.labels().names().to_vec();
-                let (metrics, figures) = ServingMetrics::with(BatchMetrics::new);
-                let (engine, thread) =
-                    Engine::start(model, bounds, Arc::new(figures)).map_err(ServeError::Serve)?;
-                let common = common(metrics);
-                let closing = engine.clone();
-                let server = Server { common: common.clone(), labels, encoder: *encoder, engine };
-                let router = http::router(&Arc::new(server));
-                Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
-            }
-            Self::Language(computer, vocabulary) => {
-                let (metrics, figures) = ServingMetrics::with(GenerationMetrics::new);
-                let limits = Limits {
-                    schedule: schedule::Bounds {
-                        running: bounds.batch,
-                        tokens: PASS_TOKENS.max(bounds.batch),
-                    },
-                    depth: bounds.depth,
-                    delay: bounds.delay,
-                };
-                let (engine, thread) = generate::engine::Engine::start(
-                    computer,
-                    vocabulary.clone(),
-                    limits,
-                    Arc::new(figures),
-                )
-                .map_err(ServeError::Serve)?;
-                let common = common(metrics);
-                let closing = engine.clone();
-                let started = jiff::Zoned::now().timestamp().as_second();
-                let server = LanguageServer { common: common.clone(), vocabulary, engine, started };
-                let router = openai::router(&Arc::new(server));
-                Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
-            }
-        }
-    }
 }
 
 fn bounds(config: &ServeConfig) -> Result<Bounds, ServeError> {
@@ -217,24 +121,6 @@ fn device(accelerator: Accelerator) -> Result<Device, Error> {
             Ok(Device::Cuda(0))
         }
     }
-}
-
-/// `HEARTH_THREADS`, else one a core.
-fn threads() -> i32 {
-    let asked = std::env::var("HEARTH_THREADS").ok().and_then(|threads| threads.parse().ok());
-    i32::try_from(asked.unwrap_or_else(|| cores().get())).unwrap_or(1).max(1)
-}
-
-/// The first passes allocate and choose kernels: not at a client's cost.
-fn warm_up(model: &TextClassifier, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
-    let began = Instant::now();
-    let short = encoder.encode("warm-up")?;
-    let long = encoder.encode(&"warm up ".repeat(encoder.max_length()))?;
-    for rows in [vec![&short[..]], vec![&long[..]], vec![&short[..]; batch], vec![&short[..]]] {
-        model.scores(&rows)?;
-    }
-    tracing::info!(seconds = began.elapsed().as_secs_f64(), "the model is warm");
-    Ok(())
 }
 
 /// Listens on `port` of all addresses; without IPv6, of all IPv4 addresses.

@@ -47,6 +47,7 @@ mod resume;
 mod s3_server;
 mod serve_http;
 mod serve_language;
+mod serve_onnx;
 mod straggler;
 mod tensorboard;
 mod terminate;

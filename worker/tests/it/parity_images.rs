@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use hearth_worker::data::pictures::{Pixels, decode, normalize};
 use hearth_worker::data::{Labels, Preprocessor};
 use hearth_worker::model::{self, Dropout, Head, Model, ModelConfig};
+use ort::session::Session;
 use serde::Deserialize;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
 use crate::parity_families::{noise, summary, write_filled};
+use crate::serve_onnx;
 
 const BATCH: i64 = 4;
 /// Indices of the noise that is no tensor's.
@@ -100,6 +102,27 @@ fn read(case: &Case) -> (TempDir, Model) {
 
 fn assert_near(got: f64, want: f64, tolerance: f64, what: &str) {
     assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "{what}: {got} is not {want}");
+}
+
+#[test]
+fn onnx_files_give_the_logits_of_transformers() {
+    let environment = ort::init_from(serve_onnx::library()).unwrap().build().unwrap();
+    for (name, case) in cases() {
+        let (_home, model) = read(&case);
+        let mut session = Session::builder(&environment)
+            .unwrap()
+            .commit_from_memory(&model.onnx().unwrap())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let inputs = pixels(case.height, case.width);
+        let flat = Vec::<f32>::try_from(inputs.reshape([-1i64])).unwrap();
+        let inputs = ort::value::Tensor::from_array((inputs.size(), flat)).unwrap();
+        let outputs = session.run(ort::inputs! { "pixel_values" => inputs }).unwrap();
+        let (shape, got) = outputs["logits"].try_extract_tensor::<f32>().unwrap();
+        assert_eq!(shape[..], [BATCH, i64::try_from(case.logits[0].len()).unwrap()], "{name}");
+        for (got, want) in got.iter().zip(case.logits.concat()) {
+            assert_near(f64::from(*got), want, 1e-4, &format!("{name}: logit"));
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::event::{RankEvent, StepReport};
-use hearth_worker::model::{self, Dropout};
+use hearth_worker::model::{self, Dropout, embedder};
 use hearth_worker::objective::confusion::Confusion;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -83,6 +83,38 @@ fn logits_are_those_of_transformers_within_1e_4() {
         got.extend(rows_of(&tch::no_grad(|| classifier.logits(&alone, Dropout::Off)).unwrap()));
     }
     assert_close(&got, &want.logits, "row by row");
+}
+
+#[derive(Deserialize)]
+struct Embeddings {
+    rows: Vec<EmbeddingRow>,
+}
+
+#[derive(Deserialize)]
+struct EmbeddingRow {
+    text: String,
+    tokens: usize,
+    vector: Vec<f32>,
+}
+
+#[test]
+fn embeddings_are_those_of_transformers_within_1e_4() {
+    let want: Embeddings = fixture("minilm-embeddings.json");
+    let (model, home) = (embedder::load(&minilm(), Device::Cpu).unwrap(), minilm());
+    let encoder = TextEncoder::load(&home, Vec::new(), model.max_tokens).unwrap();
+    let rows: Vec<Vec<u32>> =
+        want.rows.iter().map(|row| encoder.encode(&row.text).unwrap()).collect();
+    let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+    assert_eq!(lengths, want.rows.iter().map(|row| row.tokens).collect::<Vec<_>>());
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let batch = collate(&rows, encoder.pad(), Device::Cpu).unwrap();
+    let got = rows_of(&tch::no_grad(|| model.embed(&batch)).unwrap());
+    let want: Vec<Vec<f32>> = want.rows.into_iter().map(|row| row.vector).collect();
+    assert_close(&got, &want, "in one padded batch");
+    for (row, want) in rows.iter().zip(want) {
+        let alone = collate(&[row], encoder.pad(), Device::Cpu).unwrap();
+        assert_close(&rows_of(&tch::no_grad(|| model.embed(&alone)).unwrap()), &[want], "alone");
+    }
 }
 
 fn rows_of(logits: &Tensor) -> Vec<Vec<f32>> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 use crate::fixture::Fixture;
-use crate::trained;
+use crate::{serve_onnx, trained};
 
 const TEXTS: [&str; 4] = ["win cash now", "the meeting is for you", "free offer", "lunch"];
 
@@ -57,13 +57,12 @@ impl Server {
         });
         change(&mut config);
         let path = fixture.write("serve.json", &config.to_string());
-        let child = Command::new(env!("CARGO_BIN_EXE_hearth-worker"))
-            .arg("serve")
-            .arg("--config")
-            .arg(path)
-            .env("HEARTH_THREADS", "1")
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
+        command.arg("serve").arg("--config").arg(path).env("HEARTH_THREADS", "1");
+        if config["runtime"] == "OnnxRuntime" {
+            command.env("ORT_DYLIB_PATH", serve_onnx::library());
+        }
+        let child = command.spawn().unwrap();
         let server = Self { child, port, model, _fixture: fixture };
         let deadline = Instant::now() + Duration::from_mins(1);
         while server.try_get("/readyz").is_none_or(|answer| answer.status != 200) {
@@ -243,6 +242,55 @@ fn texts_that_come_together_are_computed_together() {
 }
 
 #[test]
+fn a_cache_changes_no_byte_and_computes_equal_texts_once() {
+    let plain = Server::start(|_| ());
+    let cached = Server::start(|config| config["responseCacheBytes"] = (1 << 20).into());
+    let infer = |server: &Server, text: &str| {
+        let tensor = json!({"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]});
+        server.post("/v2/models/tiny/infer", &json!({ "inputs": [tensor] }).to_string()).body
+    };
+    for _ in 0..2 {
+        for text in TEXTS {
+            assert_eq!(cached.classify(&json!(text)).body, plain.classify(&json!(text)).body);
+            assert_eq!(infer(&cached, text), infer(&plain, text));
+        }
+    }
+    let figures = |server: &Server| {
+        ["cache_hits_total", "cache_misses_total", "batch_size_sum"]
+            .map(|name| server.metric(&format!("hearth_inference_{name}")).to_string())
+    };
+    assert_eq!(figures(&cached), ["12", "4", "4"]);
+    assert!(cached.metric("hearth_inference_cache_bytes") > 4.0 * 32.0);
+
+    // Case and spaces are nothing to this tokenizer; another text is computed beside them.
+    let batch = json!(["FREE  offer", "lunch", "free offer", "a report"]);
+    let outputs = cached.classify(&batch).json()["outputs"].take();
+    assert_eq!(outputs[0], outputs[2]);
+    assert_eq!(outputs[1], cached.classify(&json!("lunch")).json()["outputs"][0]);
+    assert_eq!(figures(&cached), ["16", "5", "5"]);
+    let many = json!(vec!["lunch"; 65]);
+    let refused = [&plain, &cached].map(|server| server.classify(&many).body);
+    assert_eq!(refused[0], refused[1]);
+    assert!(refused[0].contains("at most 64 can be queued"), "{}", refused[0]);
+}
+
+#[test]
+fn equal_texts_that_come_together_are_computed_once() {
+    let server = Server::start(|config| {
+        config["maxBatchDelayMilliseconds"] = 200.into();
+        config["responseCacheBytes"] = (1 << 20).into();
+    });
+    let port = server.port;
+    let ask = move || send(port, "POST", "/v1/classify", r#"{"inputs": "lunch"}"#).unwrap();
+    let clients: Vec<_> = (0..8).map(|_| std::thread::spawn(ask)).collect();
+    let answers: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert!(answers.iter().all(|answer| answer.body == answers[0].body));
+    assert!((server.metric("hearth_inference_batch_size_sum") - 1.0).abs() < 0.5);
+    assert!((server.metric("hearth_inference_cache_hits_total") - 7.0).abs() < 0.5);
+}
+
+#[test]
 fn bad_requests_are_answered_with_a_sentence() {
     let server = Server::start(|_| ());
     let large = json!({"inputs": "x".repeat(70_000)}).to_string();
@@ -250,14 +298,15 @@ fn bad_requests_are_answered_with_a_sentence() {
     for (path, body, status, want) in [
         ("/v1/classify", "{", 400, "EOF while parsing"),
         ("/v1/classify", r#"{"inputs": 7}"#, 400, "a text or a list of texts"),
-        ("/v1/classify", r#"{"inputs": [], "top_k": 1}"#, 400, "no text to classify"),
+        ("/v1/classify", r#"{"inputs": [], "top_k": 1}"#, 400, "there is no text"),
         ("/v1/classify", r#"{"inputs": "a", "top_k": 0}"#, 400, "at least one class"),
         ("/v1/classify", r#"{"inputs": "a", "topk": 1}"#, 400, "unknown field `topk`"),
         ("/v1/classify", &large, 413, "larger than 65536 bytes"),
         ("/v1/classify", &many, 400, "at most 64 can be queued"),
         ("/v2/models/other/infer", "{}", 404, "this server has \"tiny\""),
         ("/v2/models/tiny/infer", r#"{"inputs": []}"#, 400, "the model has one"),
-        ("/v1/embeddings", "{}", 404, "texts go to POST /v1/classify"),
+        ("/v2/models/tiny/versions/r2/infer", "{}", 404, "this server has \"r1\""),
+        ("/v1/embeddings", "{}", 404, "a classifier; texts go to POST /v1/classify"),
     ] {
         let answer = server.post(path, body);
         assert_eq!(answer.status, status, "{path} {want}: {}", answer.body);

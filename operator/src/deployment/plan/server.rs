@@ -84,10 +84,12 @@ fn config(frame: &Frame<'_>, target: &Target) -> ServeConfig {
         revision: target.revision.clone(),
         model: path_of(&target.model, &Backend::Cluster),
         accelerator: accelerator(&serving.resources),
+        runtime: serving.runtime,
         max_batch_size: count(serving.max_batch_size),
         max_batch_delay_milliseconds: count(serving.max_batch_delay_milliseconds),
         max_queue_depth: count(serving.max_queue_depth),
         max_body_bytes: valid.spec.gateway.max_body_bytes.unsigned_abs(),
+        response_cache_bytes: serving.response_cache_bytes.unsigned_abs(),
         port: SERVE_PORT,
     }
 }

@@ -1,10 +1,12 @@
-//! BERT (Devlin et al. 2019), as transformers' `BertForSequenceClassification`.
+//! BERT (Devlin et al. 2019), as transformers' `BertForSequenceClassification` and `BertModel`.
 //!
 //! Shapes: `B` rows, `T` tokens, `Q` query positions, `D` width.
 //!
 //! The classifier reads the first position of the last layer alone, so the last layer computes
 //! queries, attention and feed-forward for that position only (`Q = 1`). The result is the same; a
 //! sixth of MiniLM's work is not done.
+
+mod onnx;
 
 use serde::Deserialize;
 use tch::Tensor;
@@ -18,13 +20,20 @@ use crate::model::parts::attention::{Scores, attend, split_heads};
 use crate::model::parts::embedding::Embedding;
 use crate::model::parts::linear::Linear;
 use crate::model::parts::norm::LayerNorm;
+use crate::onnx::Graph;
 
 /// An encoder with a pooler and a classifier.
 #[derive(Debug)]
 pub struct Bert {
+    encoder: Encoder,
+    top: Top,
+}
+
+/// Embeddings and layers.
+#[derive(Debug)]
+pub struct Encoder {
     embeddings: Embeddings,
     layers: Vec<Layer>,
-    top: Top,
     settings: BertConfig,
     activation: Activation,
 }
@@ -109,6 +118,17 @@ module!(Top: pooler, classifier);
 
 /// Reads a BERT classifier for so many classes.
 pub fn load(loader: &Loader<'_>, classes: i64) -> Result<Bert, ModelError> {
+    let encoder = load_encoder(loader)?;
+    let width = encoder.width();
+    let top = Top {
+        pooler: loader.linear("bert.pooler.dense", [width, width], true)?,
+        classifier: loader.linear("classifier", [classes, width], true)?,
+    };
+    Ok(Bert { encoder, top })
+}
+
+/// Reads a BERT without its head.
+pub fn load_encoder(loader: &Loader<'_>) -> Result<Encoder, ModelError> {
     let bert: BertConfig = loader.config.of_family()?;
     bert.check(loader)?;
     let activation = Activation::by_name(&bert.hidden_act)
@@ -139,11 +159,7 @@ pub fn load(loader: &Loader<'_>, classes: i64) -> Result<Bert, ModelError> {
         })
     });
     let layers = layers.collect::<Result<_, ModelError>>()?;
-    let top = Top {
-        pooler: loader.linear("bert.pooler.dense", [width, width], true)?,
-        classifier: loader.linear("classifier", [classes, width], true)?,
-    };
-    Ok(Bert { embeddings, layers, top, settings: bert, activation })
+    Ok(Encoder { embeddings, layers, settings: bert, activation })
 }
 
 impl BertConfig {
@@ -177,27 +193,46 @@ impl BertConfig {
 
 impl Network for Bert {
     fn stages(&self) -> usize {
-        self.layers.len() + 2
+        self.encoder.layers.len() + 2
     }
 
     fn stage(&self, index: usize) -> &dyn Module {
-        stage_of(index, &self.embeddings, &self.layers, &self.top)
+        stage_of(index, &self.encoder.embeddings, &self.encoder.layers, &self.top)
     }
 
     fn stage_mut(&mut self, index: usize) -> &mut dyn Module {
-        stage_of_mut(index, &mut self.embeddings, &mut self.layers, &mut self.top)
+        let Encoder { embeddings, layers, .. } = &mut self.encoder;
+        stage_of_mut(index, embeddings, layers, &mut self.top)
     }
 
     fn forward(&self, index: usize, input: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
-        let Some(layer) = index.checked_sub(1) else { return self.embed(input, pass) };
-        match self.layers.get(layer) {
-            Some(part) => self.layer(part, layer + 1 == self.layers.len(), input, pass),
+        let encoder = &self.encoder;
+        let Some(layer) = index.checked_sub(1) else { return encoder.embed(input, pass) };
+        match encoder.layers.get(layer) {
+            Some(part) => encoder.layer(part, layer + 1 == encoder.layers.len(), input, pass),
             None => self.classify(input, pass),
         }
     }
+
+    fn onnx(&self, graph: &mut Graph) -> Option<Result<(), ModelError>> {
+        Some(self.describe(graph))
+    }
 }
 
-impl Bert {
+impl Encoder {
+    /// `D`.
+    pub fn width(&self) -> i64 {
+        self.settings.hidden_size
+    }
+
+    /// ids `[B, T]` → `[B, T, D]`, at every position.
+    pub fn forward(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
+        let embedded = self.embed(ids, pass)?;
+        self.layers
+            .iter()
+            .try_fold(embedded, |hidden, layer| self.layer(layer, false, &hidden, pass))
+    }
+
     /// ids `[B, T]` → `[B, T, D]`.
     fn embed(&self, ids: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
         let Embeddings { word, position, token_type, norm } = &self.embeddings;
@@ -210,15 +245,15 @@ impl Bert {
         pass.dropout.apply(normed, self.settings.hidden_dropout_prob)
     }
 
-    /// `[B, T, D]` → `[B, T, D]`, of the last layer `[B, 1, D]`.
+    /// `[B, T, D]` → `[B, T, D]`, or `[B, 1, D]` where the first position alone is wanted.
     fn layer(
         &self,
         layer: &Layer,
-        last: bool,
+        first_alone: bool,
         hidden: &Tensor,
         pass: &Pass,
     ) -> Result<Tensor, ModelError> {
-        let queries = if last { hidden.f_narrow(1, 0, 1)? } else { hidden.shallow_clone() };
+        let queries = if first_alone { hidden.f_narrow(1, 0, 1)? } else { hidden.shallow_clone() };
         let heads = |flat: Tensor| -> Result<Tensor, ModelError> {
             let size = self.settings.hidden_size / self.settings.num_attention_heads;
             Ok(split_heads(&flat, size)?.f_transpose(1, 2)?)
@@ -238,11 +273,14 @@ impl Bert {
         let narrow = drop(layer.output.forward(&wide, pass.dropout)?)?;
         layer.output_norm.forward(&narrow.f_add(&attended)?)
     }
+}
 
+impl Bert {
     /// `[B, 1, D]` → logits `[B, C]`.
     fn classify(&self, hidden: &Tensor, pass: &Pass) -> Result<Tensor, ModelError> {
         let pooled = self.top.pooler.forward(&hidden.f_select(1, 0)?, pass.dropout)?.f_tanh()?;
-        let share = self.settings.classifier_dropout.unwrap_or(self.settings.hidden_dropout_prob);
+        let settings = &self.encoder.settings;
+        let share = settings.classifier_dropout.unwrap_or(settings.hidden_dropout_prob);
         self.top.classifier.forward(&pass.dropout.apply(pooled, share)?, pass.dropout)
     }
 }

@@ -14,6 +14,8 @@ use crate::model::parts::conv_layer::{ConvLayer, NormStyle, pool};
 use crate::model::parts::convolution::{Padding, Window};
 use crate::model::parts::dropout::Dropout;
 use crate::model::parts::linear::Linear;
+use crate::model::parts::onnx;
+use crate::onnx::graph::{Graph, Value};
 
 /// Share of the newest batch in the running statistics: transformers hands TensorFlow's decay of
 /// 0.997 to PyTorch, where it means the opposite. A run there and a run here must agree.
@@ -227,6 +229,22 @@ impl Parts<'_> {
 }
 
 impl Block {
+    fn describe(
+        &self,
+        graph: &mut Graph,
+        index: usize,
+        input: &Value,
+    ) -> Result<Value, ModelError> {
+        let mut hidden = input.clone();
+        for layer in &self.layers {
+            hidden = onnx::conv_layer(graph, layer, &hidden)?;
+        }
+        if self.residual {
+            hidden = graph.node("Add", &format!("block.{index}"), &[input, &hidden], Vec::new());
+        }
+        Ok(hidden)
+    }
+
     /// `[B, C, H, W]` → `[B, C', H', W']`.
     fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
         let mut hidden = input.shallow_clone();
@@ -261,6 +279,25 @@ impl Network for MobileNetV2 {
         let pooled = pool(&self.top.convolution.forward(input, pass.dropout)?)?;
         let dropped = pass.dropout.apply(pooled, self.top.dropout)?;
         self.top.classifier.forward(&dropped, pass.dropout)
+    }
+
+    fn onnx(&self, graph: &mut Graph) -> Option<Result<(), ModelError>> {
+        Some(self.describe(graph))
+    }
+}
+
+impl MobileNetV2 {
+    /// `pixel_values`, f32 `[batch, channels, height, width]`, to `logits`, f32 `[batch, classes]`.
+    fn describe(&self, graph: &mut Graph) -> Result<(), ModelError> {
+        let Some(first) = self.stem.layers.first() else {
+            return Err(ModelError::Pass("the stem has a convolution"));
+        };
+        let mut hidden = onnx::pixels(graph, &first.convolution);
+        for (index, block) in std::iter::once(&self.stem).chain(&self.blocks).enumerate() {
+            hidden = block.describe(graph, index, &hidden)?;
+        }
+        let hidden = onnx::conv_layer(graph, &self.top.convolution, &hidden)?;
+        onnx::pooled_logits(graph, &self.top.classifier, &hidden)
     }
 }
 

@@ -14,6 +14,8 @@ use crate::model::parts::conv_layer::{ConvLayer, NormStyle, pool};
 use crate::model::parts::convolution::Window;
 use crate::model::parts::dropout::Dropout;
 use crate::model::parts::linear::Linear;
+use crate::model::parts::onnx;
+use crate::onnx::graph::{Graph, Setting, Value};
 
 /// PyTorch's defaults of `BatchNorm2d`.
 const STYLE: NormStyle = NormStyle { momentum: 0.1, eps: 1e-5 };
@@ -181,6 +183,25 @@ fn chain(
 }
 
 impl Residual {
+    fn describe(
+        &self,
+        graph: &mut Graph,
+        index: usize,
+        input: &Value,
+    ) -> Result<Value, ModelError> {
+        let mut hidden = input.clone();
+        for layer in &self.layers {
+            hidden = onnx::conv_layer(graph, layer, &hidden)?;
+        }
+        let around = match &self.shortcut {
+            Some(shortcut) => onnx::conv_layer(graph, shortcut, input)?,
+            None => input.clone(),
+        };
+        let name = format!("layer.{index}");
+        let sum = graph.node("Add", &format!("{name}.sum"), &[&hidden, &around], Vec::new());
+        Ok(onnx::activate(graph, self.activation, &name, &sum))
+    }
+
     /// `[B, C, H, W]` → `[B, C', H', W']`.
     fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
         let mut hidden = input.shallow_clone();
@@ -218,5 +239,27 @@ impl Network for ResNet {
             Some(residual) => residual.forward(input, pass.dropout),
             None => self.classifier.forward(&pool(input)?, pass.dropout),
         }
+    }
+
+    fn onnx(&self, graph: &mut Graph) -> Option<Result<(), ModelError>> {
+        Some(self.describe(graph))
+    }
+}
+
+impl ResNet {
+    /// `pixel_values`, f32 `[batch, channels, height, width]`, to `logits`, f32 `[batch, classes]`.
+    fn describe(&self, graph: &mut Graph) -> Result<(), ModelError> {
+        let pixels = onnx::pixels(graph, &self.stem.convolution);
+        let hidden = onnx::conv_layer(graph, &self.stem, &pixels)?;
+        let window = vec![
+            Setting::Ints("kernel_shape", vec![3; 2]),
+            Setting::Ints("strides", vec![2; 2]),
+            Setting::Ints("pads", vec![1; 4]),
+        ];
+        let mut hidden = graph.node("MaxPool", "stem", &[&hidden], window);
+        for (index, residual) in self.layers.iter().enumerate() {
+            hidden = residual.describe(graph, index, &hidden)?;
+        }
+        onnx::pooled_logits(graph, &self.classifier, &hidden)
     }
 }

@@ -5,6 +5,8 @@
 //! The classifier reads the first position of the last layer alone, so the last layer computes
 //! queries, attention and feed-forward for that position only (`Q = 1`).
 
+mod onnx;
+
 use serde::Deserialize;
 use tch::Tensor;
 
@@ -17,6 +19,7 @@ use crate::model::parts::attention::{Scores, attend, split_heads};
 use crate::model::parts::convolution::{Convolution, Padding, Window};
 use crate::model::parts::linear::Linear;
 use crate::model::parts::norm::LayerNorm;
+use crate::onnx::Graph;
 
 /// An encoder of patches with a classifier.
 #[derive(Debug)]
@@ -210,6 +213,10 @@ impl Network for Vit {
             Some(part) => self.layer(part, layer + 1 == self.layers.len(), input, pass),
             None => self.classify(input, pass),
         }
+    }
+
+    fn onnx(&self, graph: &mut Graph) -> Option<Result<(), ModelError>> {
+        Some(self.describe(graph))
     }
 }
 

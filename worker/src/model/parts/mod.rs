@@ -13,6 +13,7 @@ pub mod linear;
 pub mod mla;
 pub mod mlp;
 pub mod norm;
+pub mod onnx;
 pub mod output;
 pub mod rope;
 pub mod router;

@@ -1,6 +1,8 @@
-//! OpenAI's API for a language model: `/v1/chat/completions`, `/v1/completions`, `/v1/models`.
+//! OpenAI's API: `/v1/chat/completions` and `/v1/completions` of a language model, [`embeddings`] of
+//! a model that gives vectors, `/v1/models` of both.
 
 mod answer;
+pub mod embeddings;
 mod request;
 mod stream;
 
@@ -21,6 +23,8 @@ use crate::generate::engine::{Engine, Refused, Request as TextRequest};
 use crate::generate::language::Vocabulary;
 use answer::{Answer, Kind};
 use request::{Chat, Completion, How, Prompt};
+
+pub use embeddings::EmbeddingServer;
 
 /// What the routes share.
 pub struct LanguageServer {
@@ -258,18 +262,25 @@ async fn model(
 
 impl LanguageServer {
     fn card(&self) -> Value {
-        json!({
-            "id": self.common.name, "object": "model", "created": self.started, "owned_by": "hearth",
-            "root": self.common.revision, "max_model_len": self.engine.room(),
-        })
+        card(&self.common, self.started, self.engine.room())
     }
 }
 
+/// What `/v1/models` tells of a model that reads so many tokens.
+fn card(common: &Common, started: i64, most_tokens: usize) -> Value {
+    json!({
+        "id": common.name, "object": "model", "created": started, "owned_by": "hearth",
+        "root": common.revision, "max_model_len": most_tokens,
+    })
+}
+
 async fn unknown(request: Request) -> ApiFailure {
-    let message = format!(
-        "there is no {} {}; chats go to POST /v1/chat/completions, texts to POST /v1/completions",
-        request.method(),
-        request.uri().path()
-    );
+    let what = "this is a language model; chats go to POST /v1/chat/completions, texts to POST /v1/completions";
+    unknown_route(&request, what)
+}
+
+/// A route that this model does not have; `what` says which it does.
+fn unknown_route(request: &Request, what: &str) -> ApiFailure {
+    let message = format!("there is no {} {}: {what}", request.method(), request.uri().path());
     ApiFailure(Failure { status: StatusCode::NOT_FOUND, message })
 }

@@ -120,7 +120,7 @@ pub(super) struct Completion {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(
     untagged,
-    expecting = "prompt must be a text, a list of texts, a list of tokens or a list of such lists"
+    expecting = "prompt or input must be a text, a list of texts, a list of tokens or a list of such lists"
 )]
 pub(super) enum Prompt {
     /// One text.
@@ -354,6 +354,6 @@ mod tests {
         assert!(matches!(prompt(json!(["a", "b"])), Ok(Prompt::Texts(texts)) if texts.len() == 2));
         assert!(matches!(prompt(json!([1, 2])), Ok(Prompt::Tokens(_))));
         assert!(matches!(prompt(json!([[1], [2]])), Ok(Prompt::ManyTokens(_))));
-        assert!(prompt(json!({"a": 1})).unwrap_err().to_string().contains("prompt must be"));
+        assert!(prompt(json!({"a": 1})).unwrap_err().to_string().contains("must be a text"));
     }
 }

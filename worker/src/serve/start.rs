@@ -1,0 +1,234 @@
+//! A directory to a server: reads the model, warms it up, starts its computing thread.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use axum::Router;
+use hearth_crds::model_deployment::ServingRuntime;
+use hearth_crds::worker_config::ServeConfig;
+use tch::Device;
+
+use super::cache::{AnswerCache, CacheMetrics};
+use super::common::Common;
+use super::engine::{Compute, Engine, TextClassifier, TextEmbedder};
+use super::http::{self, Server};
+use super::metrics::{BatchMetrics, ServingMetrics};
+use super::onnx::{OnnxClassifier, Place};
+use super::openai::{self, EmbeddingServer, LanguageServer};
+use super::queue::Bounds;
+use super::texts::Texts;
+use crate::cores::cores;
+use crate::data::TextEncoder;
+use crate::error::Error;
+use crate::generate::compute::{Computer, memory_for_texts};
+use crate::generate::engine::Limits;
+use crate::generate::language::Vocabulary;
+use crate::generate::metrics::GenerationMetrics;
+use crate::generate::{self, schedule};
+use crate::model::embedder::{self, is_embedder};
+use crate::model::{Family, Head, ModelConfig, saved_head};
+
+/// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
+/// that texts that run wait no longer than for so many.
+const PASS_TOKENS: usize = 256;
+
+/// Tokens of a text for which there is room at least, where the model knows as many.
+const LEAST_ROOM: usize = 1024;
+
+/// A model that is warm.
+pub enum Loaded {
+    /// Tells texts apart.
+    Classifier(Classifier),
+    /// Gives vectors of texts.
+    Embedder(TextEmbedder, Box<TextEncoder>),
+    /// Continues texts.
+    Language(Computer, Arc<Vocabulary>),
+}
+
+/// A classifier of texts.
+pub struct Classifier {
+    model: Box<dyn Compute>,
+    labels: Vec<String>,
+    encoder: Box<TextEncoder>,
+    runtime: ServingRuntime,
+}
+
+/// A model that is served.
+pub struct Serving {
+    /// Name, figures, bounds.
+    pub common: Arc<Common>,
+    /// Its routes.
+    pub router: Router,
+    /// Lets the computing thread end: nobody waits for answers any more.
+    pub close: Box<dyn FnOnce() + Send>,
+    /// The computing thread.
+    pub thread: JoinHandle<()>,
+}
+
+/// Reads the model that a configuration names and warms it up.
+pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
+    let directory = &asked.model;
+    let config = ModelConfig::read(directory)?;
+    let place = Place::of(asked.runtime, asked.accelerator, threads())?;
+    if place.is_some() && (config.family != Family::Bert || is_embedder(&config)) {
+        let detail = format!(
+            "serving.runtime {:?} computes classifiers of BERT's family; choose Libtorch for this model",
+            asked.runtime
+        );
+        return Err(config.unsupported(detail).into());
+    }
+    if is_embedder(&config) {
+        let embedder = embedder::load(directory, device)?;
+        let encoder = TextEncoder::load(directory, Vec::new(), embedder.max_tokens)?;
+        let mut model = TextEmbedder { embedder, pad: encoder.pad(), device };
+        warm_up(&mut model, &encoder, bounds.batch)?;
+        return Ok(Loaded::Embedder(model, Box::new(encoder)));
+    }
+    if saved_head(&config)? == Head::CausalLm {
+        let (model, vocabulary) = generate::language::load(directory, device)?;
+        let most = vocabulary.context.saturating_mul(bounds.batch);
+        let least = vocabulary.context.min(LEAST_ROOM);
+        let computer = Computer::new(model, device, (least, most), memory_for_texts())?;
+        return Ok(Loaded::Language(computer, Arc::new(vocabulary)));
+    }
+    // Elsewhere, libtorch only reads the model and says what it should give.
+    let device = if place.is_some() { Device::Cpu } else { device };
+    let classifier = crate::quantize::load(directory, device)?;
+    classifier.expect_classifier()?;
+    let encoder = TextEncoder::from_export(directory)?;
+    let labels = classifier.labels().names().to_vec();
+    let own = TextClassifier { classifier, pad: encoder.pad(), device };
+    let mut model: Box<dyn Compute> = match place {
+        None => Box::new(own),
+        Some(place) => {
+            let [short, long] = samples(&encoder)?;
+            Box::new(OnnxClassifier::new(&own, &place, &[&short, &long])?)
+        }
+    };
+    warm_up(&mut model, &encoder, bounds.batch)?;
+    Ok(Loaded::Classifier(Classifier {
+        model,
+        labels,
+        encoder: Box::new(encoder),
+        runtime: asked.runtime,
+    }))
+}
+
+/// A short text and the longest.
+fn samples(encoder: &TextEncoder) -> Result<[Vec<u32>; 2], Error> {
+    let long = "warm up ".repeat(encoder.max_length());
+    Ok([encoder.encode("warm-up")?, encoder.encode(&long)?])
+}
+
+/// `HEARTH_THREADS`, else one a core.
+pub fn threads() -> usize {
+    let asked = std::env::var("HEARTH_THREADS").ok().and_then(|threads| threads.parse().ok());
+    asked.unwrap_or_else(|| cores().get()).max(1)
+}
+
+/// The first passes allocate and choose kernels: not at a client's cost.
+fn warm_up(model: &mut impl Compute, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
+    let began = Instant::now();
+    let [short, long] = samples(encoder)?;
+    for rows in [vec![&short[..]], vec![&long[..]], vec![&short[..]; batch], vec![&short[..]]] {
+        model.answers(&rows)?;
+    }
+    tracing::info!(seconds = began.elapsed().as_secs_f64(), "the model is warm");
+    Ok(())
+}
+
+impl Loaded {
+    /// Starts what computes, and gives the routes to it.
+    pub fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
+        match self {
+            Self::Classifier(Classifier { model, labels, encoder, runtime }) => {
+                let (common, texts, thread) =
+                    compute(model, *encoder, labels.len(), (config, bounds))?;
+                let server =
+                    Server { common: common.clone(), labels, runtime, texts: texts.clone() };
+                let router = http::router(&Arc::new(server));
+                Ok(Serving {
+                    common,
+                    router,
+                    close: Box::new(move || texts.engine.close()),
+                    thread,
+                })
+            }
+            Self::Embedder(model, encoder) => {
+                let (width, vocabulary) = (model.embedder.width, model.embedder.vocabulary);
+                let (common, texts, thread) = compute(model, *encoder, width, (config, bounds))?;
+                let server = EmbeddingServer {
+                    common: common.clone(),
+                    texts: texts.clone(),
+                    width,
+                    vocabulary,
+                    started: now(),
+                };
+                let router = openai::embeddings::router(&Arc::new(server));
+                Ok(Serving {
+                    common,
+                    router,
+                    close: Box::new(move || texts.engine.close()),
+                    thread,
+                })
+            }
+            Self::Language(computer, vocabulary) => generate(computer, vocabulary, config, bounds),
+        }
+    }
+}
+
+/// Starts the thread that computes answers of so many `numbers` each, with the cache before it.
+fn compute(
+    model: impl Compute,
+    encoder: TextEncoder,
+    numbers: usize,
+    (config, bounds): (&ServeConfig, Bounds),
+) -> std::io::Result<(Arc<Common>, Arc<Texts>, JoinHandle<()>)> {
+    let bytes = config.response_cache_bytes;
+    let (metrics, (figures, cached)) = ServingMetrics::with(|registry| {
+        let cached = (bytes > 0).then(|| CacheMetrics::new(registry));
+        (BatchMetrics::new(registry), cached)
+    });
+    let cache = cached.map(|figures| AnswerCache::new(bytes, &config.revision, numbers, figures));
+    let (engine, thread) = Engine::start(model, bounds, Arc::new(figures))?;
+    let texts = Arc::new(Texts { encoder, engine, cache });
+    Ok((common(config, metrics), texts, thread))
+}
+
+fn generate(
+    computer: Computer,
+    vocabulary: Arc<Vocabulary>,
+    config: &ServeConfig,
+    bounds: Bounds,
+) -> std::io::Result<Serving> {
+    let (metrics, figures) = ServingMetrics::with(GenerationMetrics::new);
+    let running = bounds.batch;
+    let limits = Limits {
+        schedule: schedule::Bounds { running, tokens: PASS_TOKENS.max(running) },
+        depth: bounds.depth,
+        delay: bounds.delay,
+    };
+    let (engine, thread) =
+        generate::engine::Engine::start(computer, vocabulary.clone(), limits, Arc::new(figures))?;
+    let common = common(config, metrics);
+    let closing = engine.clone();
+    let server = LanguageServer { common: common.clone(), vocabulary, engine, started: now() };
+    let router = openai::router(&Arc::new(server));
+    Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
+}
+
+fn common(config: &ServeConfig, metrics: ServingMetrics) -> Arc<Common> {
+    Arc::new(Common {
+        name: config.job.name.clone(),
+        revision: config.revision.clone(),
+        metrics: Arc::new(metrics),
+        ready: Arc::new(AtomicBool::new(true)),
+        max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
+    })
+}
+
+fn now() -> i64 {
+    jiff::Zoned::now().timestamp().as_second()
+}
