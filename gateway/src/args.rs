@@ -45,6 +45,9 @@ pub struct Args {
     /// Longest that a server may pause within an answer.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub answer_idle_timeout: Duration,
+    /// Longest that a request waits for a server that takes connections.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
+    pub reach_timeout: Duration,
     /// Open connections; more wait.
     #[arg(long, value_name = "N", default_value_t = 8192)]
     pub max_connections: usize,

@@ -70,6 +70,16 @@ impl Exchange {
         self.counted = Some(Counted::begin(&target.in_flight));
     }
 
+    /// Another variant answers, since this one cannot be reached: a failure of this one, which is
+    /// no success of the other.
+    pub(crate) fn goes_over_to(&mut self, target: &Target) {
+        if let Some(reading) = self.reading.take() {
+            reading.ended(Outcome::Broken, self.since.elapsed().as_secs_f64());
+        }
+        self.metrics.went_over(&self.variant);
+        self.goes_to(target, None);
+    }
+
     /// What the metrics will say.
     pub(crate) fn outcome(&mut self, outcome: Outcome) {
         self.outcome = outcome;

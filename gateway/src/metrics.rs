@@ -79,6 +79,7 @@ pub struct Metrics {
     troubles: Family<TroubleLabels, Counter>,
     connections: Gauge,
     uncopied: Counter,
+    fallbacks: Family<VariantLabel, Counter>,
 }
 
 fn request_histogram() -> Histogram {
@@ -97,6 +98,7 @@ impl Default for Metrics {
             troubles: Family::default(),
             connections: Gauge::default(),
             uncopied: Counter::default(),
+            fallbacks: Family::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "Requests that ended, by outcome", new.requests.clone());
@@ -117,6 +119,11 @@ impl Default for Metrics {
             "routing_table_troubles",
             "Times that a routing table was not taken over; the one before stands",
             new.troubles.clone(),
+        );
+        registry.register(
+            "fallbacks",
+            "Requests that the stable variant answered, since this one could not be reached",
+            new.fallbacks.clone(),
         );
         registry.register(
             "shadow_skipped",
@@ -147,6 +154,11 @@ impl Metrics {
 
     pub(crate) fn connections(&self) -> &Gauge {
         &self.connections
+    }
+
+    /// The stable variant answers instead of this one.
+    pub(crate) fn went_over(&self, variant: &str) {
+        self.fallbacks.get_or_create(&VariantLabel { variant: variant.to_owned() }).inc();
     }
 
     /// A request should have been copied and was not.

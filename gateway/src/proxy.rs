@@ -31,6 +31,8 @@ pub struct Patience {
     pub client_idle: Duration,
     /// For the next piece of an answer.
     pub answer_idle: Duration,
+    /// For a server that takes connections.
+    pub reach: Duration,
 }
 
 impl Default for Patience {
@@ -39,6 +41,7 @@ impl Default for Patience {
             head: Duration::from_secs(30),
             client_idle: Duration::from_secs(30),
             answer_idle: Duration::from_mins(5),
+            reach: Duration::from_secs(15),
         }
     }
 }
@@ -126,19 +129,34 @@ impl Gateway {
         exchange.goes_to(&target, meter.and_then(|meter| meter.assigned(&target.name)));
 
         let seconds = limits.request_timeout_seconds;
-        // Where there may be no server yet, a request waits for one first.
-        let hold = table.document.scaling.map_or(0, |scaling| scaling.hold_seconds);
-        let held_until = Instant::now() + Duration::from_secs(hold.into());
-        let deadline = held_until + Duration::from_secs(seconds.into());
+        let begin = Instant::now();
         let (mut head, body) = request.into_parts();
         let body_limits =
             BodyLimits { bytes: limits.max_body_bytes, idle: self.patience.client_idle };
         let upload = Upload::new(body, body_limits)?;
         headers::for_backend(&mut head.headers, peer.address.ip(), head.version);
-        let sent = self.upstream.send(&target, &head, (&upload, held_until), &self.state.metrics);
-        let response = timeout_at(deadline, sent).await.map_err(|_| {
-            if upload.has_ended() { Refusal::Timeout { seconds } } else { Refusal::BodyTimeout }
-        })??;
+        // A server that restarts is waited for, and where there may be none, the first one.
+        let hold = table.document.scaling.map_or(0, |scaling| scaling.hold_seconds);
+        let reach = self.patience.reach.max(Duration::from_secs(hold.into()));
+        let deadline = begin + reach + Duration::from_secs(seconds.into());
+        let metrics = &self.state.metrics;
+        let mut target = target;
+        let response = loop {
+            let instead = table.instead_of(&target);
+            // Where another can answer, nobody waits for this one.
+            let held_until = if instead.is_some() { begin } else { begin + reach };
+            let sent = self.upstream.send(&target, &head, (&upload, held_until), metrics);
+            let sent = timeout_at(deadline, sent).await.map_err(|_| {
+                if upload.has_ended() { Refusal::Timeout { seconds } } else { Refusal::BodyTimeout }
+            })?;
+            match (sent, instead) {
+                (Err(Refusal::Unreachable { .. }), Some(stable)) => {
+                    exchange.goes_over_to(stable);
+                    target = stable.clone();
+                }
+                (sent, _) => break sent?,
+            }
+        };
         if let Some((shadow, percent)) = table.shadow() {
             self.shadows.copy(Copied { head, upload, seconds }, shadow, *percent, &table);
         }

@@ -48,6 +48,7 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
         head: args.head_timeout,
         client_idle: args.client_idle_timeout,
         answer_idle: args.answer_idle_timeout,
+        reach: args.reach_timeout,
     };
     let drain = Drain { delay: args.drain_delay, timeout: args.drain_timeout };
     let stop = Box::pin(stopped()?);

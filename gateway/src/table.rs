@@ -24,6 +24,8 @@ pub struct Table {
     targets: Vec<Target>,
     /// Sum of the targets' weights; above 0 where there are targets.
     total: u32,
+    /// The first variant, whatever its weight: the one that has proved itself.
+    stable: Option<Target>,
     /// Header that names the user, where users are split.
     user_header: Option<HeaderName>,
     /// Who gets copies of requests, and how many percent.
@@ -108,6 +110,7 @@ impl Table {
         if !variants.is_empty() && sum != 100 {
             return Err(TableError::Weights(sum));
         }
+        let stable = targets.first().cloned();
         targets.retain(|target| target.weight > 0);
         let total = targets.iter().map(|target| target.weight).sum();
         let user_header = match &document.split {
@@ -124,7 +127,7 @@ impl Table {
             None => None,
         };
         let meter = document.measure.clone().map(Meter::new);
-        Ok(Self { document, targets, total, user_header, shadow, meter })
+        Ok(Self { document, targets, total, stable, user_header, shadow, meter })
     }
 
     /// Counts requests in flight where `loads` does.
@@ -132,9 +135,8 @@ impl Table {
         let names = self.document.variants.iter().map(|variant| variant.revision.clone());
         let shadow = self.document.shadow.iter().map(|shadow| shadow.revision.clone());
         let counters = loads.follow(self.document.scaling, names.chain(shadow));
-        for target in
-            self.targets.iter_mut().chain(self.shadow.iter_mut().map(|(target, _)| target))
-        {
+        let shadow = self.shadow.iter_mut().map(|(target, _)| target);
+        for target in self.targets.iter_mut().chain(&mut self.stable).chain(shadow) {
             let counter = target.revision.to_str().ok().and_then(|name| counters.get(name));
             target.in_flight.clone_from(counter.unwrap_or(&InFlightOf::default()));
         }
@@ -158,6 +160,11 @@ impl Table {
     /// Who gets copies of requests, and how many percent.
     pub(crate) fn shadow(&self) -> Option<&(Target, u32)> {
         self.shadow.as_ref()
+    }
+
+    /// Who answers where `target` cannot be reached: the first variant, if that is another.
+    pub(crate) fn instead_of(&self, target: &Target) -> Option<&Target> {
+        self.stable.as_ref().filter(|stable| stable.name != target.name)
     }
 
     /// Where a request goes, and whether it counts: where users are split, one without a user

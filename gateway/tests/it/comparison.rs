@@ -85,14 +85,24 @@ async fn a_canary_gets_its_share_and_its_failures_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_that_cannot_be_reached_has_failed() {
+async fn a_canary_that_cannot_be_reached_has_failed_and_the_stable_variant_answers() {
     let (good, _) = saying(StatusCode::OK).await;
     // Nobody listens on a port that was just given back.
     let nobody = crate::support::listen().await.local_addr().unwrap();
-    let gateway = Running::start(Some(split(good, nobody, 100))).await;
-    assert_eq!(status(&gateway.raw(&get("/")).await), 502);
-    let canary = figures(&gateway, CANARY).await;
-    assert_eq!((canary.total.requests, canary.total.failed), (1, 1));
+    for weight in [100, 99] {
+        let gateway = Running::start(Some(split(good, nobody, weight))).await;
+        for _ in 0..3 {
+            let answer = gateway.raw(&get("/")).await;
+            assert!(status(&answer) == 200 && answer.contains("x-hearth-revision: r1"), "{answer}");
+        }
+        let (stable, canary) = (figures(&gateway, STABLE).await, figures(&gateway, CANARY).await);
+        assert_eq!(canary.total.requests + stable.total.requests, 3);
+        assert!(canary.total.failed >= 2 && canary.total.failed == canary.total.requests);
+        assert_eq!(stable.total.failed, 0);
+        assert!(gateway.figure("hearth_gateway_fallbacks_total") >= 2.0);
+    }
+    let gateway = Running::start(Some(to(nobody))).await;
+    assert_eq!(status(&gateway.raw(&get("/")).await), 502, "nobody is left to answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +192,7 @@ async fn a_request_waits_for_the_first_server_and_is_seen_to_wait() {
     tokio::spawn(async move { state.mark_windows().await });
     let at = gateway.address;
     let waiting = tokio::spawn(async move { raw(at, &get("/v1/classify")).await });
-    // Longer than a server that merely went away is waited for.
+    // Longer than attempts alone would take.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let load = measured(&gateway).await.loads.remove(0);
     assert!(load.revision == "r1" && load.recent > 0.4, "{load:?}");

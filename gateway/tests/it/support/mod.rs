@@ -35,7 +35,8 @@ pub(crate) const QUICK: Drain =
 
 impl Running {
     pub(crate) async fn start(table: Option<RoutingTable>) -> Self {
-        Self::with(table, Patience::default(), QUICK).await
+        let patience = Patience { reach: Duration::ZERO, ..Patience::default() };
+        Self::with(table, patience, QUICK).await
     }
 
     pub(crate) async fn with(
