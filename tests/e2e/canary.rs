@@ -26,7 +26,8 @@ fn deployment(job: &str, rollout: &Value) -> String {
         "spec": {
             "model": {"fromTrainingJob": job},
             "gateway": {"requestTimeoutSeconds": 10},
-            "serving": {"maxBatchSize": 8, "maxBatchDelayMilliseconds": 1,
+            // The one question is computed each time that it is asked.
+            "serving": {"maxBatchSize": 8, "maxBatchDelayMilliseconds": 1, "responseCacheBytes": 0,
                         "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "50m"}}},
             "rollout": rollout,
         },
@@ -52,7 +53,7 @@ struct Load {
 }
 
 impl Load {
-    fn begin(address: &str) -> Self {
+    fn begin(address: &str, clients: usize) -> Self {
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::new(AtomicBool::new(false)));
         let client = |_| {
             let (seen, stop, address) = (seen.clone(), stop.clone(), address.to_owned());
@@ -76,7 +77,7 @@ impl Load {
                 }
             })
         };
-        let clients = (0..CLIENTS).map(client).collect();
+        let clients = (0..clients).map(client).collect();
         Self { seen, stop, clients, failed: Vec::new(), sent: 0 }
     }
 
@@ -145,7 +146,7 @@ fn a_canary_takes_over_and_a_bad_one_goes_without_a_failed_request() {
     let stable = |d: &Value| d["status"]["stable"]["revision"].as_str().unwrap().to_owned();
     let old = stable(&first);
     let way = Way::open(&namespace, "shop", 80).unwrap();
-    let mut load = Load::begin(&way.address);
+    let mut load = Load::begin(&way.address, CLIENTS);
 
     let rollout = json!({"strategy": "Canary",
         "steps": [{"weight": 0, "shadowPercent": 100, "holdSeconds": 3}, {"weight": 50}],
@@ -207,7 +208,7 @@ fn servers_follow_the_traffic(namespace: &Namespace, way: &Way) {
     assert_eq!(answer.status, 200, "{}", answer.body);
     println!("from no server to an answer: {:.1} s", begin.elapsed().as_secs_f64());
 
-    let load = Load::begin(&way.address);
+    let load = Load::begin(&way.address, 5 * CLIENTS);
     let two = |d: &Value| d["status"]["stable"]["replicas"] == 2;
     namespace.wait("modeldeployment", "shop", PATIENCE, two).unwrap();
     let both = |pods: &Vec<Value>| pods.iter().filter(|pod| is_ready(pod)).count() == 2;
