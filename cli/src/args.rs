@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub enum Command {
     Rollback(RolloutArgs),
     /// Try a revision again that was sent back.
     Retry(RolloutArgs),
+    /// Make an API key for the clients of a ModelDeployment.
+    Key(KeyArgs),
     /// Draw a run's curves: loss, quality, learning rate, gradient norm, throughput.
     Plot(PlotArgs),
     /// Print a TrainingJob that does what a TrainingArguments, SFTConfig or DPOConfig says.
@@ -132,6 +135,27 @@ pub struct PromoteArgs {
     /// All traffic at once, without the steps that are left and without judging it.
     #[arg(long)]
     pub full: bool,
+}
+
+/// Prints a Secret with the hash of a new API key, for `gateway.apiKeys` of a ModelDeployment; and
+/// the key itself, once, on standard error. It is written nowhere else.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  kubectl hearth key billing --secret shop-keys -n team-a | \\\n    kubectl apply --server-side --field-manager hearth-key-billing -f -"
+)]
+pub struct KeyArgs {
+    /// Name of the client.
+    #[arg(value_name = "CLIENT", value_parser = name)]
+    pub client: String,
+    /// The Secret. It may hold keys of other clients, which stay.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub secret: String,
+    /// Requests that one gateway pod lets in in a minute [default: no limit].
+    #[arg(long, value_name = "N")]
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// Namespace of the Secret [default: kubectl's].
+    #[arg(long, short, value_name = "NS")]
+    pub namespace: Option<String>,
 }
 
 /// Draws the curves of a run on the terminal, or as a picture with --png or --svg.

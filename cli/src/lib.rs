@@ -9,6 +9,7 @@ pub mod args;
 pub mod convert;
 mod display;
 mod documents;
+pub mod key;
 pub mod plot;
 mod render;
 pub mod rollout;

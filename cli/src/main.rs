@@ -3,7 +3,7 @@
 use clap::{CommandFactory as _, FromArgMatches as _};
 use hearth_cli::args::{Cli, Command};
 use hearth_cli::rollout::Verb;
-use hearth_cli::{convert, exit, plot, rollout, run, watch};
+use hearth_cli::{convert, exit, key, plot, rollout, run, watch};
 
 fn main() {
     let cli = parse();
@@ -31,6 +31,7 @@ async fn dispatch(command: Command) -> i32 {
         Command::Resume(args) => rollout::run(&args, Verb::Resume).await,
         Command::Rollback(args) => rollout::run(&args, Verb::Rollback).await,
         Command::Retry(args) => rollout::run(&args, Verb::Retry).await,
+        Command::Key(args) => key::run(&args),
         Command::Plot(args) => plot::run(&args).await,
         Command::Convert(args) => convert::run(&args),
         Command::Version => {

@@ -5,6 +5,7 @@
 //! Absent on purpose: clients, clocks, async. Everything here is data and
 //! pure functions over it.
 
+pub mod api_key;
 pub mod condition;
 pub mod history;
 pub mod hyperparam_sweep;

@@ -326,6 +326,22 @@ pub struct GatewaySpec {
     /// Time limit of one request, headers of the answer included.
     #[schemars(range(min = 1, max = 86400))]
     pub request_timeout_seconds: i32,
+    /// Lets in only who has a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_keys: Option<SecretRef>,
+    /// Encrypts the traffic: the address is then https, port 443. The Secret holds `tls.crt` and
+    /// `tls.key`, as cert-manager writes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<SecretRef>,
+}
+
+/// A Secret of the same namespace. Gateways mount it; the operator does not read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
 }
 
 impl Default for GatewaySpec {
@@ -335,6 +351,8 @@ impl Default for GatewaySpec {
             max_body_bytes: 4 << 20,
             max_in_flight_requests: 1024,
             request_timeout_seconds: 60,
+            api_keys: None,
+            tls: None,
         }
     }
 }

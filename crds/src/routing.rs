@@ -151,6 +151,8 @@ pub struct Load {
     pub recent: f64,
     /// Highest such mean within [`Scaling::window_seconds`].
     pub peak: f64,
+    /// How long it has been watched at its present weight, up to [`Scaling::window_seconds`].
+    pub watched_seconds: u32,
 }
 
 /// What a gateway has counted.
@@ -164,9 +166,6 @@ pub struct Measured {
     /// Where servers are scaled: one entry a revision of the table.
     #[serde(default)]
     pub loads: Vec<Load>,
-    /// How long loads have been watched, up to [`Scaling::window_seconds`].
-    #[serde(default)]
-    pub watched_seconds: u32,
 }
 
 /// What was counted of one variant.

@@ -27,6 +27,12 @@ pub struct Args {
     /// Address for traffic.
     #[arg(long, value_name = "ADDR:PORT", default_value_t = any(GATEWAY_PORT))]
     pub listen: SocketAddr,
+    /// Directory with one file a client: its API key's hash. Requests without a key are refused.
+    #[arg(long, value_name = "DIR")]
+    pub api_keys: Option<PathBuf>,
+    /// Directory with tls.crt and tls.key: traffic is encrypted.
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
     /// Address for /healthz, /readyz, /metrics and /routing.
     #[arg(long, value_name = "ADDR:PORT", default_value_t = any(GATEWAY_ADMIN_PORT))]
     pub admin_listen: SocketAddr,

@@ -1,12 +1,12 @@
 //! What a proxy does to header fields (RFC 9110 section 7.6, RFC 9112).
 
-use std::net::IpAddr;
-
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderValue, Version};
+
+use crate::socket::Peer;
 
 /// Most header fields of a request.
 pub(crate) const MAX_FIELDS: usize = 100;
@@ -49,19 +49,20 @@ pub(crate) fn runs_in_a_circle(headers: &HeaderMap) -> bool {
 
 /// The fields of a request as the backend gets them. Framing stays with hyper:
 /// `Content-Length` is what it checked, `Transfer-Encoding` is written anew.
-pub(crate) fn for_backend(headers: &mut HeaderMap, client: IpAddr, version: Version) {
+pub(crate) fn for_backend(headers: &mut HeaderMap, client: &Peer, version: Version) {
     remove_hop_by_hop(headers);
     // The body is asked for by reading it; 100 (Continue) was already sent.
     headers.remove(EXPECT);
     let before: Vec<&str> =
         headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
-    let chain = before.into_iter().map(str::to_owned).chain([client.to_string()]);
+    let chain = before.into_iter().map(str::to_owned).chain([client.address.ip().to_string()]);
     let chain = chain.collect::<Vec<_>>().join(", ");
     if let Ok(value) = HeaderValue::from_str(&chain) {
         headers.insert(X_FORWARDED_FOR, value);
     }
     // What stands before us may have ended TLS, and says so.
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    let scheme = if client.is_encrypted { "https" } else { "http" };
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
     append_via(headers, version);
 }
 
@@ -98,7 +99,14 @@ fn append_via(headers: &mut HeaderMap, version: Version) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+
+    fn peer() -> Peer {
+        Peer {
+            address: "10.0.0.9:1".parse().unwrap(),
+            is_encrypted: false,
+            ambiguity: std::sync::OnceLock::new(),
+        }
+    }
 
     fn fields(lines: &[(&str, &str)]) -> HeaderMap {
         lines.iter().map(|(k, v)| (k.parse::<HeaderName>().unwrap(), v.parse().unwrap())).collect()
@@ -118,7 +126,7 @@ mod tests {
             ("content-length", "3"),
             ("authorization", "Bearer t"),
         ]);
-        for_backend(&mut headers, Ipv4Addr::new(10, 0, 0, 9).into(), Version::HTTP_11);
+        for_backend(&mut headers, &peer(), Version::HTTP_11);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         let want =
@@ -134,7 +142,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("via", "1.1 edge"),
         ]);
-        for_backend(&mut headers, Ipv4Addr::new(10, 0, 0, 9).into(), Version::HTTP_10);
+        for_backend(&mut headers, &peer(), Version::HTTP_10);
         assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.1, 192.0.2.2, 10.0.0.9");
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
         let via: Vec<_> = headers.get_all(VIA).iter().collect();

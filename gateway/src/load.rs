@@ -26,13 +26,15 @@ pub(crate) struct Loads(Mutex<Watched>);
 #[derive(Debug, Default)]
 struct Watched {
     scaling: Option<Scaling>,
-    since: Option<Instant>,
     revisions: BTreeMap<String, History>,
 }
 
 #[derive(Debug, Default)]
 struct History {
     now: InFlightOf,
+    /// Percent of requests. What was seen at another weight says nothing of this one.
+    weight: u32,
+    since: Option<Instant>,
     /// Samples of the last [`RECENT`], oldest first.
     samples: VecDeque<(Instant, u32)>,
     /// Highest means, each of a part of the window, oldest first; the time is the part's beginning.
@@ -40,20 +42,21 @@ struct History {
 }
 
 impl Loads {
-    /// Follows these revisions from now on, and forgets others; the counter of each.
+    /// Follows these revisions, by weight, from now on, and forgets others; the counter of each.
     pub(crate) fn follow(
         &self,
         scaling: Option<Scaling>,
-        revisions: impl IntoIterator<Item = String>,
+        revisions: impl IntoIterator<Item = (String, u32)>,
     ) -> BTreeMap<String, InFlightOf> {
         let mut watched = self.lock();
-        if watched.scaling != scaling {
-            (watched.scaling, watched.since) = (scaling, None);
-            watched.revisions.values_mut().for_each(|history| history.peaks.clear());
-        }
+        let changed = watched.scaling != scaling;
+        watched.scaling = scaling;
         let mut before = std::mem::take(&mut watched.revisions);
-        for revision in revisions {
-            let history = before.remove(&revision).unwrap_or_default();
+        for (revision, weight) in revisions {
+            let mut history = before.remove(&revision).unwrap_or_default();
+            if changed || history.weight != weight {
+                history = History { now: history.now, weight, ..History::default() };
+            }
             watched.revisions.insert(revision, history);
         }
         let counters = watched.revisions.iter();
@@ -64,27 +67,27 @@ impl Loads {
     pub(crate) fn sample(&self, now: Instant) {
         let mut watched = self.lock();
         let Some(scaling) = watched.scaling else { return };
-        watched.since.get_or_insert(now);
         let window = Duration::from_secs(scaling.window_seconds.into());
         for history in watched.revisions.values_mut() {
             history.sample(now, window);
         }
     }
 
-    /// The loads, and how long they have been watched.
-    pub(crate) fn read(&self, now: Instant) -> (Vec<Load>, u32) {
+    /// The loads.
+    pub(crate) fn read(&self, now: Instant) -> Vec<Load> {
         let watched = self.lock();
-        let (Some(scaling), Some(since)) = (watched.scaling, watched.since) else {
-            return (Vec::new(), 0);
-        };
-        let loads = watched.revisions.iter().map(|(revision, history)| Load {
-            revision: revision.clone(),
-            recent: history.recent(),
-            peak: history.peaks.iter().map(|(_, peak)| *peak).fold(history.recent(), f64::max),
+        let Some(scaling) = watched.scaling else { return Vec::new() };
+        let loads = watched.revisions.iter().map(|(revision, history)| {
+            let age = history.since.map_or(0, |since| now.duration_since(since).as_secs());
+            let seconds = u32::try_from(age).unwrap_or(u32::MAX);
+            Load {
+                revision: revision.clone(),
+                recent: history.recent(),
+                peak: history.peaks.iter().map(|(_, peak)| *peak).fold(history.recent(), f64::max),
+                watched_seconds: seconds.min(scaling.window_seconds),
+            }
         });
-        let watched_for = now.duration_since(since).as_secs();
-        let seconds = u32::try_from(watched_for).unwrap_or(u32::MAX).min(scaling.window_seconds);
-        (loads.collect(), seconds)
+        loads.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Watched> {
@@ -94,6 +97,7 @@ impl Loads {
 
 impl History {
     fn sample(&mut self, now: Instant, window: Duration) {
+        self.since.get_or_insert(now);
         self.samples.push_back((now, self.now.load(Relaxed)));
         while self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) >= RECENT) {
             self.samples.pop_front();
@@ -145,7 +149,7 @@ mod tests {
     #[test]
     fn a_load_is_a_mean_and_its_peak_is_remembered_for_the_window() {
         let loads = Loads::default();
-        let counters = loads.follow(Some(SCALING), ["r1".to_owned(), "r2".to_owned()]);
+        let counters = loads.follow(Some(SCALING), of(&[("r1", 90), ("r2", 10)]));
         let begin = Instant::now();
         let at = |tenth: u64| begin + Duration::from_millis(100 * tenth);
         let mut held: Vec<_> = (0..6).map(|_| Counted::begin(&counters["r1"])).collect();
@@ -157,25 +161,38 @@ mod tests {
             }
             loads.sample(at(tenth));
             if let Some((_, recent, peak)) = checks.iter().find(|(when, ..)| *when == tenth) {
-                let (read, watched) = loads.read(at(tenth));
+                let read = loads.read(at(tenth));
                 assert!((read[0].recent - recent).abs() <= 0.4, "{tenth}: {read:?}");
                 assert!((read[0].peak - peak).abs() <= 0.4, "{tenth}: {read:?}");
                 assert!(read[1].peak.abs() < f64::EPSILON, "{tenth}: {read:?}");
-                assert_eq!(u64::from(watched), (tenth / 10).min(60));
+                assert_eq!(u64::from(read[1].watched_seconds), (tenth / 10).min(60));
             }
         }
     }
 
     #[test]
-    fn a_revision_keeps_its_counter_from_table_to_table() {
+    fn a_revision_keeps_its_counter_and_is_watched_anew_at_another_weight() {
         let loads = Loads::default();
-        let first = loads.follow(Some(SCALING), ["r1".to_owned()]);
+        let begin = Instant::now();
+        let first = loads.follow(Some(SCALING), of(&[("r1", 100)]));
         let request = Counted::begin(&first["r1"]);
-        let second = loads.follow(Some(SCALING), ["r1".to_owned(), "r2".to_owned()]);
+        loads.sample(begin);
+        let later = begin + Duration::from_secs(30);
+        let second = loads.follow(Some(SCALING), of(&[("r1", 100), ("r2", 0)]));
+        loads.sample(later);
+        let read = loads.read(later);
+        assert_eq!((read[0].watched_seconds, read[1].watched_seconds), (30, 0));
         assert_eq!(second["r1"].load(Relaxed), 1);
+        let third = loads.follow(Some(SCALING), of(&[("r1", 50), ("r2", 50)]));
+        loads.sample(later);
+        assert_eq!(loads.read(later)[0].watched_seconds, 0);
         drop(request);
-        assert_eq!(second["r1"].load(Relaxed), 0);
-        assert_eq!(loads.follow(None, ["r2".to_owned()]).len(), 1);
-        assert_eq!(loads.read(Instant::now()), (Vec::new(), 0));
+        assert_eq!(third["r1"].load(Relaxed), 0);
+        assert_eq!(loads.follow(None, of(&[("r2", 100)])).len(), 1);
+        assert_eq!(loads.read(later), Vec::new());
+    }
+
+    fn of(revisions: &[(&str, u32)]) -> Vec<(String, u32)> {
+        revisions.iter().map(|(revision, weight)| ((*revision).to_owned(), *weight)).collect()
     }
 }

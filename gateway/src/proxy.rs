@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::body::{BodyLimits, Upload};
 use crate::headers;
 use crate::in_flight::{Download, Exchange, InFlight};
+use crate::keys::Keys;
 use crate::metrics::Outcome;
 use crate::outcomes;
 use crate::reply::Refusal;
@@ -55,16 +56,17 @@ pub struct Gateway {
     state: Arc<State>,
     upstream: Upstream,
     shadows: Shadows,
+    keys: Option<Arc<Keys>>,
     in_flight: Arc<InFlight>,
     patience: Patience,
 }
 
 impl Gateway {
-    /// A gateway that routes by the table of `state`.
-    pub fn new(state: Arc<State>, patience: Patience) -> Arc<Self> {
+    /// A gateway that routes by the table of `state`; it lets anybody in, or those with a key.
+    pub fn new(state: Arc<State>, patience: Patience, keys: Option<Arc<Keys>>) -> Arc<Self> {
         let (upstream, in_flight) = (Upstream::new(), Arc::default());
         let shadows = Shadows::new(Arc::clone(&state.metrics));
-        Arc::new(Self { state, upstream, shadows, in_flight, patience })
+        Arc::new(Self { state, upstream, shadows, keys, in_flight, patience })
     }
 
     /// What it shares with the admin port.
@@ -104,11 +106,14 @@ impl Gateway {
 
     async fn forward(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: &Peer,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         check(&request, peer)?;
+        if let Some(keys) = &self.keys {
+            keys.admit(request.headers_mut())?;
+        }
         let table = self.state.table();
         let table = table.ok_or_else(|| Refusal::NoBackend { deployment: "NAME".into() })?;
         let limits = table.limits();
@@ -134,7 +139,7 @@ impl Gateway {
         let body_limits =
             BodyLimits { bytes: limits.max_body_bytes, idle: self.patience.client_idle };
         let upload = Upload::new(body, body_limits)?;
-        headers::for_backend(&mut head.headers, peer.address.ip(), head.version);
+        headers::for_backend(&mut head.headers, peer, head.version);
         // A server that restarts is waited for, and where there may be none, the first one.
         let hold = table.document.scaling.map_or(0, |scaling| scaling.hold_seconds);
         let reach = self.patience.reach.max(Duration::from_secs(hold.into()));

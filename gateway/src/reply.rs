@@ -1,7 +1,7 @@
 //! What the gateway itself says: a status and one JSON sentence.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
@@ -49,6 +49,14 @@ pub(crate) enum Refusal {
     Broken { revision: String, attempts: u32 },
     #[error("the server of revision {revision} answered something that is not HTTP")]
     Nonsense { revision: String },
+    #[error("an API key is needed: send \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"")]
+    NoKey,
+    #[error("this API key is not known: ask whoever runs this deployment for one")]
+    UnknownKey,
+    #[error(
+        "client {client} may send {limit} requests a minute, a tenth of them at once; try again in {seconds} s"
+    )]
+    KeyBusy { client: String, limit: u32, seconds: u64 },
     #[error(
         "no comparison of users is under way: outcomes are counted while rollout.strategy is ABTest and a new revision is on its way"
     )]
@@ -78,6 +86,8 @@ impl Refusal {
             Self::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "backend_unreachable"),
             Self::Broken { .. } => (StatusCode::BAD_GATEWAY, "backend_broke"),
             Self::Nonsense { .. } => (StatusCode::BAD_GATEWAY, "backend_nonsense"),
+            Self::NoKey | Self::UnknownKey => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::KeyBusy { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::NoComparison => (StatusCode::NOT_FOUND, "no_comparison"),
             Self::OutcomeMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Outcome { .. } => (StatusCode::BAD_REQUEST, "malformed_outcome"),
@@ -101,8 +111,17 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        match self {
+            Self::KeyBusy { seconds, .. } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(*seconds));
+            }
+            Self::NoKey | Self::UnknownKey => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
         }
         if self.closes() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -5,9 +5,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
+use crate::keys::Keys;
 use crate::proxy::{Gateway, Patience};
-use crate::server::{Drain, Drained, serve};
+use crate::server::{Door, Drain, Drained, serve};
 use crate::state::State;
+use crate::tls::Tls;
 use crate::{admin, source};
 
 /// Serves until SIGTERM, then drains. Not async: a caller would compile all of it once more.
@@ -52,7 +54,17 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     };
     let drain = Drain { delay: args.drain_delay, timeout: args.drain_timeout };
     let stop = Box::pin(stopped()?);
-    match serve(traffic, Gateway::new(state, patience), drain, args.max_connections, stop).await {
+    let keys = args.api_keys.map(Keys::read);
+    if let Some(keys) = keys.clone() {
+        tokio::spawn(async move { keys.follow().await });
+    }
+    let tls = args.tls.map(Tls::read).transpose()?;
+    if let Some(tls) = tls.clone() {
+        tokio::spawn(async move { tls.follow().await });
+    }
+    let door = Door { listener: traffic, tls };
+    match serve(door, Gateway::new(state, patience, keys), drain, args.max_connections, stop).await
+    {
         Drained::Clean => tracing::info!("every request was answered"),
         Drained::Cut(open) => tracing::warn!(open, "time is up; connections were cut"),
     }

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,17 +14,29 @@ use futures::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::either::Either;
 
 use crate::proxy::Gateway;
-use crate::socket::{Guarded, Peer};
+use crate::socket::{Guarded, Peer, Stream};
+use crate::tls::Tls;
 use crate::wire::{MAX_HEAD_BYTES, MAX_HEAD_FIELDS};
 
 /// Pause after the system refused a connection, for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Door {
+    /// The port.
+    pub listener: TcpListener,
+    /// The certificate, where connections are encrypted.
+    pub tls: Option<Arc<Tls>>,
+}
 
 /// How a gateway goes.
 #[derive(Clone, Copy, Debug)]
@@ -47,17 +60,17 @@ pub enum Drained {
 /// more wait in the listener's queue. In a box: a caller that polls it by its own type
 /// would compile all of it once more.
 pub fn serve(
-    listener: TcpListener,
+    door: Door,
     gateway: Arc<Gateway>,
     drain: Drain,
     max_connections: usize,
     stop: BoxFuture<'static, ()>,
 ) -> BoxFuture<'static, Drained> {
-    Box::pin(serve_until(listener, gateway, drain, max_connections, stop))
+    Box::pin(serve_until(door, gateway, drain, max_connections, stop))
 }
 
 async fn serve_until(
-    listener: TcpListener,
+    door: Door,
     gateway: Arc<Gateway>,
     drain: Drain,
     max_connections: usize,
@@ -75,8 +88,11 @@ async fn serve_until(
     loop {
         tokio::select! {
             () = &mut leave => break,
-            (accepted, place) = accept(&listener, &room) => match accepted {
-                Ok((stream, peer)) => take(stream, peer, place, &gateway, &graceful),
+            (accepted, place) = accept(&door.listener, &room) => match accepted {
+                Ok((stream, address)) => {
+                    let tls = door.tls.as_ref().map(|tls| tls.acceptor());
+                    take((stream, address, tls), place, &gateway, &graceful);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot take a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -84,7 +100,7 @@ async fn serve_until(
             },
         }
     }
-    drop(listener);
+    drop(door);
     let open = graceful.count();
     tracing::info!(open, timeout = ?drain.timeout, "port closed; waiting for requests in flight");
     if timeout(drain.timeout, graceful.shutdown()).await.is_ok() {
@@ -94,7 +110,7 @@ async fn serve_until(
     Drained::Cut(usize::try_from(open).unwrap_or(0))
 }
 
-type Accepted = io::Result<(TcpStream, std::net::SocketAddr)>;
+type Accepted = io::Result<(TcpStream, SocketAddr)>;
 
 async fn accept(
     listener: &TcpListener,
@@ -106,18 +122,52 @@ async fn accept(
 
 /// Serves one connection, in a task of its own.
 fn take(
-    stream: TcpStream,
-    address: std::net::SocketAddr,
+    (stream, address, tls): (TcpStream, SocketAddr, Option<TlsAcceptor>),
     place: Option<OwnedSemaphorePermit>,
     gateway: &Arc<Gateway>,
     graceful: &GracefulShutdown,
 ) {
     let _ = stream.set_nodelay(true);
+    let (gateway, watcher) = (Arc::clone(gateway), graceful.watcher());
+    tokio::spawn(async move {
+        let metrics = Arc::clone(&gateway.state().metrics);
+        metrics.connections().inc();
+        let ended = match shake_hands(stream, tls, gateway.patience().head).await {
+            Ok(stream) => talk(stream, address, gateway, watcher).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, %error, "connection ended");
+        }
+        metrics.connections().dec();
+        drop(place);
+    });
+}
+
+/// The stream, encrypted where it is to be.
+async fn shake_hands(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    limit: Duration,
+) -> io::Result<Stream> {
+    let Some(tls) = tls else { return Ok(Either::Left(stream)) };
+    match timeout(limit, tls.accept(stream)).await {
+        Ok(encrypted) => Ok(Either::Right(Box::new(encrypted?))),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time")),
+    }
+}
+
+/// Answers the requests of a connection.
+async fn talk(
+    stream: Stream,
+    address: SocketAddr,
+    gateway: Arc<Gateway>,
+    watcher: Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let patience = *gateway.patience();
-    let peer = Arc::new(Peer { address, ambiguity: OnceLock::new() });
+    let is_encrypted = matches!(stream, Either::Right(_));
+    let peer = Arc::new(Peer { address, is_encrypted, ambiguity: OnceLock::new() });
     let io = TokioIo::new(Guarded::new(stream, Arc::clone(&peer), patience.client_idle));
-    let metrics = Arc::clone(&gateway.state().metrics);
-    let gateway = Arc::clone(gateway);
     let service = service_fn(move |request| {
         let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
         async move { Ok::<_, Infallible>(gateway.answer(request, &peer).await) }
@@ -129,13 +179,5 @@ fn take(
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES + (8 << 10))
         .serve_connection(io, service);
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        metrics.connections().inc();
-        if let Err(error) = connection.await {
-            tracing::debug!(%address, %error, "connection ended");
-        }
-        metrics.connections().dec();
-        drop(place);
-    });
+    Ok(watcher.watch(connection).await?)
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 use crate::idle::IdleLimit;
 use crate::wire::{Ambiguity, Scanner};
@@ -24,14 +26,19 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Peer {
     /// The client, or the proxy before us.
     pub(crate) address: SocketAddr,
+    /// Its connection is encrypted.
+    pub(crate) is_encrypted: bool,
     /// Set for good once a request could be read in two ways.
     pub(crate) ambiguity: OnceLock<Ambiguity>,
 }
 
-/// A [`TcpStream`] with the guards.
+/// A client's stream of bytes, encrypted or not.
+pub(crate) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// A [`Stream`] with the guards.
 #[derive(Debug)]
 pub(crate) struct Guarded {
-    stream: TcpStream,
+    stream: Stream,
     scanner: Scanner,
     peer: Arc<Peer>,
     write: IdleLimit,
@@ -41,7 +48,7 @@ pub(crate) struct Guarded {
 impl Guarded {
     /// Guards a connection. `write_limit`: longest that the client may leave
     /// an answer unread.
-    pub(crate) fn new(stream: TcpStream, peer: Arc<Peer>, write_limit: Duration) -> Self {
+    pub(crate) fn new(stream: Stream, peer: Arc<Peer>, write_limit: Duration) -> Self {
         let scanner = Scanner::default();
         let write = IdleLimit::new(write_limit);
         Self { stream, scanner, peer, write, lingering: None }

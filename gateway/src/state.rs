@@ -53,8 +53,8 @@ impl State {
     pub(crate) fn measured(&self) -> Measured {
         let table = self.table();
         let meter = table.as_ref().and_then(|table| table.meter());
-        let (loads, watched_seconds) = self.loads.read(Instant::now());
-        Measured { loads, watched_seconds, ..meter.map(|meter| meter.read()).unwrap_or_default() }
+        let loads = self.loads.read(Instant::now());
+        Measured { loads, ..meter.map(|meter| meter.read()).unwrap_or_default() }
     }
 
     /// Keeps windows of what is counted, for ever.

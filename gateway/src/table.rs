@@ -132,8 +132,9 @@ impl Table {
 
     /// Counts requests in flight where `loads` does.
     pub(crate) fn count_in(&mut self, loads: &Loads) {
-        let names = self.document.variants.iter().map(|variant| variant.revision.clone());
-        let shadow = self.document.shadow.iter().map(|shadow| shadow.revision.clone());
+        let variants = &self.document.variants;
+        let names = variants.iter().map(|variant| (variant.revision.clone(), variant.weight));
+        let shadow = self.document.shadow.iter().map(|shadow| (shadow.revision.clone(), 0));
         let counters = loads.follow(self.document.scaling, names.chain(shadow));
         let shadow = self.shadow.iter_mut().map(|(target, _)| target);
         for target in self.targets.iter_mut().chain(&mut self.stable).chain(shadow) {

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
     EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector,
     PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
     PodSpec, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecretEnvSource,
-    SecurityContext, Toleration, Volume, VolumeMount, WeightedPodAffinityTerm,
+    SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -140,6 +140,20 @@ pub fn pod(container: Container, placement: &PodPlacement) -> PodSpec {
             .then(|| secrets.map(|name| LocalObjectReference { name: name.clone() }).collect()),
         ..PodSpec::default()
     }
+}
+
+/// Mounts a Secret at `directory`.
+pub fn add_secret(pod: &mut PodSpec, volume: &str, secret: &str, directory: &str) {
+    let source = Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    add_volume(pod, source, &mount(volume, directory, true));
 }
 
 /// Mounts the ConfigMap's `config.json` where workers look for it.

@@ -5,6 +5,7 @@
 
 mod comparison;
 mod config_map;
+mod guarded;
 mod rollout;
 mod support;
 mod traffic;

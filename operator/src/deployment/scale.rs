@@ -10,24 +10,24 @@ pub struct Traffic {
     pub recent: f64,
     /// Highest such mean within the time after which servers may end.
     pub peak: f64,
-    /// Every gateway has watched for that long, and said so.
+    /// Every gateway has watched it for that long at its present weight, and said so.
     pub settled: bool,
 }
 
 /// The traffic of a revision, from what gateways said; `None`: one did not answer.
 pub fn traffic(autoscaling: &Autoscaling, answers: &[Option<Measured>], revision: &str) -> Traffic {
     let window = autoscaling.scale_down_delay_seconds.unsigned_abs();
-    let told = answers.iter().flatten();
-    let loads = told.clone().flat_map(|m| &m.loads).filter(|load| load.revision == revision);
-    let whole = told.filter(|measured| measured.watched_seconds >= window).count();
-    let sum =
-        loads.fold((0.0, 0.0), |(recent, peak), load| (recent + load.recent, peak + load.peak));
-    Traffic {
-        recent: sum.0,
+    let loads = answers.iter().flatten().flat_map(|measured| &measured.loads);
+    let mut traffic = Traffic::default();
+    let mut whole = 0;
+    for load in loads.filter(|load| load.revision == revision) {
+        traffic.recent += load.recent;
         // Peaks of several gateways need not have been at once; their sum is never too low.
-        peak: sum.1,
-        settled: !answers.is_empty() && whole == answers.len(),
+        traffic.peak += load.peak;
+        whole += usize::from(load.watched_seconds >= window);
     }
+    traffic.settled = !answers.is_empty() && whole == answers.len();
+    traffic
 }
 
 /// The servers that a revision should have. More come as soon as they are needed, fewer only where
@@ -91,10 +91,13 @@ mod tests {
     #[test]
     fn the_traffic_is_that_of_all_gateways_and_one_that_is_silent_keeps_servers() {
         let said = |recent: f64, watched_seconds| {
-            let load =
-                |revision: &str| Load { revision: revision.into(), recent, peak: 2.0 * recent };
-            let loads = vec![load("r1"), load("r2")];
-            Some(Measured { loads, watched_seconds, ..Measured::default() })
+            let load = |revision: &str| Load {
+                revision: revision.into(),
+                recent,
+                peak: 2.0 * recent,
+                watched_seconds,
+            };
+            Some(Measured { loads: vec![load("r1"), load("r2")], ..Measured::default() })
         };
         let of = |answers: &[Option<Measured>]| traffic(&autoscaling(0, 6), answers, "r1");
         assert_eq!(
@@ -103,6 +106,8 @@ mod tests {
         );
         assert!(!of(&[said(1.0, 60), said(2.0, 59)]).settled);
         assert_eq!(of(&[said(1.0, 60), None]), Traffic { recent: 1.0, peak: 2.0, settled: false });
+        let behind = Some(Measured::default());
+        assert!(!of(&[said(1.0, 60), behind]).settled, "it does not know the revision yet");
         assert!(!of(&[]).settled);
     }
 

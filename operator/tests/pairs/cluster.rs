@@ -46,7 +46,7 @@ pub(crate) fn play(world: &World, gateway: &Gateway) -> bool {
             "configmaps" if name.ends_with("-routing") => {
                 let text = world.get(&key)["data"]["routing.json"].clone();
                 let table: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
-                *gateway.measured.lock().unwrap() = all_went_well(&table["measure"]["id"]);
+                *gateway.measured.lock().unwrap() = all_went_well(&table);
                 *gateway.table.lock().unwrap() = table;
                 false
             }
@@ -56,14 +56,21 @@ pub(crate) fn play(world: &World, gateway: &Gateway) -> bool {
     moved
 }
 
-/// What gateways count of a measurement: much, and the new revision is better.
-fn all_went_well(id: &Value) -> Value {
-    let variants = [("stable", 2000), ("canary", 3000), ("shadow", 0)].map(|(name, succeeded)| {
+/// What gateways count by a table: much goes well, the new revision is better, and each has nine
+/// requests in flight, as it always had.
+fn all_went_well(table: &Value) -> Value {
+    let figures = [("stable", 2000), ("canary", 3000), ("shadow", 0)].map(|(name, succeeded)| {
         let figures = json!({"requests": 5000, "failed": 0, "latencies": [[40, 5000]]});
         json!({"name": name, "assigned": 5000, "total": figures, "window": figures,
             "outcomes": {"reported": 5000, "succeeded": succeeded}})
     });
-    json!({"id": id.as_str().unwrap_or_default(), "variants": variants})
+    let variants = table["variants"].as_array().into_iter().flatten();
+    let loads = variants.map(|variant| {
+        json!({"revision": variant["revision"], "recent": 9.0, "peak": 9.0,
+            "watchedSeconds": 100_000})
+    });
+    let id = table["measure"]["id"].as_str().unwrap_or_default();
+    json!({"id": id, "variants": figures, "loads": loads.collect::<Vec<_>>()})
 }
 
 /// A person lets a rollout go on that waits for one.

@@ -8,10 +8,12 @@ use std::time::Duration;
 use axum::Router;
 use hearth_crds::routing::{Limits, RoutingTable, STABLE, Variant};
 use hearth_gateway::admin;
+use hearth_gateway::keys::Keys;
 use hearth_gateway::proxy::{Gateway, Patience};
-use hearth_gateway::server::{Drain, Drained, serve};
+use hearth_gateway::server::{Door, Drain, Drained, serve};
 use hearth_gateway::state::State;
 use hearth_gateway::table::Table;
+use hearth_gateway::tls::Tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -20,6 +22,13 @@ use tokio::time::timeout;
 
 /// Longest that anything on this machine may take.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Who may come in, and how.
+#[derive(Default)]
+pub(crate) struct Guard {
+    pub(crate) keys: Option<Arc<Keys>>,
+    pub(crate) tls: Option<Arc<Tls>>,
+}
 
 /// A gateway that serves.
 pub(crate) struct Running {
@@ -44,6 +53,15 @@ impl Running {
         patience: Patience,
         drain: Drain,
     ) -> Self {
+        Self::guarded(table, patience, drain, Guard::default()).await
+    }
+
+    pub(crate) async fn guarded(
+        table: Option<RoutingTable>,
+        patience: Patience,
+        drain: Drain,
+        guard: Guard,
+    ) -> Self {
         let state = State::new();
         if let Some(table) = table {
             state.route_by(Table::check(table).unwrap());
@@ -53,9 +71,10 @@ impl Running {
         let router = admin::router(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(admin_port, router).await });
         let (stop, stopped) = oneshot::channel::<()>();
-        let gateway = Gateway::new(Arc::clone(&state), patience);
+        let gateway = Gateway::new(Arc::clone(&state), patience, guard.keys);
         let until = Box::pin(async { drop(stopped.await) });
-        let ended = tokio::spawn(serve(traffic, gateway, drain, 1000, until));
+        let door = Door { listener: traffic, tls: guard.tls };
+        let ended = tokio::spawn(serve(door, gateway, drain, 1000, until));
         Self { address, admin, state, stop: Some(stop), ended }
     }
 

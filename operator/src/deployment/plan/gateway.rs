@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hearth_crds::model_deployment::SecretRef;
 use hearth_crds::pod::PodPlacement;
 use hearth_crds::routing::{
     CANARY, GATEWAY_ADMIN_PORT, GATEWAY_PORT, Limits, ROUTING_KEY, RoutingTable, STABLE, Scaling,
@@ -69,8 +70,8 @@ pub(super) fn children(frame: &Frame<'_>, decision: &Decision) -> Vec<Child> {
             spec: Some(ServiceSpec {
                 selector: Some(parent.selector(GATEWAY)),
                 ports: Some(vec![ServicePort {
-                    name: Some("http".to_owned()),
-                    port: 80,
+                    name: Some(scheme(valid).to_owned()),
+                    port: if valid.spec.gateway.tls.is_some() { 443 } else { 80 },
                     target_port: Some(IntOrString::Int(i32::from(GATEWAY_PORT))),
                     protocol: Some("TCP".to_owned()),
                     ..ServicePort::default()
@@ -197,6 +198,9 @@ fn deployment(frame: &Frame<'_>, name: &str, routing: &str) -> Deployment {
     pod.termination_grace_period_seconds = Some(grace(frame));
     pod.affinity = Some(pods::apart(frame.parent.selector(GATEWAY)));
     pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);
+    for (name, directory, secret) in secrets(valid) {
+        pods::add_secret(&mut pod, name, &secret.secret_name, directory);
+    }
     Deployment {
         metadata: frame.parent.child_meta(name, GATEWAY),
         spec: Some(DeploymentSpec {
@@ -220,9 +224,26 @@ fn deployment(frame: &Frame<'_>, name: &str, routing: &str) -> Deployment {
 /// A request in flight may take as long at shutdown as at any other time.
 fn arguments(valid: &ValidDeployment, routing: &str) -> Vec<String> {
     let drain = format!("{}s", valid.spec.gateway.request_timeout_seconds);
-    ["--namespace", &valid.namespace, "--config-map", routing, "--drain-timeout", &drain]
-        .map(str::to_owned)
-        .into()
+    let always =
+        ["--namespace", &valid.namespace, "--config-map", routing, "--drain-timeout", &drain];
+    let secrets = secrets(valid);
+    let mounted = secrets
+        .iter()
+        .flat_map(|(name, directory, _)| [format!("--{name}"), (*directory).to_owned()]);
+    always.map(str::to_owned).into_iter().chain(mounted).collect()
+}
+
+/// What gateways mount: flag and volume, directory, Secret.
+fn secrets(valid: &ValidDeployment) -> Vec<(&'static str, &'static str, &SecretRef)> {
+    let gateway = &valid.spec.gateway;
+    let keys = gateway.api_keys.as_ref().map(|secret| ("api-keys", "/etc/hearth/api-keys", secret));
+    let tls = gateway.tls.as_ref().map(|secret| ("tls", "/etc/hearth/tls", secret));
+    keys.into_iter().chain(tls).collect()
+}
+
+/// How clients talk to the gateway.
+pub(in crate::deployment) fn scheme(valid: &ValidDeployment) -> &'static str {
+    if valid.spec.gateway.tls.is_some() { "https" } else { "http" }
 }
 
 fn resources() -> ResourceRequirements {

@@ -3,7 +3,7 @@
 //! Absent on purpose: clients, clocks, randomness, logs.
 
 mod frame;
-mod gateway;
+pub(super) mod gateway;
 mod quantize;
 mod server;
 

@@ -179,7 +179,7 @@ fn replicas(
         // One that starts at all proves that it can.
         let least = old.unwrap_or(begin).max(1);
         let now = there(&target.revision).unwrap_or(least).max(least);
-        all.insert(target.revision.clone(), by_traffic(&target.revision, now).max(1));
+        all.insert(target.revision.clone(), by_traffic(&target.revision, now).max(least));
     }
     all
 }

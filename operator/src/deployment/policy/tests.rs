@@ -387,9 +387,10 @@ fn load(revisions: &[(&str, f64)]) -> Vec<Option<Measured>> {
         revision: (*revision).into(),
         recent: *load,
         peak: *load,
+        watched_seconds: 60,
     };
     let loads = revisions.iter().map(of).collect();
-    vec![Some(Measured { loads, watched_seconds: 60, ..Measured::default() })]
+    vec![Some(Measured { loads, ..Measured::default() })]
 }
 
 #[test]

@@ -17,6 +17,7 @@ use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 
 use super::observed::Observed;
+use super::plan::gateway;
 use super::policy::{Decision, Stage};
 use super::target::Target;
 use super::validate::ValidDeployment;
@@ -118,7 +119,8 @@ pub fn next_status(
         }
         Verdict::Trouble(said) => ("Degraded", unchanged(before, "Rejected", said.clone())),
         Verdict::Stage(valid, target, seen, decision) => {
-            let address = format!("http://{}.{}.svc", valid.child_name(""), valid.namespace);
+            let scheme = gateway::scheme(valid);
+            let address = format!("{scheme}://{}.{}.svc", valid.child_name(""), valid.namespace);
             after.address = decision.has_gateway().then_some(address);
             let fresh = traffic::is_due(before, valid, decision, now);
             let describe = |revision: &str,
