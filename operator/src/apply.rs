@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::children::{
-    ChildId, Kind, Live, LiveChildren, LostPod, NameTaken, Plan, Write, difference,
+    ANNOTATION_HASH, ChildId, Kind, Live, LiveChildren, LostPod, NameTaken, Plan, Write, difference,
 };
 use crate::context::{Context, WrittenStatus};
 use crate::error::{ApplyError, CallError, ReconcileError};
@@ -78,16 +78,18 @@ async fn perform(cx: &Context, namespace: &str, write: Write) -> Result<(), Appl
             patch(cx, namespace, &id, (&params, &body, "suspend")).await
         }
         Write::Scale(id, pods) => {
-            let spec = match id.kind {
-                Kind::Deployment => json!({"replicas": pods}),
-                _ => json!({"parallelism": pods, "completions": pods}),
-            };
-            let body = json!({
+            let mut body = json!({
                 "apiVersion": id.kind.api_version(),
                 "kind": id.kind.as_str(),
                 "metadata": {"name": id.name},
-                "spec": spec,
             });
+            if id.kind == Kind::Deployment {
+                body["spec"] = json!({"replicas": pods});
+                // The next plan that has the Deployment in it writes it whole.
+                body["metadata"]["annotations"] = json!({ANNOTATION_HASH: ""});
+            } else {
+                body["spec"] = json!({"parallelism": pods, "completions": pods});
+            }
             let params = PatchParams::apply(SCALE).force();
             patch(cx, namespace, &id, (&params, &body, "scale")).await
         }
