@@ -5,6 +5,7 @@ There are no nodes: the controller manager makes the pods, and they stay Pending
 the configuration that the operator wrote for the pod, with folders of this machine for its claims.
 """
 
+import http.server
 import json
 import pathlib
 import shutil
@@ -212,13 +213,13 @@ class Stand:
         self.addresses[pod["metadata"]["name"], 8080] = f"127.0.0.1:{self.server}"
 
     def start_gateway(self, pod, revision):
-        """One that has seen trouble: an unreadable routing table, no server, and then a canary without one."""
+        """One that has seen trouble: an unreadable routing table, no server, and then a canary that fails."""
         traffic, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.table = self.plane.folder / "routing.json"
         self.table.write_text("not a routing table")
         self.run(
             "gateway", "hearth-gateway", "--routing", self.table, "--listen", traffic, "--admin-listen", admin,
-            "--drain-delay", "0s", "--drain-timeout", "1s",
+            "--drain-delay", "0s", "--drain-timeout", "1s", "--reach-timeout", "0s",
         )
         self.addresses[pod["metadata"]["name"], 9090] = admin
 
@@ -231,7 +232,7 @@ class Stand:
         tells('variant_weight{variant="stable"} 100')
         ask(traffic)
         tells('requests_total{variant="stable",code="5xx"} 1')
-        self.route(stable=(revision, self.server, 80), canary=("dead", nobody, 20))
+        self.route(stable=(revision, self.server, 80), canary=("broken", failing(), 20))
         tells('variant_weight{variant="canary"} 20')
         for _ in range(4):
             threading.Thread(target=self.keep_asking, args=(traffic,), daemon=True).start()
@@ -247,9 +248,25 @@ class Stand:
         whole.rename(self.table)
 
     def keep_asking(self, address):
-        """Until the stand is stopped; requests to the canary fail after a few seconds."""
+        """Until the stand is stopped."""
         while not self.stopping.wait(0.05):
             ask(address)
+
+
+def failing():
+    """The port of a server that answers everything with 500."""
+
+    class Failing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(500)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
 
 
 def ask(address):
