@@ -8,6 +8,7 @@ the configuration that the operator wrote for the pod, with folders of this mach
 import http.server
 import json
 import pathlib
+import random
 import shutil
 import subprocess
 import threading
@@ -270,7 +271,9 @@ def failing():
 
 
 def ask(address):
-    body = json.dumps({"inputs": ["win free cash", "lunch"]}).encode()
+    # What was asked before would be answered from memory.
+    words = ("win", "free", "cash", "lunch", "meeting", "notes", "click", "now")
+    body = json.dumps({"inputs": [" ".join(random.choices(words, k=8)) for _ in range(2)]}).encode()
     request = urllib.request.Request(f"http://{address}/v1/classify", body, {"Content-Type": "application/json"})
     try:
         urllib.request.urlopen(request, timeout=10).read()
