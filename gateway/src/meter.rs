@@ -105,21 +105,21 @@ impl Meter {
 
     /// A request was sent to this variant; `None` for one that is not counted.
     pub(crate) fn assigned(self: &Arc<Self>, variant: &str) -> Option<Reading> {
-        let place = NAMES.iter().position(|name| *name == variant)?;
+        let place = place(variant)?;
         self.variants[place].assigned.fetch_add(1, Relaxed);
         Some(Reading { meter: Arc::clone(self), place })
     }
 
     /// A user with this hash was sent to this variant.
     pub(crate) fn user(&self, variant: &str, hash: u64) {
-        let Some(place) = NAMES.iter().position(|name| *name == variant) else { return };
+        let Some(place) = place(variant) else { return };
         let (word, bit) = user_count::place(hash);
         self.variants[place].users[word].fetch_or(bit, Relaxed);
     }
 
     /// A client said what came of a user of this variant.
     pub(crate) fn outcome(&self, variant: &str, success: bool) {
-        let Some(place) = NAMES.iter().position(|name| *name == variant) else { return };
+        let Some(place) = place(variant) else { return };
         let counters = &self.variants[place];
         counters.succeeded.fetch_add(success.into(), Relaxed);
         counters.reported.fetch_add(1, Relaxed);
@@ -164,6 +164,11 @@ impl Meter {
         let (id, variants) = (self.measure.id.clone(), variants.collect());
         Measured { id, variants, ..Measured::default() }
     }
+}
+
+/// Where a variant is counted, if it is.
+fn place(variant: &str) -> Option<usize> {
+    NAMES.iter().position(|name| *name == variant)
 }
 
 /// A request's place in the counters.

@@ -60,12 +60,12 @@ pub async fn observe(
         record,
         ..Observed::default()
     };
-    let gateways = answering(cx, pods(GATEWAY, None));
+    let gateways = || answering(cx, pods(GATEWAY, None));
     if someone_must_go(&seen, target.as_ref()) {
-        seen.gateways_at = Some(Box::pin(ask_routes(cx, &gateways)).await);
+        seen.gateways_at = Some(Box::pin(ask_routes(cx, &gateways())).await);
     }
     if seen.record.current.is_some() || valid.spec.serving.autoscaling.is_some() {
-        seen.measured = Box::pin(ask_figures(cx, &gateways)).await;
+        seen.measured = Box::pin(ask_figures(cx, &gateways())).await;
     }
     seen.silent_nodes = cx.silent_nodes(suspects(&seen.quantize_pods)).await?;
     Ok((seen, target))

@@ -157,17 +157,8 @@ async fn a_model_is_compressed_served_replaced_and_then_nothing_is_written() {
     assert!(world.keys().contains(&format!("deployments/shop-server-{first}")));
 
     // The gateway has it, but requests may still be under way.
-    let table = Arc::new(Mutex::new(routed(&world)));
-    crate::common::serve("127.90.90.1:9090", &[("/routing", table.clone())]).await;
-    world.put(
-        "pods",
-        json!({
-            "metadata": {"name": "shop-gateway-x", "annotations": {"hearth.dev/parent": "shop"},
-                "labels": world.get("deployments/shop-gateway")["spec"]["template"]["metadata"]["labels"]},
-            "spec": {"containers": []},
-            "status": {"phase": "Running", "podIP": "127.90.90.1"},
-        }),
-    );
+    let (table, _) = gateway(&world, "127.90.90.1").await;
+    *table.lock().unwrap() = routed(&world);
     world.pass(30);
     world.deploy("shop").await.unwrap();
     assert!(world.keys().contains(&format!("deployments/shop-server-{first}")));

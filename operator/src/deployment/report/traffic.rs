@@ -6,7 +6,7 @@
 use hearth_crds::model_deployment::{
     ExperimentStatus, ModelDeploymentStatus, RejectedRevision, RolloutStatus, TrafficStatus,
 };
-use hearth_crds::routing::{CANARY, SHADOW};
+use hearth_crds::routing::CANARY;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -16,9 +16,7 @@ use crate::deployment::validate::ValidDeployment;
 
 /// Seconds between two looks at a rollout: a quarter of the interval that it is judged by.
 pub(super) fn look_every(valid: &ValidDeployment) -> u64 {
-    let analysis = valid.spec.rollout.analysis.as_ref();
-    let interval = analysis.map_or(10, |analysis| analysis.interval_seconds.unsigned_abs());
-    u64::from(interval / 4).clamp(1, 5)
+    u64::from(rollout::interval_seconds(&valid.spec.rollout) / 4).clamp(1, 5)
 }
 
 /// Whether figures are to be written: none are, another step is, or they have become old.
@@ -46,8 +44,7 @@ fn number(count: usize) -> i32 {
 
 /// The variant that is tried.
 pub(super) fn tried(decision: &Decision) -> &'static str {
-    let step = decision.canary.as_ref().map(|canary| &canary.step);
-    if step.is_some_and(|step| step.shadow.is_some()) { SHADOW } else { CANARY }
+    decision.canary.as_ref().map_or(CANARY, |canary| canary.step.variant())
 }
 
 /// What gateways counted of a variant.

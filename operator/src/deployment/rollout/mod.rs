@@ -12,7 +12,7 @@ use hearth_crds::model_deployment::{
     Analysis, ExperimentStatus, ExperimentVerdict, OnVerdict, Rollout, RolloutStrategy,
 };
 use hearth_crds::names;
-use hearth_crds::routing::{Measure, Measured, SHADOW, VariantFigures};
+use hearth_crds::routing::{CANARY, Measure, Measured, SHADOW, VariantFigures};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +106,13 @@ pub struct Step {
     pub hold: Option<SignedDuration>,
 }
 
+impl Step {
+    /// The variant that is judged: the copies, where there are some.
+    pub fn variant(&self) -> &'static str {
+        if self.shadow.is_some() { SHADOW } else { CANARY }
+    }
+}
+
 /// The steps that a spec asks for; none where the new revision takes over at once.
 pub fn steps(rollout: &Rollout) -> Vec<Step> {
     let seconds = |seconds: i32| SignedDuration::from_secs(seconds.into());
@@ -144,11 +151,14 @@ pub fn measure(progress: &Progress, rollout: &Rollout) -> Measure {
     let Progress { revision, step, since, .. } = progress;
     Measure {
         id: format!("{revision}/{step}/{}", since.as_second()),
-        interval_seconds: rollout
-            .analysis
-            .as_ref()
-            .map_or(PLAIN_INTERVAL_SECONDS, |analysis| analysis.interval_seconds.unsigned_abs()),
+        interval_seconds: interval_seconds(rollout),
     }
+}
+
+/// Length of the window that a rollout is judged by.
+pub fn interval_seconds(rollout: &Rollout) -> u32 {
+    let analysis = rollout.analysis.as_ref();
+    analysis.map_or(PLAIN_INTERVAL_SECONDS, |analysis| analysis.interval_seconds.unsigned_abs())
 }
 
 /// What gateways counted of one step.
@@ -221,8 +231,7 @@ pub fn next(
         Some(Order::Promote) => return Next::Promote,
         _ => {}
     }
-    let tried = if step.shadow.is_some() { SHADOW } else { hearth_crds::routing::CANARY };
-    let judged = rollout.analysis.as_ref().map(|analysis| judge(analysis, counted, tried));
+    let judged = rollout.analysis.as_ref().map(|analysis| judge(analysis, counted, step.variant()));
     if let Some(Finding::Bad { reason, message }) = judged {
         return Next::Reject { reason, message };
     }

@@ -1,6 +1,6 @@
 use super::*;
 use hearth_crds::latency::{BUCKETS, Latencies, bucket};
-use hearth_crds::routing::{CANARY, Figures, Outcomes, STABLE};
+use hearth_crds::routing::{Figures, Outcomes, STABLE};
 use serde_json::{Value, json};
 
 fn at(second: i64) -> Timestamp {
