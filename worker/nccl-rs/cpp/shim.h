@@ -255,12 +255,23 @@ int32_t hearth_frozen_linear(const at::Tensor* input, const at::Tensor* values,
                              at::Tensor** out, char** message);
 
 // --- narrow.cpp ------------------------------------------------------------
-// Dense x [M, K] f32, weight [N, K] of bf16 or i8, scale and bias [N] f32 or null -> out [M, N]
-// f32, which is x weight^T * scale + bias. No gradients. `is_portable` lets the loops be those of a
-// CPU without AVX2.
+// Dense x [M, K] f32 -> out [M, outputs] f32, which is x weight^T * scale + bias; no gradients. The
+// weight is packed by narrow.rs: bf16 [N / 16, K, 16], i8 [N / 16, K / 2, 16, 2], or u8 of two 4-bit
+// numbers [N / 16, K / 8, 16, 4]; K of the latter is filled up to whole groups of `group` columns.
+// scale is null for bf16, else f32 [N] or f16 or f32 [N / 16, K / group, 16]; bias [outputs] f32 or
+// null. `level` is that of the CPU's instructions that may be used (0 none, 1 AVX2, 2 AVX-512).
 int32_t hearth_narrow_linear(const at::Tensor* x, const at::Tensor* weight,
-                             const at::Tensor* scale, const at::Tensor* bias, int32_t is_portable,
-                             at::Tensor** out, char** message);
+                             const at::Tensor* scale, const at::Tensor* bias, int64_t outputs,
+                             int64_t group, int32_t level, at::Tensor** out, char** message);
+
+// --- paged.cpp -------------------------------------------------------------
+// query [1, H, N, d] f32 of any strides but dense heads, keys [S, G, d] and values [S, G, v] dense
+// f32, slots i64 [T], seen i64 [N, 2]: where in `slots` a token's own begin, and how many they are, at
+// least one -> out [1, N, H * v]. No gradients.
+int32_t hearth_paged_attention(const at::Tensor* query, const at::Tensor* keys,
+                               const at::Tensor* values, const at::Tensor* slots,
+                               const at::Tensor* seen, double scale, at::Tensor** out,
+                               char** message);
 
 // --- qlinear.cpp -----------------------------------------------------------
 int32_t hearth_qlinear_prepack(const at::Tensor* weight, at::Tensor** out, char** message);

@@ -9,3 +9,4 @@
 #include "head.cpp"
 #include "frozen.cpp"
 #include "narrow.cpp"
+#include "paged.cpp"

@@ -40,6 +40,7 @@ mod interface;
 mod mesh;
 pub mod narrow;
 pub mod ops;
+pub mod paged;
 pub mod qlinear;
 mod reduce_op;
 mod reducer;

@@ -440,7 +440,19 @@ unsafe extern "C" {
         weight: *const C_tensor,
         scale: *const C_tensor,
         bias: *const C_tensor,
-        is_portable: i32,
+        outputs: i64,
+        group: i64,
+        level: i32,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_paged_attention(
+        query: *const C_tensor,
+        keys: *const C_tensor,
+        values: *const C_tensor,
+        slots: *const C_tensor,
+        seen: *const C_tensor,
+        scale: f64,
         out: *mut *mut C_tensor,
         message: Message,
     ) -> i32;

@@ -75,6 +75,33 @@ impl BlockType {
         elements.is_multiple_of(size).then(|| elements / size * bytes)
     }
 
+    /// Bits of the whole numbers that a block has, where they times its scale are all that it stands
+    /// for.
+    pub fn whole_bits(self) -> Option<u8> {
+        match self {
+            Self::Q8_0 => Some(8),
+            Self::Q4_0 => Some(4),
+            _ => None,
+        }
+    }
+
+    /// Whole numbers and scales of blocks that are nothing else ([`Self::whole_bits`]).
+    pub fn whole(self, bytes: &[u8]) -> (Vec<i8>, Vec<f32>) {
+        let (size, length) = self.block();
+        let (size, length) = (to_index(size), to_index(length));
+        let count = bytes.len() / length;
+        let (mut values, mut scales) =
+            (Vec::with_capacity(count * size), Vec::with_capacity(count));
+        for block in bytes.chunks_exact(length) {
+            scales.push(half(block));
+            match self {
+                Self::Q4_0 => values.extend(nibbles(&block[2..]).map(|q| q.cast_signed() - 8)),
+                _ => values.extend(block[2..].iter().map(|q| q.cast_signed())),
+            }
+        }
+        (values, scales)
+    }
+
     /// The values of whole blocks.
     pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
         let (size, length) = self.block();
@@ -224,6 +251,19 @@ mod tests {
         block.extend([0x5a; 16]);
         let values = BlockType::Q5_0.dequantize(&block);
         assert_eq!((values[0], values[1], values[30], values[31]), (10.0, -6.0, -11.0, 5.0));
+    }
+
+    #[test]
+    #[expect(clippy::float_cmp, reason = "exact values")]
+    fn whole_numbers_times_scales_are_the_values() {
+        for kind in [BlockType::Q8_0, BlockType::Q4_0] {
+            let length = to_index(kind.block().1);
+            let bytes: Vec<u8> = (0..3 * length).map(|at| (at * 37 % 251) as u8 & 0x7f).collect();
+            let (values, scales) = kind.whole(&bytes);
+            let products: Vec<f32> =
+                values.iter().enumerate().map(|(at, q)| f32::from(*q) * scales[at / 32]).collect();
+            assert_eq!(products, kind.dequantize(&bytes));
+        }
     }
 
     #[test]

@@ -111,6 +111,17 @@ impl Setting {
     }
 }
 
+/// A matrix of whole numbers with a scale for each block of columns.
+#[derive(Debug)]
+pub struct Blocks {
+    /// i8 `[N, K]`.
+    pub values: Tensor,
+    /// f32 `[N, K / 32]`.
+    pub scales: Tensor,
+    /// 8, or 4 where values are from -8 to 7.
+    pub bits: u8,
+}
+
 /// Where a tensor is.
 #[derive(Clone, Debug)]
 struct Place {
@@ -207,6 +218,25 @@ impl Gguf {
 
     /// A tensor in f32.
     pub fn tensor(&self, name: &str) -> Result<Tensor, ImportError> {
+        let (place, bytes) = self.bytes(name)?;
+        let values = place.kind.dequantize(&bytes);
+        Ok(Tensor::f_from_slice(&values)?.f_view(place.shape.as_slice())?)
+    }
+
+    /// A matrix as it is held, where it is whole numbers and scales.
+    pub fn blocks(&self, name: &str) -> Result<Option<Blocks>, ImportError> {
+        let kind = self.tensors.get(name).map(|place| (place.kind.whole_bits(), &place.shape[..]));
+        let Some((Some(bits), &[rows, columns])) = kind else { return Ok(None) };
+        let (place, bytes) = self.bytes(name)?;
+        let (values, scales) = place.kind.whole(&bytes);
+        Ok(Some(Blocks {
+            values: Tensor::f_from_slice(&values)?.f_view([rows, columns])?,
+            scales: Tensor::f_from_slice(&scales)?.f_view([rows, -1])?,
+            bits,
+        }))
+    }
+
+    fn bytes(&self, name: &str) -> Result<(&Place, Vec<u8>), ImportError> {
         let place = self
             .tensors
             .get(name)
@@ -215,8 +245,7 @@ impl Gguf {
         self.file
             .read_exact_at(&mut bytes, place.offset)
             .map_err(|source| ImportError::Read { path: self.path.clone(), source })?;
-        let values = place.kind.dequantize(&bytes);
-        Ok(Tensor::f_from_slice(&values)?.f_view(place.shape.as_slice())?)
+        Ok((place, bytes))
     }
 
     /// A file that contradicts itself.

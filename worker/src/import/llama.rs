@@ -1,9 +1,11 @@
 //! Settings and tensor names of llama.cpp's decoders → Hugging Face's.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use tch::{TchError, Tensor};
 
-use super::gguf::{Gguf, ImportError};
+use super::gguf::{Blocks, Gguf, ImportError};
 
 /// Architectures, their `model_type` and transformers' name. Llama's query and key rows are stored
 /// in pairs (llama.cpp's `LlamaModel.permute`), the others' in halves as Hugging Face has them.
@@ -73,7 +75,7 @@ impl Model {
         let key_heads = gguf.integer(&format!("{name}.attention.head_count_kv")).unwrap_or(heads);
         let width = integer("embedding_length")?;
         let head = gguf.integer(&format!("{name}.attention.key_length")).unwrap_or(width / heads);
-        let vocabulary = gguf.shape("token_embd.weight").map_or(0, |shape| shape[0]);
+        let vocabulary = gguf.shape(EMBEDDINGS).map_or(0, |shape| shape[0]);
         let mut config = json!({
             "architectures": [class],
             "model_type": model_type,
@@ -112,22 +114,61 @@ impl Model {
     /// Every tensor in f32 under Hugging Face's name. A tensor without one is refused: a model
     /// that lacks a part would compute something else.
     pub fn tensors(&self, gguf: &Gguf) -> Result<Vec<(String, Tensor)>, ImportError> {
-        let mut tensors = Vec::new();
-        for name in gguf.names() {
-            let Some(known) = hugging_face_name(name) else {
-                return Err(gguf.unsupported(format!("tensor {name} has no place in this model")));
-            };
-            let tensor = gguf.tensor(name)?;
-            let heads = match name.rsplit('.').nth(1) {
-                Some("attn_q") if self.in_pairs => Some(self.heads),
-                Some("attn_k") if self.in_pairs => Some(self.key_heads),
-                _ => None,
-            };
-            let tensor = heads.map_or(Ok(tensor.shallow_clone()), |heads| halves(&tensor, heads));
-            tensors.push((known, tensor?));
-        }
-        Ok(tensors)
+        let read =
+            |(name, known): (&str, String)| Ok((known, self.in_halves(name, gguf.tensor(name)?)?));
+        names(gguf)?.into_iter().map(read).collect()
     }
+
+    /// As [`Self::tensors`], but matrices of linear layers stay whole numbers where they are;
+    /// embeddings are there both ways.
+    pub fn parts(&self, gguf: &Gguf) -> Result<Parts, ImportError> {
+        let mut parts = Parts::default();
+        for (name, known) in names(gguf)? {
+            if let Some(blocks) = gguf.blocks(name)? {
+                let blocks = Blocks {
+                    values: self.in_halves(name, blocks.values)?,
+                    scales: self.in_halves(name, blocks.scales)?,
+                    ..blocks
+                };
+                parts.blocks.insert(known.clone(), blocks);
+                if name != EMBEDDINGS {
+                    continue;
+                }
+            }
+            parts.floats.insert(known, self.in_halves(name, gguf.tensor(name)?)?);
+        }
+        Ok(parts)
+    }
+
+    /// Rows as Hugging Face has them.
+    fn in_halves(&self, name: &str, rows: Tensor) -> Result<Tensor, ImportError> {
+        let heads = match name.rsplit('.').nth(1) {
+            Some("attn_q") => self.heads,
+            Some("attn_k") => self.key_heads,
+            _ => return Ok(rows),
+        };
+        if self.in_pairs { halves(&rows, heads) } else { Ok(rows) }
+    }
+}
+
+/// A decoder's tensors under Hugging Face's names.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// In f32.
+    pub floats: BTreeMap<String, Tensor>,
+    /// Matrices of whole numbers.
+    pub blocks: BTreeMap<String, Blocks>,
+}
+
+const EMBEDDINGS: &str = "token_embd.weight";
+
+/// All tensors, their names and Hugging Face's.
+fn names(gguf: &Gguf) -> Result<Vec<(&str, String)>, ImportError> {
+    let known = |name| {
+        let none = || gguf.unsupported(format!("tensor {name} has no place in this model"));
+        Ok((name, hugging_face_name(name).ok_or_else(none)?))
+    };
+    gguf.names().map(known).collect()
 }
 
 /// The shortest decimal that is the same f32: 1e-5 was written as one.
@@ -139,7 +180,7 @@ fn shortest(value: f64) -> f64 {
 
 pub(crate) fn hugging_face_name(name: &str) -> Option<String> {
     match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
+        EMBEDDINGS => return Some("model.embed_tokens.weight".into()),
         "output_norm.weight" => return Some("model.norm.weight".into()),
         "output.weight" => return Some("lm_head.weight".into()),
         _ => {}

@@ -1,5 +1,8 @@
 //! What earlier passes of the same texts left: keys and values, or MLA's latents and rotary keys.
 
+use std::fmt;
+
+use nccl_rs::paged::Seen;
 use tch::{Device, Kind, Tensor};
 
 use super::ModelError;
@@ -100,14 +103,28 @@ struct Stretch {
     slots: Tensor,
 }
 
+/// Stretches side by side.
+#[derive(Debug)]
+struct Run {
+    stretches: Vec<Stretch>,
+    /// New tokens of all of them.
+    tokens: i64,
+    /// What these see, where each stretch is short.
+    seen: Option<Seen>,
+}
+
 /// The new tokens of many texts, one row `[1, N]`.
 #[derive(Debug)]
 pub struct Stretches {
-    /// Text by text, in the row's order.
-    each: Vec<Stretch>,
+    /// In the row's order.
+    runs: Vec<Run>,
     /// Slots of the new tokens, i64 `[N]`.
     slots: Tensor,
 }
+
+/// Most new tokens of a text that go through the pool one by one. For more it is cheaper to gather
+/// the text's keys and values.
+const SHORT: usize = 8;
 
 /// Where a pass remembers the new tokens of many texts.
 #[derive(Debug)]
@@ -123,13 +140,27 @@ impl Stretches {
     pub fn new(texts: &[(usize, &[i64])], device: Device) -> Result<Self, ModelError> {
         let new = texts.iter().flat_map(|(tokens, slots)| &slots[slots.len() - tokens..]);
         let new: Vec<i64> = new.copied().collect();
+        let is_short = |(tokens, _): &(usize, &[i64])| *tokens <= SHORT;
+        let runs = texts.chunk_by(|one, next| is_short(one) && is_short(next));
+        Ok(Self {
+            runs: runs.map(|run| Run::new(run, device)).collect::<Result<_, _>>()?,
+            slots: Tensor::f_from_slice(&new)?.f_to_device(device)?,
+        })
+    }
+}
+
+impl Run {
+    fn new(texts: &[(usize, &[i64])], device: Device) -> Result<Self, ModelError> {
         let stretch = |(tokens, slots): &(usize, &[i64])| {
             let slots = Tensor::f_from_slice(slots)?.f_to_device(device)?;
             Ok::<_, ModelError>(Stretch { tokens: i64::try_from(*tokens).unwrap_or(0), slots })
         };
+        let stretches = texts.iter().map(stretch).collect::<Result<Vec<_>, _>>()?;
+        let short = device == Device::Cpu && texts.iter().all(|(tokens, _)| *tokens <= SHORT);
         Ok(Self {
-            each: texts.iter().map(stretch).collect::<Result<_, _>>()?,
-            slots: Tensor::f_from_slice(&new)?.f_to_device(device)?,
+            tokens: stretches.iter().map(|stretch| stretch.tokens).sum(),
+            stretches,
+            seen: short.then(|| Seen::new(texts)).transpose()?,
         })
     }
 }
@@ -152,7 +183,6 @@ impl Paged {
 }
 
 /// What attention reads of new tokens.
-#[derive(Debug)]
 pub struct Attended<'a> {
     /// `[B, H, Q, d]`.
     pub query: &'a Tensor,
@@ -160,39 +190,66 @@ pub struct Attended<'a> {
     pub new: (Tensor, Tensor),
     /// How scores become weights.
     pub scores: Scores,
+    /// Makes keys `[B, G, T, d]` and values `[B, G, T, v]` of what is remembered, where it is something
+    /// else.
+    pub widen: Option<Widen<'a>>,
+}
+
+/// What is remembered → keys and values.
+pub type Widen<'a> = &'a dyn Fn(Tensor, Tensor) -> Result<(Tensor, Tensor), ModelError>;
+
+impl fmt::Debug for Attended<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attended").field("query", &self.query.size()).finish_non_exhaustive()
+    }
 }
 
 impl Memory {
     /// Remembers the new tokens of layer `layer`, and lets them look at all that is remembered of
-    /// their texts: `[B, Q, H·v]`. `widen` makes keys `[B, G, T, d]` and values `[B, G, T, v]` of
-    /// what is remembered. `mask` says who sees whom among rows.
+    /// their texts: `[B, Q, H·v]`. `mask` says who sees whom among rows.
     pub(super) fn attend(
         &mut self,
         layer: usize,
         attended: Attended<'_>,
         mask: &super::network::Mask,
-        widen: &dyn Fn(Tensor, Tensor) -> Result<(Tensor, Tensor), ModelError>,
     ) -> Result<Tensor, ModelError> {
-        let Attended { query, new: (first, second), scores } = attended;
+        let Attended { query, new: (first, second), scores, widen } = attended;
+        let widened = |first, second| match widen {
+            Some(widen) => widen(first, second),
+            None => Ok((first, second)),
+        };
         let paged = match self {
             Self::Rows(rows) => {
                 let (first, second) = rows.remember(layer, first, second)?;
-                let (key, value) = widen(first, second)?;
+                let (key, value) = widened(first, second)?;
                 return attend(query, &key, &value, mask, scores);
             }
             Self::Paged(paged) => paged,
         };
         let (firsts, seconds) = paged.remember(layer, &first, &second)?;
+        let is_direct = widen.is_none() && query.kind() == Kind::Float;
         let mut start = 0;
-        let mut mixed = Vec::with_capacity(paged.stretches.each.len());
-        for stretch in &paged.stretches.each {
-            let known = |all: &Tensor| {
-                all.f_index_select(0, &stretch.slots)?.f_transpose(0, 1)?.f_unsqueeze(0)
-            };
-            let (key, value) = widen(known(&firsts)?, known(&seconds)?)?;
-            let query = query.f_narrow(2, start, stretch.tokens)?;
-            mixed.push(attend_after(&query, &key, &value, scores)?);
-            start += stretch.tokens;
+        let mut mixed = Vec::with_capacity(paged.stretches.runs.len());
+        for run in &paged.stretches.runs {
+            if let Some(seen) = run.seen.as_ref().filter(|_| is_direct) {
+                let query = query.f_narrow(2, start, run.tokens)?;
+                let scale = scores.scale_of(&query);
+                mixed.push(seen.attend(&query, (&firsts, &seconds), scale)?);
+                start += run.tokens;
+                continue;
+            }
+            for stretch in &run.stretches {
+                let known = |all: &Tensor| {
+                    all.f_index_select(0, &stretch.slots)?.f_transpose(0, 1)?.f_unsqueeze(0)
+                };
+                let (key, value) = widened(known(&firsts)?, known(&seconds)?)?;
+                let query = query.f_narrow(2, start, stretch.tokens)?;
+                mixed.push(attend_after(&query, &key, &value, scores)?);
+                start += stretch.tokens;
+            }
+        }
+        if let [one] = &mixed[..] {
+            return Ok(one.shallow_clone());
         }
         Ok(Tensor::f_cat(&mixed, 1)?)
     }

@@ -248,19 +248,16 @@ impl Pass {
         }
     }
 
-    /// Attention of layer `layer`, over what is remembered where anything is: `[B, Q, H·v]`. `widen`
-    /// makes keys `[B, G, T, d]` and values `[B, G, T, v]` of what is to be remembered.
-    pub fn attend(
-        &self,
-        layer: usize,
-        attended: Attended<'_>,
-        widen: &dyn Fn(Tensor, Tensor) -> Result<(Tensor, Tensor), ModelError>,
-    ) -> Result<Tensor, ModelError> {
+    /// Attention of layer `layer`, over what is remembered where anything is: `[B, Q, H·v]`.
+    pub fn attend(&self, layer: usize, attended: Attended<'_>) -> Result<Tensor, ModelError> {
         if let Some(memory) = &self.memory {
-            return memory.borrow_mut().attend(layer, attended, &self.mask, widen);
+            return memory.borrow_mut().attend(layer, attended, &self.mask);
         }
-        let Attended { query, new: (first, second), scores } = attended;
-        let (key, value) = widen(first, second)?;
+        let Attended { query, new: (first, second), scores, widen } = attended;
+        let (key, value) = match widen {
+            Some(widen) => widen(first, second)?,
+            None => (first, second),
+        };
         attend(query, &key, &value, &self.mask, scores)
     }
 }

@@ -7,14 +7,12 @@ use nccl_rs::narrow::Narrow;
 use nccl_rs::qlinear::{ActivationBits, QLinear, activation_bits};
 use tch::{Device, Kind, Tensor};
 
+use super::blocks::load_gguf;
 use super::format;
 use super::tensors::unpack;
-use crate::checkpoint::manifest::hash_file;
 use crate::export::gguf;
-use crate::import::{Gguf, llama};
 use crate::model::{
-    Dropout, Held, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_of,
-    load_with,
+    Dropout, Held, LinearKind, LinearOp, Model, ModelConfig, ModelError, Weights, load_with,
 };
 
 /// A linear layer with int8 weights, computed in int8.
@@ -53,7 +51,7 @@ pub fn is_compressed(directory: &Path) -> Result<bool, ModelError> {
 
 /// Reads `directory`. Its int8 layers are computed in int8 on a CPU; on another device, for which
 /// libtorch has no such product, in f32 from the same weights. Layers in fp8 are held and computed
-/// in f32, as are those of a GGUF file.
+/// in f32, as are those of a GGUF file that are not `Q8_0` or `Q4_0`.
 pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
     if gguf::is_in(directory) {
         return load_gguf(directory, device);
@@ -67,15 +65,18 @@ pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
     })
 }
 
-fn load_gguf(directory: &Path, device: Device) -> Result<Model, ModelError> {
-    let path = directory.join(gguf::FILE);
-    let file = Gguf::open(&path)?;
-    let tensors = llama::Model::of(&file)?.tensors(&file)?.into_iter().collect();
-    let (_, hash) =
-        hash_file(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
-    let config = ModelConfig::read(directory)?;
-    let weights = Weights::of(tensors, &path, (config.family.prefix(), hash));
-    load_of(&config, &weights, device, &|_, _, _| Ok(None))
+/// A layer that is read in `bits`, 4 or 8, with its scales.
+pub(super) fn held(
+    (values, scale): (&Tensor, &Tensor),
+    bias: Option<&Tensor>,
+    bits: u32,
+) -> Result<LinearKind, ModelError> {
+    let narrow = if bits == 4 {
+        Narrow::nibbles(values, scale, bias)?
+    } else {
+        Narrow::bytes(values, scale, bias)?
+    };
+    Ok(LinearKind::Other(Box::new(Held(narrow))))
 }
 
 /// A layer that may be compressed.
@@ -116,9 +117,7 @@ impl Layer<'_> {
             ActivationBits::Eight => Box::new(Int8(QLinear::new(weight, &scale, bias.as_ref())?)),
             // Without VNNI, activations of 7 bits would lose more than those of 8 that the gate
             // allowed for, and take longer than floats.
-            ActivationBits::Seven => {
-                Box::new(Held(Narrow::new(weight, Some(&scale), bias.as_ref())?))
-            }
+            ActivationBits::Seven => return held((weight, &scale), bias.as_ref(), 8),
         }))
     }
 
@@ -144,10 +143,9 @@ impl Layer<'_> {
         }
         let scale = self.scale([rows, groups])?;
         let values = unpack(words, width, columns)?;
-        if width == 8 && groups == 1 && self.device == Device::Cpu {
-            let (scale, bias) = (scale.f_reshape([rows])?, self.bias()?);
-            let held = Held(Narrow::new(&values, Some(&scale), bias.as_ref())?);
-            return Ok(LinearKind::Other(Box::new(held)));
+        if self.device == Device::Cpu && (groups == 1 || Narrow::has_groups_of(columns / groups)) {
+            let scale = if groups == 1 { scale.f_reshape([rows])? } else { scale };
+            return held((&values, &scale), self.bias()?.as_ref(), width);
         }
         let weight = Frozen::of_parts(&values, &scale, width == 4)?.to_device(self.device);
         let bias = self.bias()?.map(|bias| bias.f_to_device(self.device)).transpose()?;

@@ -5,6 +5,7 @@
 //! Beside it `NAME.report.json` says what was done; a second run that finds the
 //! same work done says the same again.
 
+mod blocks;
 pub mod calibrate;
 pub mod compare;
 pub mod format;

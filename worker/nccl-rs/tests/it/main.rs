@@ -9,6 +9,7 @@ mod fused;
 mod head;
 mod narrow;
 mod ops;
+mod paged;
 mod parallel;
 mod qlinear;
 mod ranks;

@@ -58,9 +58,8 @@ impl Attention {
             rope.apply(&heads(self.key.forward(hidden, pass.dropout)?, self.key_norm.as_ref())?)?;
         let value = heads(self.value.forward(hidden, pass.dropout)?, None)?;
         let scores = Scores { scale: None, dropout: pass.dropout.share(self.dropout) };
-        let as_they_are = |key, value| Ok((key, value));
-        let attended = Attended { query: &query, new: (key, value), scores };
-        let mixed = pass.attend(layer, attended, &as_they_are)?;
+        let attended = Attended { query: &query, new: (key, value), scores, widen: None };
+        let mixed = pass.attend(layer, attended)?;
         self.output.forward(&mixed, pass.dropout)
     }
 }
@@ -72,6 +71,14 @@ pub struct Scores {
     pub scale: Option<f64>,
     /// Probability that a weight is dropped.
     pub dropout: f64,
+}
+
+impl Scores {
+    /// The factor for queries `[.., d]`.
+    pub fn scale_of(&self, query: &Tensor) -> f64 {
+        let width = query.size().last().copied().unwrap_or(1);
+        self.scale.unwrap_or((width as f64).powf(-0.5))
+    }
 }
 
 /// `[B, T, H·d]` → `[B, T, H, d]`.
@@ -151,9 +158,8 @@ fn composed(
     causal: bool,
     scores: Scores,
 ) -> Result<Tensor, ModelError> {
-    let width = query.size()[3];
-    let scale = scores.scale.unwrap_or((width as f64).powf(-0.5));
-    let mut logits = query.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(2, 3)?)?;
+    let mut logits =
+        query.f_mul_scalar(scores.scale_of(query))?.f_matmul(&key.f_transpose(2, 3)?)?;
     if let Some(keys) = keys {
         logits = logits.f_masked_fill_(&keys.f_logical_not()?, f64::NEG_INFINITY)?;
     }

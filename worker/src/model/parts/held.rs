@@ -45,5 +45,5 @@ fn held(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Held>, ModelErr
     if !halves.f_to_kind(Kind::Float)?.f_equal(weight)? {
         return Ok(None);
     }
-    Ok(Some(Held(Narrow::new(&halves, None, bias)?)))
+    Ok(Some(Held(Narrow::halves(&halves, bias)?)))
 }

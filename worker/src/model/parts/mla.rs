@@ -92,8 +92,9 @@ impl LatentAttention {
             rope.apply(&down.f_narrow(2, sizes.latent, sizes.rotary)?.f_unsqueeze(1)?)?;
         let widen = |latent: Tensor, rotary_key: Tensor| self.widen(&latent, &rotary_key, pass);
         let scores = Scores { scale: Some(self.scale), dropout: pass.dropout.share(self.dropout) };
-        let attended = Attended { query: &query, new: (latent, rotary_key), scores };
-        let mixed = pass.attend(layer, attended, &widen)?;
+        let attended =
+            Attended { query: &query, new: (latent, rotary_key), scores, widen: Some(&widen) };
+        let mixed = pass.attend(layer, attended)?;
         self.output.forward(&mixed, pass.dropout)
     }
 
