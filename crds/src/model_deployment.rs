@@ -89,7 +89,7 @@ pub struct ModelRef {
 #[x_kube(
     validation = Rule::new("!has(self.groupSize) || self.quantization == 'INT4'").message("compression.groupSize needs quantization INT4"),
     validation = Rule::new("!has(self.groupSize) || self.groupSize in [32, 64, 128]").message("compression.groupSize is 32, 64 or 128"),
-    validation = Rule::new("!has(self.calibration) || self.quantization in ['INT4', 'INT8WeightOnly']").message("compression.calibration needs quantization INT4 or INT8WeightOnly: the others round each number by itself"),
+    validation = Rule::new("!has(self.calibration) || self.quantization in ['INT4', 'INT8', 'INT8WeightOnly']").message("compression.calibration needs quantization INT4, INT8 or INT8WeightOnly: the others round each number by itself"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Compression {
@@ -100,8 +100,10 @@ pub struct Compression {
     /// of these that fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_size: Option<i32>,
-    /// Rows by which weights are rounded so that the model's answers change least (GPTQ, Frantar
-    /// et al. 2023); each number is rounded to the nearest without.
+    /// Rows by which a model is rounded so that its answers change least: channels that stand out are
+    /// made smaller where they are made (decoders; SmoothQuant, AWQ), and what a number loses is made
+    /// up for by others (INT4 and INT8WeightOnly; GPTQ). Without, each number is rounded to the
+    /// nearest. INT8 of an encoder has no use for it and refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
     /// What the smaller model must still be able to do.
@@ -228,11 +230,28 @@ pub struct Serving {
     /// numbers, no texts.
     #[schemars(range(min = 0, max = 1_099_511_627_776i64))]
     pub response_cache_bytes: i64,
+    /// LoRA adapters that a language model answers with, too, each as a model of its own name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub adapters: Vec<ServedAdapter>,
     /// Resources of each pod.
     pub resources: Resources,
     /// Which nodes, and how.
     #[serde(flatten)]
     pub placement: PodPlacement,
+}
+
+/// LoRA adapters beside the model (Hu et al. 2021).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServedAdapter {
+    /// What requests call it in `model`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// PEFT's directory: `pvc://CLAIM/PATH`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub source: String,
 }
 
 impl Default for Serving {
@@ -246,6 +265,7 @@ impl Default for Serving {
             max_queue_depth: 1024,
             // Some 70,000 answers, in a twentieth of what libtorch takes itself.
             response_cache_bytes: 16 << 20,
+            adapters: Vec::new(),
             resources: Resources::default(),
             placement: PodPlacement::default(),
         }

@@ -265,8 +265,21 @@ pub struct ServeConfig {
     /// each anew.
     #[serde(default)]
     pub response_cache_bytes: u64,
+    /// LoRA adapters beside a language model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<AdapterDirectory>,
     /// Port to listen on, [`SERVE_PORT`] in pods.
     pub port: u16,
+}
+
+/// Adapters that are a model of their own to clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdapterDirectory {
+    /// The model's name.
+    pub name: String,
+    /// PEFT's directory.
+    pub path: PathBuf,
 }
 
 /// Where agent 0 takes [`Replicas`] by PUT.

@@ -162,8 +162,9 @@ fn model_of_job(cx: &Context, valid: &ValidDeployment, name: &str) -> Model {
 }
 
 fn missing_claims(cx: &Context, valid: &ValidDeployment, target: Option<&Target>) -> Vec<String> {
-    let rows = [&valid.calibration_rows, &valid.gate_rows];
-    let mut claims: BTreeSet<&str> = rows.into_iter().flatten().filter_map(Source::claim).collect();
+    let rows = [&valid.calibration_rows, &valid.gate_rows].into_iter().flatten();
+    let mut claims: BTreeSet<&str> =
+        rows.chain(&valid.adapters).filter_map(Source::claim).collect();
     if let Some(target) = target {
         claims.extend(target.model.claim());
         let from = target.artifact.as_ref().map(|artifact| &artifact.from);

@@ -32,6 +32,8 @@ pub struct ValidDeployment {
     pub gate_rows: Option<Source>,
     /// Where the smaller model goes, if that is said.
     pub destination: Option<Source>,
+    /// Directories of the adapters, in the spec's order.
+    pub adapters: Vec<Source>,
     /// What a person said about a rollout.
     pub order: Option<String>,
 }
@@ -73,6 +75,7 @@ impl ValidDeployment {
 pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFaults> {
     let spec = &object.spec;
     let mut faults = unsupported(spec);
+    faults.extend(adapter_of_same_name(object));
     faults.extend(quantity_faults("spec.serving.resources", &spec.serving.resources));
     if let Some(compression) = &spec.compression {
         faults.extend(quantity_faults("spec.compression.resources", &compression.resources));
@@ -103,6 +106,12 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
     let destination = compression
         .and_then(|compression| compression.destination.as_deref())
         .and_then(|uri| source("spec.compression.destination", uri));
+    let adapters = spec.serving.adapters.iter().enumerate();
+    let adapters = adapters
+        .filter_map(|(nth, adapter)| {
+            source(&format!("spec.serving.adapters[{nth}].source"), &adapter.source)
+        })
+        .collect();
 
     SpecFaults::unless_empty(faults, ())?;
     let origin = origin.ok_or_else(|| {
@@ -117,8 +126,20 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
         calibration_rows,
         gate_rows,
         destination,
+        adapters,
         order: object.annotations().get(names::ANNOTATION_ORDER).cloned(),
     })
+}
+
+/// A request that names the deployment means the model without adapters.
+fn adapter_of_same_name(object: &ModelDeployment) -> Option<Fault> {
+    let name = object.name_any();
+    let nth = object.spec.serving.adapters.iter().position(|adapter| adapter.name == name)?;
+    Some(Fault::invalid(
+        format!("spec.serving.adapters[{nth}].name"),
+        "is the deployment's own name, by which requests ask for the model without adapters",
+        "choose another name",
+    ))
 }
 
 /// What a spec may say and this version does not do.
@@ -179,7 +200,15 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field() {
         type Change = fn(&mut Value);
-        let cases: [(&str, Change); 4] = [
+        let cases: [(&str, Change); 6] = [
+            ("spec.serving.adapters[1].name:", |d| {
+                d["spec"]["serving"]["adapters"] = json!([
+                    {"name": "mails", "source": "pvc://m/a"}, {"name": "spam", "source": "pvc://m/b"},
+                ]);
+            }),
+            ("spec.serving.adapters[0].source:", |d| {
+                d["spec"]["serving"]["adapters"] = json!([{"name": "mails", "source": "s3://b/k"}]);
+            }),
             ("spec.model.source:", |d| d["spec"]["model"] = json!({"source": "file:///m"})),
             ("spec.serving.resources:", |d| {
                 d["spec"]["serving"]["resources"] = json!({"limits": {"nvidia.com/gpu": 1}});

@@ -8,11 +8,13 @@ use tch::{Device, Kind, Tensor};
 use super::blocks::{BLOCK, SLOTS};
 use super::schedule::{Schedule, Stretch, Text};
 use crate::model::{Memory, Model, ModelError, Paged, Pass, Pool, Stretches};
+use crate::peft::served::{Turn, Turns};
 use crate::train::memory::pod_limit;
 
 /// A model with its pool.
 pub struct Computer {
     model: Model,
+    turns: Turns,
     pool: Pool,
     device: Device,
     blocks: u32,
@@ -23,21 +25,22 @@ struct Row<'a> {
     tokens: &'a [u32],
     slots: Vec<i64>,
     chooses: bool,
+    adapter: Option<usize>,
 }
 
 impl Computer {
     /// With a pool for as many tokens as `bytes` hold, but no more than `tokens`. Refuses to do with
     /// fewer than `least`.
     pub fn new(
-        model: Model,
+        (model, turns): (Model, Turns),
         device: Device,
         (least, tokens): (usize, usize),
         bytes: u64,
     ) -> Result<Self, ModelError> {
-        let mut computer = Self { model, pool: Pool::new(SLOTS), device, blocks: 1 };
+        let mut computer = Self { model, turns, pool: Pool::new(SLOTS), device, blocks: 1 };
         // The first tokens tell how much one takes, and libtorch chooses its kernels.
         let slots: Vec<i64> = (0..SLOTS).collect();
-        computer.pass(&[Row { tokens: &[0; BLOCK], slots, chooses: true }])?;
+        computer.pass(&[Row { tokens: &[0; BLOCK], slots, chooses: true, adapter: None }])?;
         let one = computer.pool.bytes_per_slot().max(1);
         let fits = usize::try_from(bytes / one).unwrap_or(usize::MAX).min(tokens);
         if fits < least {
@@ -60,6 +63,7 @@ impl Computer {
         &mut self,
         schedule: &Schedule<T>,
         plan: &[Stretch],
+        adapter: impl Fn(&T) -> Option<usize>,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
         let row = |stretch: &Stretch| {
             let text: &Text<T> = &schedule.running()[stretch.text];
@@ -68,6 +72,7 @@ impl Computer {
                 tokens: &text.tokens[stretch.start..end],
                 slots: text.slots(end),
                 chooses: stretch.chooses,
+                adapter: adapter(&text.of),
             }
         };
         self.pass(&plan.iter().map(row).collect::<Vec<_>>())
@@ -76,6 +81,7 @@ impl Computer {
     fn pass(&mut self, rows: &[Row<'_>]) -> Result<Vec<Vec<f32>>, ModelError> {
         tch::no_grad(|| {
             let (mut ids, mut positions, mut select) = (Vec::new(), Vec::new(), Vec::new());
+            self.turns.set(turns(rows));
             for row in rows {
                 ids.extend(row.tokens.iter().map(|id| i64::from(*id)));
                 let (first, end) = (row.slots.len() - row.tokens.len(), row.slots.len());
@@ -104,6 +110,17 @@ impl Computer {
             (0..signed(select.len())).map(|row| Ok(Vec::try_from(&logits.f_get(row)?)?)).collect()
         })
     }
+}
+
+/// Whose adapters compute which tokens.
+fn turns(rows: &[Row<'_>]) -> Vec<Turn> {
+    let mut start = 0;
+    let turn = |row: &Row<'_>| {
+        let count = signed(row.tokens.len());
+        start += count;
+        row.adapter.map(|adapter| Turn { adapter, start: start - count, count })
+    };
+    rows.iter().filter_map(turn).collect()
 }
 
 fn signed(count: usize) -> i64 {

@@ -29,6 +29,8 @@ pub struct Request {
     pub ignores_end: bool,
     /// What it has to be.
     pub matcher: Option<Matcher>,
+    /// Number of the adapters that it is made with.
+    pub adapter: Option<usize>,
 }
 
 /// What becomes known of a text.
@@ -112,6 +114,7 @@ struct Job {
     left: usize,
     chosen: usize,
     ignores_end: bool,
+    adapter: Option<usize>,
     reply: UnboundedSender<Event>,
     arrived: Instant,
     last: Option<Instant>,
@@ -221,11 +224,14 @@ fn text_of(request: Request, room: usize) -> (Text<Job>, UnboundedReceiver<Event
         left: request.max_tokens.min(room - request.prompt.len()),
         chosen: 0,
         ignores_end: request.ignores_end,
+        adapter: request.adapter,
         reply,
         arrived: Instant::now(),
         last: None,
     };
-    (Text::new(request.prompt, "", job), receiver)
+    // With other adapters, the same tokens have other keys and values.
+    let kind = request.adapter.map_or_else(String::new, |number| number.to_string());
+    (Text::new(request.prompt, &kind, job), receiver)
 }
 
 impl Shared {
@@ -262,7 +268,7 @@ impl Worker {
     /// Computes what is planned, and goes on with what it chose.
     fn pass(&mut self, plan: &[Stretch]) {
         self.shared.metrics.pass(plan.iter().map(|stretch| stretch.count).sum());
-        match self.computer.logits(&self.schedule, plan) {
+        match self.computer.logits(&self.schedule, plan, |job| job.adapter) {
             Ok(mut logits) => {
                 self.schedule.computed(plan);
                 self.choose(plan, &mut logits);

@@ -14,6 +14,7 @@ use crate::data::chat::read_json;
 use crate::data::{ChatTemplate, DataError};
 use crate::error::Error;
 use crate::model::{Model, hold};
+use crate::peft::served::{self, Turns};
 
 /// What all texts of a model share, besides the model.
 #[derive(Debug)]
@@ -61,12 +62,18 @@ impl Ids {
     }
 }
 
-/// Reads `directory`, compressed or not. Chat templates are told the time of each text.
-pub fn load(directory: &Path, device: Device) -> Result<(Model, Vocabulary), Error> {
+/// Reads `directory`, compressed or not, and puts the adapters beside it. Chat templates are told the
+/// time of each text.
+pub fn load(
+    directory: &Path,
+    adapters: &[&Path],
+    device: Device,
+) -> Result<((Model, Turns), Vocabulary), Error> {
     let mut model = crate::quantize::load(directory, device)?;
     hold(&mut model)?;
+    let turns = served::serve(&mut model, adapters, device)?;
     let vocabulary = Vocabulary::read(directory, &model)?;
-    Ok((model, vocabulary))
+    Ok(((model, turns), vocabulary))
 }
 
 impl Vocabulary {

@@ -31,7 +31,8 @@ pub struct LoraConfig {
 }
 
 impl LoraConfig {
-    fn scale(&self) -> f64 {
+    /// What the product of both adapters is multiplied by.
+    pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
         self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }

@@ -4,6 +4,7 @@
 pub mod lora;
 pub mod quantized;
 pub mod saved;
+pub mod served;
 
 pub use lora::{Adapters, LoraConfig, adapt, merge};
 pub use quantized::quantized;

@@ -17,7 +17,7 @@ pub const CONFIG: &str = "adapter_config.json";
 /// Name of the tensors' file.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the model's own names.
-const PREFIX: &str = "base_model.model.";
+pub(super) const PREFIX: &str = "base_model.model.";
 
 /// What training changed, under PEFT's names: adapters, and the head of a classifier.
 pub fn tensors(model: &Model) -> Vec<(String, Tensor)> {

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::gptq::{self, Moments};
 use super::scheme::Scheme;
+use super::smooth::smooth;
 use super::tensors::Rounded;
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
@@ -37,34 +38,44 @@ impl LinearOp for Watched {
 }
 
 /// A row on its way through the stages.
-struct Row {
-    hidden: Tensor,
+pub(super) struct Row {
+    /// What the next stage reads, `[1, T, D]`.
+    pub hidden: Tensor,
     pass: Pass,
 }
 
-/// Rounds the layers of `model` that are to be packed, and leaves in it what they stand for.
-/// `samples` are shown to it one by one, at most `rows` of them.
+impl Row {
+    /// What a stage makes of it.
+    pub fn through(&self, model: &Model, stage: usize) -> Result<Tensor, ModelError> {
+        model.network().forward(stage, &self.hidden, &self.pass)
+    }
+}
+
+/// Smooths a decoder's layers, rounds those of `model` that are to be packed, and leaves in it what
+/// they stand for. `samples` are shown to it one by one, at most `rows` of them. `kept_in` is the kind
+/// in which norms are written.
 pub fn calibrate(
     model: &mut Model,
     schemes: &BTreeMap<String, Option<Scheme>>,
     samples: &Samples,
-    rows: u32,
+    (rows, kept_in): (u32, Kind),
 ) -> Result<RoundedLayers, Error> {
     let mut shown = tch::no_grad(|| shown(model, samples, rows))?;
     let mut rounded = RoundedLayers::new();
     let stages = model.network().stages();
     for stage in 0..stages {
+        tch::no_grad(|| smooth(model, stage, schemes, &shown, kept_in))?;
         let watched = watch(model, stage, schemes)?;
         tch::no_grad(|| {
             if !watched.is_empty() {
                 for row in &shown {
-                    let _ = model.network().forward(stage, &row.hidden, &row.pass)?;
+                    let _ = row.through(model, stage)?;
                 }
                 rounded.extend(settle(model, stage, schemes, &watched)?);
             }
             if stage + 1 < stages {
                 for row in &mut shown {
-                    row.hidden = model.network().forward(stage, &row.hidden, &row.pass)?;
+                    row.hidden = row.through(model, stage)?;
                 }
             }
             Ok::<_, ModelError>(())

@@ -14,6 +14,7 @@ pub mod gptq;
 pub mod linear;
 pub mod rows;
 pub mod scheme;
+pub mod smooth;
 pub mod tensors;
 pub mod write;
 
@@ -49,7 +50,7 @@ use write::Recipe;
 /// Samples in one forward pass of the gate.
 const BATCH: usize = 32;
 /// Changes when the same input would give another output.
-const RECIPE: &str = "3";
+const RECIPE: &str = "4";
 
 /// Why there is no compressed model.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,10 @@ enum QuantizeError {
     Metric { model: &'static str, metric: &'static str, instead: &'static str },
     #[error("{} is compressed already; name the model that it was made from", .0.display())]
     Compressed(PathBuf),
+    #[error(
+        "compression.calibration does nothing for INT8 of a {0}: leave it out, or let compression.quantization be INT8WeightOnly or INT4"
+    )]
+    Calibration(String),
     #[error(transparent)]
     Gate(#[from] GateFailed),
 }
@@ -68,7 +73,9 @@ impl QuantizeError {
     fn exit_code(&self) -> i32 {
         match self {
             Self::Engine(error) => error.exit_code() as i32,
-            Self::Metric { .. } | Self::Compressed(_) => ExitCode::Usage as i32,
+            Self::Metric { .. } | Self::Compressed(_) | Self::Calibration(_) => {
+                ExitCode::Usage as i32
+            }
             Self::Gate(_) => ExitCode::GateFailed as i32,
         }
     }
@@ -76,7 +83,7 @@ impl QuantizeError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Engine(error) => error.reason(),
-            Self::Metric { .. } | Self::Compressed(_) => "BadConfig",
+            Self::Metric { .. } | Self::Compressed(_) | Self::Calibration(_) => "BadConfig",
             Self::Gate(_) => "GateFailed",
         }
     }
@@ -147,6 +154,10 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
     }
     let dense = model::load(&config.model, Device::Cpu).map_err(Error::from)?;
     dense.expect_text().map_err(Error::from)?;
+    let idle = config.calibration.is_some() && config.quantization == Quantization::INT8;
+    if idle && !smooth::can_smooth(&dense) {
+        return Err(QuantizeError::Calibration(dense.architecture()));
+    }
     let reader = Reader::of(&dense, &config.model)?;
     if let Some(gate) = &config.gate {
         reader.expect(gate.metric)?;
@@ -168,8 +179,10 @@ fn compress(
     built: &Path,
 ) -> Result<Report, QuantizeError> {
     let cache = config.output.parent().unwrap_or(&config.output).join(".hearth/cache");
-    let recipe = recipe(config, dense, reader, &cache)?;
-    let digest = write::write(dense, &recipe, reader.max_length(), &config.model, built)?;
+    let (recipe, smoothed) = recipe(config, dense, reader, &cache)?;
+    let written = smoothed.as_ref().unwrap_or(dense);
+    let digest = write::write(written, &recipe, reader.max_length(), &config.model, built)?;
+    drop(smoothed);
     let mut report = Report {
         recipe: RECIPE.to_owned(),
         quantization: (config.quantization, config.group_size),
@@ -201,23 +214,23 @@ fn compress(
     Ok(report)
 }
 
+/// How the model is compressed, and the model that is, where it is another than `dense`.
 fn recipe(
     config: &QuantizeConfig,
     dense: &Model,
     reader: &Reader,
     cache: &Path,
-) -> Result<Recipe, Error> {
+) -> Result<(Recipe, Option<Model>), Error> {
     let quantization = config.quantization;
     let layers = write::layers(dense, quantization, config.group_size.into());
-    let rounded = match &config.calibration {
-        None => RoundedLayers::new(),
-        Some(calibration) => {
-            let samples = reader.samples(&calibration.data, dense, cache)?;
-            let mut copy = model::load(&config.model, Device::Cpu)?;
-            calibrate(&mut copy, &layers, &samples, calibration.max_rows)?
-        }
+    let Some(calibration) = &config.calibration else {
+        return Ok((Recipe { quantization, layers, rounded: RoundedLayers::new() }, None));
     };
-    Ok(Recipe { quantization, layers, rounded })
+    let samples = reader.samples(&calibration.data, dense, cache)?;
+    let mut copy = model::load(&config.model, Device::Cpu)?;
+    let (kept_in, _) = write::floats(dense, quantization);
+    let rounded = calibrate(&mut copy, &layers, &samples, (calibration.max_rows, kept_in))?;
+    Ok((Recipe { quantization, layers, rounded }, Some(copy)))
 }
 
 /// Fills in the report, and says whether the gate lets the compressed model pass.

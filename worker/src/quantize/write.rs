@@ -135,7 +135,7 @@ fn tensors(model: &Model, recipe: &Recipe) -> Result<(NamedTensors, &'static str
 
 /// The type of what is not quantized: the recipe's, or that of the model's files. What was read
 /// from 16 bits is exact in them.
-fn floats(model: &Model, quantization: Quantization) -> (Kind, &'static str) {
+pub fn floats(model: &Model, quantization: Quantization) -> (Kind, &'static str) {
     let own =
         ["dtype", "torch_dtype"].into_iter().find_map(|key| model.config.raw.get(key)?.as_str());
     let kind = scheme::floats(quantization).unwrap_or(match own {

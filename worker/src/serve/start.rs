@@ -1,5 +1,6 @@
 //! A directory to a server: reads the model, warms it up, starts its computing thread.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
@@ -79,6 +80,10 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
         );
         return Err(config.unsupported(detail).into());
     }
+    if !asked.adapters.is_empty() && saved_head(&config)? != Head::CausalLm {
+        let detail = "serving.adapters are for language models; leave them out".to_owned();
+        return Err(config.unsupported(detail).into());
+    }
     if is_embedder(&config) {
         let embedder = embedder::load(directory, device)?;
         let encoder = TextEncoder::load(directory, Vec::new(), embedder.max_tokens)?;
@@ -87,7 +92,8 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
         return Ok(Loaded::Embedder(model, Box::new(encoder)));
     }
     if saved_head(&config)? == Head::CausalLm {
-        let (model, vocabulary) = generate::language::load(directory, device)?;
+        let adapters: Vec<&Path> = asked.adapters.iter().map(|of| of.path.as_path()).collect();
+        let (model, vocabulary) = generate::language::load(directory, &adapters, device)?;
         let most = vocabulary.context.saturating_mul(bounds.batch);
         let least = vocabulary.context.min(LEAST_ROOM);
         let computer = Computer::new(model, device, (least, most), memory_for_texts())?;
@@ -214,7 +220,9 @@ fn generate(
         generate::engine::Engine::start(computer, vocabulary.clone(), limits, Arc::new(figures))?;
     let common = common(config, metrics);
     let closing = engine.clone();
-    let server = LanguageServer { common: common.clone(), vocabulary, engine, started: now() };
+    let adapters = config.adapters.iter().map(|adapter| adapter.name.clone()).collect();
+    let server =
+        LanguageServer { common: common.clone(), vocabulary, engine, adapters, started: now() };
     let router = openai::router(&Arc::new(server));
     Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
 }

@@ -2,9 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hearth_worker::checkpoint::shard;
+use hearth_worker::export::merge::merge;
 use hearth_worker::model::{self, generate};
+use hearth_worker::peft;
 use serde_json::{Value, json};
 use tch::{Device, Tensor};
 use tokenizers::Tokenizer;
@@ -18,13 +22,45 @@ const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} {% e
 
 /// A tiny Qwen3 over the fixture's words, whose texts never end by themselves.
 fn start(change: impl FnOnce(&mut Value)) -> Server {
+    let fixture = fixture();
+    let path = fixture.path("model");
+    Server::of(fixture, path, change)
+}
+
+fn fixture() -> Fixture {
     let fixture = Fixture::new(0.0);
     parity_families::put("qwen3", &fixture.path("model"));
     let settings = json!({"pad_token": "[PAD]", "chat_template": TEMPLATE});
     fixture.write("model/tokenizer_config.json", &settings.to_string());
     fixture.write("model/generation_config.json", &json!({"temperature": 0.0}).to_string());
-    let path = fixture.path("model");
-    Server::of(fixture, path, change)
+    fixture
+}
+
+/// Adapters `name` for the fixture's model, as different from nothing as they can be, and the model
+/// `name-merged`.
+fn adapters(fixture: &Fixture, name: &str, seed: i64) {
+    let (base, directory) = (fixture.path("model"), fixture.path(name));
+    let mut adapted = model::load(&base, Device::Cpu).unwrap();
+    let lora = peft::LoraConfig {
+        rank: 2,
+        alpha: 8.0,
+        dropout: 0.0,
+        target_modules: None,
+        use_rslora: true,
+        use_dora: false,
+    };
+    tch::manual_seed(seed);
+    peft::adapt(&mut adapted, &lora).unwrap();
+    tch::no_grad(|| {
+        for mut part in adapted.trainable() {
+            let _ = part.tensor.normal_(0.0, 0.3);
+        }
+    });
+    let settings = peft::saved::config(&adapted, &lora, &base);
+    fixture.write(&format!("{name}/{}", peft::saved::CONFIG), &settings.to_string());
+    let tensors = peft::saved::tensors(&adapted);
+    shard::write(&directory.join(peft::saved::WEIGHTS), &tensors, &[]).unwrap();
+    merge(&base, &directory, &fixture.path(&format!("{name}-merged"))).unwrap();
 }
 
 fn complete(server: &Server, more: &Value) -> Value {
@@ -37,7 +73,11 @@ fn complete(server: &Server, more: &Value) -> Value {
 
 /// What the model itself continues with, token by token.
 fn greedy(server: &Server, prompt: &[i64], count: usize) -> Vec<i64> {
-    let model = model::load(server.model(), Device::Cpu).unwrap();
+    greedy_of(server.model(), prompt, count)
+}
+
+fn greedy_of(directory: &Path, prompt: &[i64], count: usize) -> Vec<i64> {
+    let model = model::load(directory, Device::Cpu).unwrap();
     let prompt = Tensor::from_slice(prompt).unsqueeze(0);
     let tokens = generate::greedy(&model, &prompt, count).unwrap();
     Vec::try_from(&tokens.squeeze_dim(0)).unwrap()
@@ -91,6 +131,100 @@ fn a_prompt_that_was_seen_is_remembered() {
     assert_eq!((cached(&first), cached(&second)), (Some(0), Some(32)));
     assert_eq!(ids(&first, 0), ids(&second, 0));
     assert!((server.metric("hearth_inference_cached_tokens_total") - 32.0).abs() < 0.5);
+}
+
+#[test]
+fn adapters_are_models_of_their_own_that_share_a_pass() {
+    let fixture = fixture();
+    for (name, seed) in [("mails", 1), ("chats", 2)] {
+        adapters(&fixture, name, seed);
+    }
+    let path = fixture.path("model");
+    let served: Vec<Value> =
+        ["mails", "chats"].map(|name| json!({"name": name, "path": fixture.path(name)})).into();
+    let merged = ["mails", "chats"].map(|name| fixture.path(&format!("{name}-merged")));
+    let models =
+        [("tiny", path.clone()), ("mails", merged[0].clone()), ("chats", merged[1].clone())];
+    let server = Server::of(fixture, path, |config| {
+        config["adapters"] = served.into();
+        // Texts that come soon after each other share passes.
+        config["maxBatchDelayMilliseconds"] = 300.into();
+    });
+    let prompt: Vec<i64> = (0..40).map(|token| token % 37).collect();
+    let wants =
+        models.each_ref().map(|(_, directory)| names(&server, &greedy_of(directory, &prompt, 12)));
+    assert!(wants[0] != wants[1] && wants[1] != wants[2], "the adapters change nothing");
+    let ask = |name: &str| {
+        complete(
+            &server,
+            &json!({"model": name, "prompt": prompt, "max_tokens": 12, "logprobs": 0}),
+        )
+    };
+    let together = || {
+        std::thread::scope(|scope| {
+            let asked = models.each_ref().map(|(name, _)| scope.spawn(move || ask(name)));
+            asked.map(|thread| thread.join().unwrap())
+        })
+    };
+    // The second time, each remembers its own beginning.
+    for cached in [0, 32] {
+        for ((answer, want), (name, _)) in together().iter().zip(&wants).zip(&models) {
+            assert_eq!(answer["model"], *name);
+            assert_eq!(&ids(answer, 0), want, "{name}");
+            assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], cached);
+        }
+    }
+    let list = server.get("/v1/models").json();
+    let listed: Vec<&Value> =
+        list["data"].as_array().unwrap().iter().map(|card| &card["id"]).collect();
+    assert_eq!(listed, ["tiny", "mails", "chats"]);
+    assert_eq!(server.get("/v1/models/chats").json()["parent"], "tiny");
+    let answer = chat(&server, &json!({"model": "other"}));
+    assert!(
+        answer.body.contains(r#"this server has \"tiny\", \"mails\", \"chats\""#),
+        "{}",
+        answer.body
+    );
+}
+
+#[test]
+fn adapters_that_do_not_fit_are_refused_with_a_sentence() {
+    let fixture = fixture();
+    adapters(&fixture, "mails", 1);
+    let settings = fixture.path("mails").join(peft::saved::CONFIG);
+    let mut known: Value = serde_json::from_slice(&std::fs::read(&settings).unwrap()).unwrap();
+    let serve = |path: &Path| {
+        let mut model = model::load(&fixture.path("model"), Device::Cpu).unwrap();
+        peft::served::serve(&mut model, &[path], Device::Cpu).map(|_| ()).unwrap_err().to_string()
+    };
+    let missing = serve(&fixture.path("nowhere"));
+    assert!(missing.contains("adapters are saved with their settings"), "{missing}");
+    let weights = fixture.path("mails").join(peft::saved::WEIGHTS);
+    let tensors = Tensor::read_safetensors(&weights).unwrap();
+    let other = |name: &str, change: &dyn Fn(&str, &Tensor) -> (String, Tensor)| {
+        let directory = fixture.path(name);
+        fixture.write(&format!("{name}/{}", peft::saved::CONFIG), &known.to_string());
+        let changed: Vec<_> = tensors.iter().map(|(name, tensor)| change(name, tensor)).collect();
+        shard::write(&directory.join(peft::saved::WEIGHTS), &changed, &[]).unwrap();
+        serve(&directory)
+    };
+    let wider = other("wider", &|name, tensor| {
+        let more = if name.ends_with("lora_A.weight") { [0, 4] } else { [0, 0] };
+        (name.to_owned(), tensor.constant_pad_nd(more))
+    });
+    assert!(wider.contains("are the adapters of this model?"), "{wider}");
+    let deeper = other("deeper", &|name, tensor| {
+        (name.replace("layers.0", "layers.17"), tensor.shallow_clone())
+    });
+    assert!(deeper.contains("no layer model.layers.17"), "{deeper}");
+    let head = other("head", &|name, tensor| {
+        (name.replace("model.layers.0.mlp.up_proj", "lm_head"), tensor.shallow_clone())
+    });
+    assert!(head.contains("Merge them"), "{head}");
+    known["use_dora"] = true.into();
+    fixture.write(&format!("mails/{}", peft::saved::CONFIG), &known.to_string());
+    let dora = serve(&fixture.path("mails"));
+    assert!(dora.contains("DoRA is not served"), "{dora}");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use hearth_crds::model_deployment::ServedAdapter;
 use hearth_crds::pod::Resources;
+use hearth_crds::source::Source;
 use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{
-    CONFIG_PATH, CONFIG_VERSION, JobIdentity, SERVE_PORT, ServeConfig,
+    AdapterDirectory, CONFIG_PATH, CONFIG_VERSION, JobIdentity, SERVE_PORT, ServeConfig,
 };
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
@@ -90,8 +92,18 @@ fn config(frame: &Frame<'_>, target: &Target) -> ServeConfig {
         max_queue_depth: count(serving.max_queue_depth),
         max_body_bytes: valid.spec.gateway.max_body_bytes.unsigned_abs(),
         response_cache_bytes: serving.response_cache_bytes.unsigned_abs(),
+        adapters: adapters(frame),
         port: SERVE_PORT,
     }
+}
+
+fn adapters(frame: &Frame<'_>) -> Vec<AdapterDirectory> {
+    let named = frame.valid.spec.serving.adapters.iter().zip(&frame.valid.adapters);
+    let directory = |(adapter, source): (&ServedAdapter, &Source)| AdapterDirectory {
+        name: adapter.name.clone(),
+        path: path_of(source, &Backend::Cluster),
+    };
+    named.map(directory).collect()
 }
 
 fn accelerator(resources: &Resources) -> Accelerator {
@@ -153,8 +165,9 @@ fn pod(frame: &Frame<'_>, target: &Target, config: &str) -> PodSpec {
     pod.affinity = Some(pods::apart(frame.parent.selector(SERVER)));
     pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);
     pods::add_config(&mut pod, config);
-    let claims = target.model.claim().map(|claim| (claim, ClaimUse::Read));
-    pods::add_claims(&mut pod, &claims.into_iter().collect());
+    let sources = std::iter::once(&target.model).chain(&frame.valid.adapters);
+    let claims = sources.filter_map(Source::claim).map(|claim| (claim, ClaimUse::Read));
+    pods::add_claims(&mut pod, &claims.collect());
     if accelerator(&serving.resources) == Accelerator::CUDA {
         pods::add_shared_memory(&mut pod);
     }

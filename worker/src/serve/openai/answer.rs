@@ -52,7 +52,7 @@ struct Choice {
 
 impl Answer {
     pub(super) fn new(
-        kind: Kind,
+        (kind, model): (Kind, String),
         server: &LanguageServer,
         (prompt_tokens, choices): (usize, usize),
     ) -> Self {
@@ -62,7 +62,7 @@ impl Answer {
             vocabulary: server.vocabulary.clone(),
             id: format!("{prefix}-{:016x}", rand::random::<u64>()),
             created: jiff::Zoned::now().timestamp().as_second(),
-            model: server.common.name.clone(),
+            model,
             revision: server.common.revision.clone(),
             prompt_tokens,
             choices,

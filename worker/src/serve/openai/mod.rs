@@ -34,6 +34,8 @@ pub struct LanguageServer {
     pub vocabulary: Arc<Vocabulary>,
     /// The way to the model.
     pub engine: Engine,
+    /// Names of adapters, by their numbers.
+    pub adapters: Vec<String>,
     /// When this began, in seconds since 1970.
     pub started: i64,
 }
@@ -104,11 +106,11 @@ async fn chat(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiFailure> {
     let mut request: Chat = server.common.parse(body)?;
-    server.common.check_name(&request.common.model)?;
+    let model = server.model(&request.common.model)?;
     let streams = request.common.stream == Some(true);
     let how = request.how(&server.vocabulary.sampling).map_err(Failure::bad_request)?;
     let prompts = move |vocabulary: &Vocabulary| Ok(vec![vocabulary.chat_prompt(&request)?]);
-    server.answer(Kind::Chat, how, streams, prompts).await
+    server.answer((Kind::Chat, model), how, streams, prompts).await
 }
 
 async fn complete(
@@ -116,19 +118,37 @@ async fn complete(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiFailure> {
     let mut request: Completion = server.common.parse(body)?;
-    server.common.check_name(&request.common.model)?;
+    let model = server.model(&request.common.model)?;
     let streams = request.common.stream == Some(true);
     let how = request.how(&server.vocabulary.sampling).map_err(Failure::bad_request)?;
     let prompts = move |vocabulary: &Vocabulary| vocabulary.prompts(request.prompt);
-    server.answer(Kind::Completion, how, streams, prompts).await
+    server.answer((Kind::Completion, model), how, streams, prompts).await
+}
+
+/// What a request asks by its `model`.
+struct Asked {
+    name: String,
+    /// Number of its adapters; none of the model itself.
+    adapter: Option<usize>,
 }
 
 impl LanguageServer {
+    fn model(&self, name: &str) -> Result<Asked, Failure> {
+        let adapter = self.adapters.iter().position(|known| known == name);
+        if adapter.is_none() && name != self.common.name {
+            let all = std::iter::once(&self.common.name).chain(&self.adapters);
+            let all: Vec<String> = all.map(|known| format!("{known:?}")).collect();
+            let message = format!("there is no model {name:?}; this server has {}", all.join(", "));
+            return Err(Failure { status: StatusCode::NOT_FOUND, message });
+        }
+        Ok(Asked { name: name.to_owned(), adapter })
+    }
+
     /// Answers with texts after `prompts`, which a thread of its own makes: tokenizing a long text
     /// takes milliseconds that others would wait.
     async fn answer(
         self: &Arc<Self>,
-        kind: Kind,
+        (kind, Asked { name, adapter }): (Kind, Asked),
         how: How,
         streams: bool,
         prompts: impl FnOnce(&Vocabulary) -> Result<Vec<Vec<u32>>, String> + Send + 'static,
@@ -136,7 +156,8 @@ impl LanguageServer {
         let own = self.clone();
         let (choices, tells_usage) = (how.choices, how.tells_usage);
         let prepared = tokio::task::spawn_blocking(move || {
-            own.requests(&how, prompts(&own.vocabulary).map_err(Failure::bad_request)?)
+            let prompts = prompts(&own.vocabulary).map_err(Failure::bad_request)?;
+            own.requests(&how, prompts, adapter)
         });
         let texts = prepared.await.map_err(|error| Failure {
             status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -144,7 +165,7 @@ impl LanguageServer {
         })??;
         let prompt_tokens = texts.iter().step_by(choices).map(|text| text.prompt.len()).sum();
         let events = self.engine.generate(texts)?;
-        let answer = Answer::new(kind, self, (prompt_tokens, choices));
+        let answer = Answer::new((kind, name), self, (prompt_tokens, choices));
         if streams {
             return Ok(stream::respond(answer, events, tells_usage));
         }
@@ -189,7 +210,12 @@ impl Vocabulary {
 
 impl LanguageServer {
     /// The texts to make of each prompt, prompt by prompt.
-    fn requests(&self, how: &How, prompts: Vec<Vec<u32>>) -> Result<Vec<TextRequest>, Failure> {
+    fn requests(
+        &self,
+        how: &How,
+        prompts: Vec<Vec<u32>>,
+        adapter: Option<usize>,
+    ) -> Result<Vec<TextRequest>, Failure> {
         let refuse = |message: String| Err(Failure::bad_request(message));
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let texts = prompts.len().saturating_mul(how.choices);
@@ -219,6 +245,7 @@ impl LanguageServer {
                     max_tokens: how.max_tokens.unwrap_or(usize::MAX),
                     ignores_end: how.ignores_end,
                     matcher: matcher.as_ref().map(llguidance::Matcher::deep_clone),
+                    adapter,
                 });
             }
         }
@@ -249,20 +276,28 @@ fn plain(message: &Value) -> Result<Value, String> {
 }
 
 async fn models(State(server): State<Arc<LanguageServer>>) -> Response {
-    Json(json!({"object": "list", "data": [server.card()]})).into_response()
+    let own = std::iter::once(server.card(&server.common.name));
+    let cards: Vec<Value> =
+        own.chain(server.adapters.iter().map(|name| server.card(name))).collect();
+    Json(json!({"object": "list", "data": cards})).into_response()
 }
 
 async fn model(
     State(server): State<Arc<LanguageServer>>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiFailure> {
-    server.common.check_name(&name)?;
-    Ok(Json(server.card()).into_response())
+    let Asked { name, .. } = server.model(&name)?;
+    Ok(Json(server.card(&name)).into_response())
 }
 
 impl LanguageServer {
-    fn card(&self) -> Value {
-        card(&self.common, self.started, self.engine.room())
+    fn card(&self, name: &str) -> Value {
+        let mut card = card(&self.common, self.started, self.engine.room());
+        if name != self.common.name {
+            card["id"] = name.into();
+            card["parent"] = self.common.name.clone().into();
+        }
+        card
     }
 }
 
