@@ -7,7 +7,6 @@ use hearth_crds::names;
 use hearth_crds::routing::{Measured, ROUTING_KEY, RoutingTable};
 use hearth_crds::{condition, source::Source};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
 use super::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
@@ -19,7 +18,7 @@ use crate::children::{ChildId, Kind};
 use crate::context::Context;
 use crate::error::GatherError;
 use crate::lost_pods::suspects;
-use crate::observed::{Phase, PodView};
+use crate::observed::{Phase, PodView, controller};
 use crate::seen::Seen;
 
 /// Observes a deployment; gives its target too, where its model is here.
@@ -194,12 +193,12 @@ fn pods_of(
 fn servers(cx: &Context, valid: &ValidDeployment) -> BTreeMap<String, Workload> {
     let ours = |deployment: &Seen| {
         deployment.metadata.namespace.as_deref() == Some(&valid.namespace)
-            && deployment.metadata.deletion_timestamp.is_none()
-            && deployment.owner_references().iter().any(|owner| owner.uid == valid.uid)
+            && deployment.metadata.deleted.is_none()
+            && controller(deployment) == Some(&valid.uid)
     };
     let servers = cx.caches.filter(Kind::Deployment, ours);
     let by_revision = servers.iter().filter_map(|deployment| {
-        let revision = deployment.labels().get(names::LABEL_REVISION)?.clone();
+        let revision = deployment.metadata.labels.get(names::LABEL_REVISION)?.to_owned();
         Some((revision, Workload::of(deployment)))
     });
     by_revision.collect()
@@ -229,7 +228,7 @@ fn routing(
         return (None, None, Record::default());
     };
     let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
-    let note = |key: &str| map.annotations().get(key);
+    let note = |key: &str| map.metadata.annotations.get(key);
     let at = note(ANNOTATION_ROUTED_AT).and_then(|text| text.parse().ok());
     let record = note(ANNOTATION_ROLLOUT).and_then(|text| serde_json::from_str(text).ok());
     (text.and_then(|text| serde_json::from_str(text).ok()), at, record.unwrap_or_default())

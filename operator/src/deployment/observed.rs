@@ -6,7 +6,6 @@ use hearth_crds::model_deployment::CompressionReport;
 use hearth_crds::routing::{Measured, RoutingTable};
 use hearth_crds::source::Source;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 
 use super::marks::{
     ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL,
@@ -120,7 +119,7 @@ impl Workload {
             .condition("Progressing")
             .filter(|condition| condition.status == "False")
             .map(|condition| condition.message.clone());
-        let note = |key: &str| deployment.annotations().get(key).cloned();
+        let note = |key: &str| deployment.metadata.annotations.get(key).map(str::to_owned);
         Self {
             wanted,
             available,

@@ -22,12 +22,12 @@ use hearth_operator::settings::Settings;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::Client;
 use kube::client::Body;
 use kube::runtime::events::Reporter;
-use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{Lookup, ObjectRef};
 use kube::runtime::watcher::Event;
-use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ impl Writers {
                 if plural == "pods" {
                     self.pods.saw(&serde_json::from_value(object.clone()).unwrap());
                 }
-                let of = |kind: &Kind| Seen::plural(kind) == plural;
+                let of = |kind: &Kind| <Seen as Lookup>::plural(kind) == plural;
                 if let Some((_, writer)) = self.seen.iter_mut().find(|(kind, _)| of(kind)) {
                     show(writer, object, gone);
                 }
@@ -112,7 +112,7 @@ impl Writers {
 
 fn show<K>(writer: &mut Writer<K>, object: &Value, gone: bool)
 where
-    K: Resource + DeserializeOwned + Clone + 'static,
+    K: Lookup + DeserializeOwned + Clone + 'static,
     K::DynamicType: Clone + Eq + std::hash::Hash,
 {
     let object: K = serde_json::from_value(object.clone()).unwrap();
