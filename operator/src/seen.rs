@@ -35,6 +35,7 @@ pub enum Kind {
     PodDisruptionBudget,
     Job,
     Deployment,
+    HTTPRoute,
     Pod,
     PersistentVolumeClaim,
     Node,
@@ -46,7 +47,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Kinds of children, in the order of writing.
+    /// Kinds of children that are watched, in the order of writing. HTTPRoutes are not: most
+    /// clusters do not have them, and few deployments ask for one.
     pub const CHILDREN: [Self; 9] = [
         Self::ConfigMap,
         Self::ServiceAccount,
@@ -81,6 +83,7 @@ impl Kind {
             Self::PodDisruptionBudget => ("policy", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::Job => ("batch", "Job", "jobs"),
             Self::Deployment => ("apps", "Deployment", "deployments"),
+            Self::HTTPRoute => ("gateway.networking.k8s.io", "HTTPRoute", "httproutes"),
             Self::Pod => ("", "Pod", "pods"),
             Self::PersistentVolumeClaim => ("", "PersistentVolumeClaim", "persistentvolumeclaims"),
             Self::Node => ("", "Node", "nodes"),
@@ -228,6 +231,9 @@ pub struct Status {
     /// Of a pod.
     #[serde(deserialize_with = "null_is_default")]
     pub container_statuses: Vec<Container>,
+    /// Of an HTTPRoute.
+    #[serde(deserialize_with = "null_is_default")]
+    pub parents: Vec<RouteParent>,
 }
 
 impl Status {
@@ -252,7 +258,7 @@ impl Empty for Status {
 }
 
 /// A condition of one of Kubernetes' own kinds.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Condition {
     /// CamelCase.
@@ -275,6 +281,15 @@ impl Condition {
     pub fn holds(&self) -> bool {
         self.status == "True"
     }
+}
+
+/// What a Gateway says of an HTTPRoute.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct RouteParent {
+    /// `Accepted`, `ResolvedRefs` and others.
+    #[serde(deserialize_with = "null_is_default")]
+    pub conditions: Vec<Condition>,
 }
 
 /// A pod's container.

@@ -82,15 +82,9 @@ pub(super) fn findings_of(
         }
         // An operator that begins to look only now, and has told nothing of this start.
         Stage::Between if !is_admitted(after) && !pods.iter().any(PodView::is_over) => {
-            (Some("Starting"), vec![
-                valid(),
-                admitted(),
-                running(
-                    Truth::False,
-                    "Starting",
-                    "all workers run, and worker 0 has not answered yet".into(),
-                ),
-            ])
+            let said = "all workers run, and worker 0 has not answered yet".into();
+            let found = running(Truth::False, "Starting", said);
+            (Some("Starting"), vec![valid(), admitted(), found])
         }
         Stage::Between | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {
             (None, vec![valid()])
