@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-operator faults clean
+.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-operator bench-gateway faults clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ faults: ## The operator killed at every write, and every fault of docs/faults.md
 
 bench-operator: ## Many jobs at once, against Kubeflow Trainer with JobSet
 	@tests/bench/operator.sh
+
+bench-gateway: ## What the gateway adds to the time of an answer
+	@tests/bench/gateway.sh
 
 clean: ## Build outputs of this checkout
 	rm -rf target

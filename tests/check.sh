@@ -85,6 +85,7 @@ unit() {
   stage serving tests/serving/run.sh
   stage bench-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/train.sh --smoke
   stage bench-operator-smoke tests/bench/operator.sh --smoke
+  stage bench-gateway-smoke tests/bench/gateway.sh --smoke
   stage security tests/security/run.sh
   stage monitoring env HEARTH_BINARIES="$HEARTH_BIN" tests/monitoring/run.sh
   stage nccl-links worker/nccl-rs/build-nccl.sh "$HEARTH_CACHE/nccl"

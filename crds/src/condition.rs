@@ -41,6 +41,8 @@ pub mod model_deployment {
     pub const PROGRESSING: &str = "Progressing";
     /// Something is wrong that needs a person; the message says what to do.
     pub const DEGRADED: &str = "Degraded";
+    /// An HTTPRoute leads to the gateways; only with `routing: HTTPRoute`.
+    pub const ROUTED: &str = "Routed";
 }
 
 /// What a reconcile found out about one condition.

@@ -7,6 +7,7 @@
 
 pub mod api_key;
 pub mod condition;
+pub mod entrance;
 pub mod history;
 pub mod hyperparam_sweep;
 pub mod latency;

@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::entrance::{GatewaySpec, HttpRoute, Oidc, ParentRef, Routing, SecretRef};
 use crate::pod::{PodPlacement, Resources};
 use crate::training_arguments::Metric;
 use crate::training_job::DataSource;
@@ -44,6 +45,8 @@ use crate::training_job::DataSource;
 #[x_kube(
     validation = Rule::new("self.serving.runtime == 'Libtorch' || !has(self.compression) || self.compression.quantization in ['FP16', 'BF16']").message("serving.runtime OnnxRuntime and TensorRT compute in floats: choose Libtorch, or compression.quantization FP16 or BF16").field_path(".serving.runtime"),
     validation = Rule::new("self.serving.runtime != 'TensorRT' || (has(self.serving.resources.limits) && 'nvidia.com/gpu' in self.serving.resources.limits)").message("serving.runtime TensorRT needs a GPU: set serving.resources.limits, or choose OnnxRuntime").field_path(".serving.runtime"),
+    validation = Rule::new("(self.routing == 'HTTPRoute') == has(self.httpRoute)").message("routing HTTPRoute and httpRoute need each other").field_path(".routing"),
+    validation = Rule::new("self.routing == 'Gateway' || !has(self.gateway.tls)").message("routing HTTPRoute talks plain HTTP to Hearth's gateway: leave gateway.tls out, and let the Gateway of httpRoute.parentRefs encrypt").field_path(".gateway.tls"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelDeploymentSpec {
@@ -58,6 +61,12 @@ pub struct ModelDeploymentSpec {
     /// The gateway in front of them.
     #[serde(default)]
     pub gateway: GatewaySpec,
+    /// What leads clients to the gateway.
+    #[serde(default)]
+    pub routing: Routing,
+    /// Where an HTTPRoute belongs, for `routing: HTTPRoute`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_route: Option<HttpRoute>,
     /// How a new revision takes over.
     #[serde(default)]
     pub rollout: Rollout,
@@ -328,53 +337,6 @@ pub enum ServingRuntime {
     OnnxRuntime,
     /// ONNX Runtime with TensorRT, on GPUs.
     TensorRT,
-}
-
-/// The gateway in front of the server pods.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct GatewaySpec {
-    /// Pods.
-    #[schemars(range(min = 1, max = 100))]
-    pub replicas: i32,
-    /// Largest request body; larger ones are answered with 413.
-    #[schemars(range(min = 1024, max = 1_073_741_824))]
-    pub max_body_bytes: i64,
-    /// Requests in flight in one gateway pod; more are answered with 503 and Retry-After.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub max_in_flight_requests: i32,
-    /// Time limit of one request, headers of the answer included.
-    #[schemars(range(min = 1, max = 86400))]
-    pub request_timeout_seconds: i32,
-    /// Lets in only who has a key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_keys: Option<SecretRef>,
-    /// Encrypts the traffic: the address is then https, port 443. The Secret holds `tls.crt` and
-    /// `tls.key`, as cert-manager writes them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<SecretRef>,
-}
-
-/// A Secret of the same namespace. Gateways mount it; the operator does not read it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretRef {
-    /// Its name.
-    #[schemars(length(min = 1, max = 253))]
-    pub secret_name: String,
-}
-
-impl Default for GatewaySpec {
-    fn default() -> Self {
-        Self {
-            replicas: 1,
-            max_body_bytes: 4 << 20,
-            max_in_flight_requests: 1024,
-            request_timeout_seconds: 60,
-            api_keys: None,
-            tls: None,
-        }
-    }
 }
 
 /// How a new revision takes over.

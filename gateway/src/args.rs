@@ -1,6 +1,7 @@
 //! Flags.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub struct Args {
     /// Directory with one file a client: its API key's hash. Requests without a key are refused.
     #[arg(long, value_name = "DIR")]
     pub api_keys: Option<PathBuf>,
+    /// Tokens.
+    #[command(flatten)]
+    pub oidc: OidcArgs,
     /// Directory with tls.crt and tls.key: traffic is encrypted.
     #[arg(long, value_name = "DIR")]
     pub tls: Option<PathBuf>,
@@ -54,12 +58,30 @@ pub struct Args {
     /// Longest that a request waits for a server that takes connections.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
     pub reach_timeout: Duration,
-    /// Open connections; more wait.
-    #[arg(long, value_name = "N", default_value_t = 8192)]
+    /// Open connections; more wait. An idle one takes some kilobytes.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
     pub max_connections: usize,
     /// Form of log lines.
     #[arg(long, env = "HEARTH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Tokens of an OpenID Connect issuer. Requests with one come in, too.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(requires_all = ["oidc_keys", "oidc_issuer", "oidc_audience"], multiple = true)]
+pub struct OidcArgs {
+    /// Directory with jwks.json: the issuer's public keys.
+    #[arg(long, value_name = "DIR")]
+    pub oidc_keys: Option<PathBuf>,
+    /// Who signs tokens: their `iss`.
+    #[arg(long, value_name = "URL")]
+    pub oidc_issuer: Option<String>,
+    /// For whom tokens must be: one of their `aud`.
+    #[arg(long, value_name = "TEXT")]
+    pub oidc_audience: Option<String>,
+    /// Requests a minute of each subject, up to a tenth of them at once.
+    #[arg(long, value_name = "N")]
+    pub oidc_requests_per_minute: Option<NonZeroU32>,
 }
 
 /// Form of log lines.
@@ -98,6 +120,16 @@ mod tests {
             ["", "--config-map b", "--namespace a", "--namespace a --config-map b --routing f"]
         {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn tokens_need_keys_an_issuer_and_an_audience() {
+        let all = "--oidc-keys /k --oidc-issuer https://i --oidc-audience a";
+        assert!(parse(&format!("--routing f {all} --oidc-requests-per-minute 60")).is_ok());
+        assert!(parse("--routing f").is_ok());
+        for part in all.split(" --").map(|part| part.trim_start_matches('-')) {
+            assert!(parse(&format!("--routing f --{part}")).is_err(), "{part}");
         }
     }
 

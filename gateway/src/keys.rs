@@ -1,4 +1,4 @@
-//! Who may ask: clients with an API key, each at a rate of its own.
+//! Clients with an API key, each at a rate of its own.
 //!
 //! Keys are the files of a directory, a mounted Secret: name of the client, and an [`ApiKey`] as
 //! JSON. A change is taken over within seconds. What cannot be read lets nobody in.
@@ -11,16 +11,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, RateLimiter};
 use hearth_crds::api_key::{ApiKey, hash};
-use http::HeaderMap;
-use http::header::{AUTHORIZATION, HeaderName};
 
+use crate::entrance::quota;
 use crate::reply::Refusal;
 
 /// Time between two looks at the directory.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// All keys.
 #[derive(Debug)]
@@ -32,7 +30,7 @@ pub struct Keys {
 type Clients = HashMap<[u8; 32], Arc<Client>>;
 
 #[derive(Debug)]
-struct Client {
+pub(crate) struct Client {
     name: String,
     entry: ApiKey,
     limiter: Option<DefaultDirectRateLimiter>,
@@ -80,43 +78,28 @@ impl Keys {
         *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
     }
 
-    /// Lets a request in, and takes its key from it.
-    pub(crate) fn admit(&self, headers: &mut HeaderMap) -> Result<(), Refusal> {
-        let client = {
-            let given = presented(headers).ok_or(Refusal::NoKey)?;
-            // Looked up by its hash: how long that takes says nothing about the key.
-            let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
-            clients.get(&hash(given)).cloned().ok_or(Refusal::UnknownKey)?
-        };
-        headers.remove(AUTHORIZATION);
-        headers.remove(X_API_KEY);
-        let Some(limiter) = &client.limiter else { return Ok(()) };
-        limiter.check().map_err(|not_until| Refusal::KeyBusy {
-            client: client.name.clone(),
-            limit: client.entry.requests_per_minute.map_or(0, NonZeroU32::get),
-            seconds: not_until.wait_time_from(DefaultClock::default().now()).as_secs() + 1,
-        })
+    /// Whose key this is. It is looked up by its hash: how long that takes says nothing about it.
+    pub(crate) fn client(&self, key: &[u8]) -> Option<Arc<Client>> {
+        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        clients.get(&hash(key)).cloned()
     }
 }
 
 impl Client {
     fn new(name: String, entry: ApiKey) -> Self {
-        let limiter = entry.requests_per_minute.map(|rate| {
-            let at_once = NonZeroU32::new(rate.get() / 10).unwrap_or(NonZeroU32::MIN);
-            RateLimiter::direct(Quota::per_minute(rate).allow_burst(at_once))
-        });
+        let limiter = entry.requests_per_minute.map(|rate| RateLimiter::direct(quota(rate)));
         Self { name, entry, limiter }
     }
-}
 
-/// `Authorization: Bearer KEY`, as OpenAI's clients send it, or `X-API-Key: KEY`.
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(key) = headers.get(X_API_KEY) {
-        return Some(key.as_bytes());
+    /// Lets it in at its rate.
+    pub(crate) fn count(&self) -> Result<(), Refusal> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        limiter.check().map_err(|not_until| Refusal::KeyBusy {
+            client: self.name.clone(),
+            limit: self.entry.requests_per_minute.map_or(0, NonZeroU32::get),
+            seconds: not_until.wait_time_from(DefaultClock::default().now()).as_secs() + 1,
+        })
     }
-    let bearer = headers.get(AUTHORIZATION)?.as_bytes();
-    let (scheme, key) = bearer.split_at_checked("bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
 }
 
 /// Names and contents of a directory's files. A mounted Secret has links beside its entries,
@@ -139,7 +122,15 @@ fn files(directory: &Path) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+    use http::header::HeaderName;
+
     use super::*;
+    use crate::entrance::Entrance;
+
+    fn door(keys: &Arc<Keys>) -> Entrance {
+        Entrance { keys: Some(Arc::clone(keys)), tokens: None }
+    }
 
     fn with(name: &'static str, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())])
@@ -169,12 +160,12 @@ mod tests {
             ("cookie", "k-ann", false),
         ] {
             let mut headers = with(header, value);
-            assert_eq!(keys.admit(&mut headers).is_ok(), good, "{header}: {value}");
+            assert_eq!(door(&keys).admit(&mut headers).is_ok(), good, "{header}: {value}");
             assert_eq!(headers.is_empty(), good, "{header}: {value}");
         }
         fs::remove_file(directory.path().join("ann")).unwrap();
         keys.read_again();
-        assert_eq!(keys.admit(&mut with("x-api-key", "k-ann")), Err(Refusal::UnknownKey));
+        assert_eq!(door(&keys).admit(&mut with("x-api-key", "k-ann")), Err(Refusal::UnknownKey));
     }
 
     #[test]
@@ -183,7 +174,7 @@ mod tests {
         write(directory.path(), "ann", &ApiKey::of("k-ann", NonZeroU32::new(30)));
         write(directory.path(), "ben", &ApiKey::of("k-ben", NonZeroU32::new(30)));
         let keys = Keys::read(directory.path().into());
-        let ask = |key: &str| keys.admit(&mut with("x-api-key", key));
+        let ask = |key: &str| door(&keys).admit(&mut with("x-api-key", key));
         let let_in = (0..3).filter(|_| ask("k-ann").is_ok()).count();
         assert_eq!(let_in, 3, "a tenth of a minute's at once");
         keys.read_again();

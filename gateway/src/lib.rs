@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod args;
 mod body;
+pub mod entrance;
 mod headers;
 mod idle;
 mod in_flight;
@@ -32,5 +33,6 @@ pub mod source;
 pub mod state;
 pub mod table;
 pub mod tls;
+pub mod tokens;
 mod upstream;
 mod wire;

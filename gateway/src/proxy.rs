@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::{BodyLimits, Upload};
+use crate::entrance::Entrance;
 use crate::headers;
 use crate::in_flight::{Download, Exchange, InFlight};
-use crate::keys::Keys;
 use crate::metrics::Outcome;
 use crate::outcomes;
 use crate::reply::Refusal;
@@ -56,17 +56,17 @@ pub struct Gateway {
     state: Arc<State>,
     upstream: Upstream,
     shadows: Shadows,
-    keys: Option<Arc<Keys>>,
+    entrance: Entrance,
     in_flight: Arc<InFlight>,
     patience: Patience,
 }
 
 impl Gateway {
-    /// A gateway that routes by the table of `state`; it lets anybody in, or those with a key.
-    pub fn new(state: Arc<State>, patience: Patience, keys: Option<Arc<Keys>>) -> Arc<Self> {
+    /// A gateway that routes by the table of `state`; who comes in is `entrance`'s to say.
+    pub fn new(state: Arc<State>, patience: Patience, entrance: Entrance) -> Arc<Self> {
         let (upstream, in_flight) = (Upstream::new(), Arc::default());
         let shadows = Shadows::new(Arc::clone(&state.metrics));
-        Arc::new(Self { state, upstream, shadows, keys, in_flight, patience })
+        Arc::new(Self { state, upstream, shadows, entrance, in_flight, patience })
     }
 
     /// What it shares with the admin port.
@@ -111,9 +111,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         check(&request, peer)?;
-        if let Some(keys) = &self.keys {
-            keys.admit(request.headers_mut())?;
-        }
+        self.entrance.admit(request.headers_mut())?;
         let table = self.state.table();
         let table = table.ok_or_else(|| Refusal::NoBackend { deployment: "NAME".into() })?;
         let limits = table.limits();

@@ -49,8 +49,10 @@ pub(crate) enum Refusal {
     Broken { revision: String, attempts: u32 },
     #[error("the server of revision {revision} answered something that is not HTTP")]
     Nonsense { revision: String },
-    #[error("an API key is needed: send \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"")]
-    NoKey,
+    #[error("{needed} is needed")]
+    NoKey { needed: String },
+    #[error("this token lets nobody in: {why}")]
+    BadToken { why: String },
     #[error("this API key is not known: ask whoever runs this deployment for one")]
     UnknownKey,
     #[error(
@@ -86,7 +88,9 @@ impl Refusal {
             Self::Unreachable { .. } => (StatusCode::BAD_GATEWAY, "backend_unreachable"),
             Self::Broken { .. } => (StatusCode::BAD_GATEWAY, "backend_broke"),
             Self::Nonsense { .. } => (StatusCode::BAD_GATEWAY, "backend_nonsense"),
-            Self::NoKey | Self::UnknownKey => (StatusCode::UNAUTHORIZED, "unauthorized"),
+            Self::NoKey { .. } | Self::UnknownKey | Self::BadToken { .. } => {
+                (StatusCode::UNAUTHORIZED, "unauthorized")
+            }
             Self::KeyBusy { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::NoComparison => (StatusCode::NOT_FOUND, "no_comparison"),
             Self::OutcomeMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
@@ -115,8 +119,15 @@ impl Refusal {
             Self::KeyBusy { seconds, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(*seconds));
             }
-            Self::NoKey | Self::UnknownKey => {
+            // RFC 6750, 3.1: nothing was wrong with what was not given.
+            Self::NoKey { .. } => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::UnknownKey | Self::BadToken { .. } => {
+                let text = format!("Bearer error=\"invalid_token\", error_description=\"{self}\"");
+                let value = HeaderValue::from_str(&text);
+                let plain = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+                headers.insert(WWW_AUTHENTICATE, value.unwrap_or(plain));
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -5,11 +5,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
+use crate::entrance::Entrance;
 use crate::keys::Keys;
 use crate::proxy::{Gateway, Patience};
 use crate::server::{Door, Drain, Drained, serve};
 use crate::state::State;
 use crate::tls::Tls;
+use crate::tokens::{Expected, Tokens};
 use crate::{admin, source};
 
 /// Serves until SIGTERM, then drains. Not async: a caller would compile all of it once more.
@@ -54,21 +56,38 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     };
     let drain = Drain { delay: args.drain_delay, timeout: args.drain_timeout };
     let stop = Box::pin(stopped()?);
-    let keys = args.api_keys.map(Keys::read);
-    if let Some(keys) = keys.clone() {
-        tokio::spawn(async move { keys.follow().await });
-    }
+    let entrance = entrance(&args);
     let tls = args.tls.map(Tls::read).transpose()?;
     if let Some(tls) = tls.clone() {
         tokio::spawn(async move { tls.follow().await });
     }
     let door = Door { listener: traffic, tls };
-    match serve(door, Gateway::new(state, patience, keys), drain, args.max_connections, stop).await
+    match serve(door, Gateway::new(state, patience, entrance), drain, args.max_connections, stop)
+        .await
     {
         Drained::Clean => tracing::info!("every request was answered"),
         Drained::Cut(open) => tracing::warn!(open, "time is up; connections were cut"),
     }
     Ok(())
+}
+
+/// Who may ask. Changes are followed.
+fn entrance(args: &Args) -> Entrance {
+    let keys = args.api_keys.clone().map(Keys::read);
+    if let Some(keys) = keys.clone() {
+        tokio::spawn(async move { keys.follow().await });
+    }
+    let oidc = &args.oidc;
+    let named =
+        oidc.oidc_keys.clone().zip(oidc.oidc_issuer.clone()).zip(oidc.oidc_audience.clone());
+    let tokens = named.map(|((directory, issuer), audience)| {
+        let requests_per_minute = oidc.oidc_requests_per_minute;
+        Tokens::read(directory, Expected { issuer, audience, requests_per_minute })
+    });
+    if let Some(tokens) = tokens.clone() {
+        tokio::spawn(async move { tokens.follow().await });
+    }
+    Entrance { keys, tokens }
 }
 
 async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

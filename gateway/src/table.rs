@@ -352,6 +352,35 @@ mod tests {
         assert!(matches!(table(&[0; 17]), Err(TableError::TooMany(17))));
     }
 
+    /// Of 100,000 requests, and of as many users, each variant gets its weight to within 0.5 %.
+    #[test]
+    fn shares_of_many_choices_are_the_weights() {
+        use rand::{Rng as _, SeedableRng as _};
+
+        const CHOICES: u32 = 100_000;
+        let near = |found: u32, weight: u32, what: &str| {
+            let share = f64::from(found) / f64::from(CHOICES) * 100.0;
+            assert!((share - f64::from(weight)).abs() < 0.5, "{what}: {share} % for {weight} %");
+        };
+        for seed in 0..8 {
+            let mut draws = rand::rngs::StdRng::seed_from_u64(seed);
+            let weights = [50, 30, 15, 5];
+            let table = table(&weights).unwrap();
+            let mut found = weights.map(|_| 0);
+            for _ in 0..CHOICES {
+                let target = table.choose(draws.random_range(0..table.total())).unwrap();
+                found[target.name[1..].parse::<usize>().unwrap()] += 1;
+            }
+            found.iter().zip(weights).for_each(|(found, weight)| near(*found, weight, "requests"));
+        }
+        for weight in [1, 10, 50, 90] {
+            let table = by_user(weight);
+            let of = |user: &u32| table.of_user(format!("user-{user}").as_bytes()).unwrap();
+            let found = (0..CHOICES).filter(|user| of(user).name == CANARY).count();
+            near(u32::try_from(found).unwrap(), weight, "users");
+        }
+    }
+
     #[test]
     fn an_empty_table_is_good_and_sends_requests_nowhere() {
         let empty = table(&[]).unwrap();

@@ -20,7 +20,7 @@ use crate::children::{
 use crate::context::{Context, WrittenStatus};
 use crate::error::{ApplyError, CallError, ReconcileError};
 use crate::observed;
-use crate::seen::Seen;
+use crate::seen::{Seen, Told};
 
 /// Field manager of `spec.suspend`.
 const ADMISSION: &str = "hearth-admission";
@@ -126,7 +126,7 @@ async fn patch(
             _ => write_error(id, source),
         }
     })?;
-    cx.remember_write(namespace, id, observed::live(&written));
+    cx.remember_write(namespace, id, observed::live(&Seen::from(written)));
     tracing::info!(kind = id.kind.as_str(), namespace, name = id.name, verb, "written");
     Ok(())
 }
@@ -240,7 +240,7 @@ pub async fn notify(cx: &Context, about: &ObjectReference, action: &str, notices
     }
 }
 
-fn api(cx: &Context, namespace: &str, kind: Kind) -> Api<Seen> {
+fn api(cx: &Context, namespace: &str, kind: Kind) -> Api<Told> {
     Api::namespaced_with(cx.client.clone(), namespace, &kind)
 }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob, names};
+use kube::Resource;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Resource, ResourceExt};
 
 use crate::children::{ANNOTATION_PARENT, ChildId, Kind, Live, LiveChildren};
+use crate::kept::{Metadata, Texts};
 use crate::observed::{JobView, PodView, controller, live, live_metadata, owner};
 use crate::pod_index::PodIndex;
 use crate::seen::Seen;
@@ -49,7 +50,7 @@ impl Caches {
     /// Whether a claim is there and stays there.
     pub fn has_claim(&self, namespace: &str, claim: &str) -> bool {
         self.get(Kind::PersistentVolumeClaim, namespace, claim)
-            .is_some_and(|found| found.metadata.deletion_timestamp.is_none())
+            .is_some_and(|found| found.metadata.deleted.is_none())
     }
 
     /// The Job of this name.
@@ -64,7 +65,7 @@ impl Caches {
         kind: &str,
         name: &str,
         component: &str,
-    ) -> Vec<(BTreeMap<String, String>, PodView)> {
+    ) -> Vec<(Texts, PodView)> {
         let find = |pod: &str| self.get(Kind::Pod, namespace, pod);
         let wanted = [
             (names::LABEL_KIND, kind.to_lowercase()),
@@ -73,10 +74,11 @@ impl Caches {
         let pods = self.pods.pods(namespace, &names::child(name, ""), find);
         pods.iter()
             .filter(|pod| {
-                wanted.iter().all(|(key, value)| pod.labels().get(*key) == Some(value))
-                    && pod.annotations().get(ANNOTATION_PARENT).is_none_or(|parent| parent == name)
+                let Metadata { labels, annotations, .. } = &pod.metadata;
+                wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+                    && annotations.get(ANNOTATION_PARENT).is_none_or(|parent| parent == name)
             })
-            .map(|pod| (pod.labels().clone(), PodView::of(pod)))
+            .map(|pod| (pod.metadata.labels.clone(), PodView::of(pod)))
             .collect()
     }
 
@@ -84,7 +86,7 @@ impl Caches {
     pub fn child(&self, namespace: &str, id: &ChildId) -> Option<Live> {
         if id.kind == Kind::TrainingJob {
             let job = self.training_jobs.get(&ObjectRef::new(&id.name).within(namespace))?;
-            return Some(live_metadata(job.meta()));
+            return Some(live_metadata(&Metadata::of(job.meta())));
         }
         self.get(id.kind, namespace, &id.name).map(|object| live(&object))
     }
@@ -103,9 +105,9 @@ impl Caches {
                 && controller(object) == Some(uid)
         };
         let children = Kind::CHILDREN.into_iter().flat_map(|kind| {
-            self.filter(kind, controlled)
-                .into_iter()
-                .map(move |object| (ChildId { kind, name: object.name_any() }, live(&object)))
+            self.filter(kind, controlled).into_iter().map(move |object| {
+                (ChildId { kind, name: object.metadata.name.to_string() }, live(&object))
+            })
         });
         children.collect()
     }

@@ -16,6 +16,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 pub use crate::seen::Kind;
@@ -48,6 +49,8 @@ pub enum Child {
     Job(Box<Job>),
     /// Servers or gateways.
     Deployment(Box<Deployment>),
+    /// What leads a Gateway of the Gateway API to the gateways.
+    HttpRoute(Box<DynamicObject>),
     /// A trial of a sweep. Created once.
     TrainingJob(Box<TrainingJob>),
 }
@@ -65,6 +68,7 @@ impl Child {
             Self::PodDisruptionBudget(_) => Kind::PodDisruptionBudget,
             Self::Job(_) => Kind::Job,
             Self::Deployment(_) => Kind::Deployment,
+            Self::HttpRoute(_) => Kind::HTTPRoute,
             Self::TrainingJob(_) => Kind::TrainingJob,
         }
     }
@@ -81,6 +85,7 @@ impl Child {
             Self::PodDisruptionBudget(object) => &object.metadata,
             Self::Job(object) => &object.metadata,
             Self::Deployment(object) => &object.metadata,
+            Self::HttpRoute(object) => &object.metadata,
             Self::TrainingJob(object) => &object.metadata,
         }
     }
@@ -115,6 +120,7 @@ impl Child {
             Self::PodDisruptionBudget(object) => serde_json::to_value(object),
             Self::Job(object) => serde_json::to_value(object),
             Self::Deployment(object) => serde_json::to_value(object),
+            Self::HttpRoute(object) => serde_json::to_value(object),
             Self::TrainingJob(object) => serde_json::to_value(object),
         };
         // Maps with string keys throughout: this cannot fail.

@@ -22,7 +22,7 @@ use crate::error::{CallError, GatherError};
 use crate::metrics::Metrics;
 use crate::observed::version;
 use crate::planted::{self, Bug};
-use crate::seen::{Condition, Kind, Seen};
+use crate::seen::{Condition, Kind, Seen, Told};
 use crate::settings::Settings;
 
 /// Longest wait for one API request: kube sets no limit on reads.
@@ -159,7 +159,7 @@ impl Context {
         &self,
         nodes: BTreeSet<String>,
     ) -> Result<BTreeSet<String>, GatherError> {
-        let api: Api<Seen> = Api::all_with(self.client.clone(), &Kind::Node);
+        let api: Api<Told> = Api::all_with(self.client.clone(), &Kind::Node);
         let mut silent = BTreeSet::new();
         for name in nodes {
             let node = self
@@ -167,6 +167,7 @@ impl Context {
                 .await
                 .map_err(|source| GatherError { what: format!("node {name}"), source })?;
             let ready = node
+                .map(Seen::from)
                 .and_then(|node| node.status.condition("Ready").map(Condition::holds))
                 .unwrap_or(false);
             if !ready {

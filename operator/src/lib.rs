@@ -20,6 +20,7 @@ pub mod document;
 pub mod error;
 pub mod fault;
 pub mod http;
+pub mod kept;
 pub mod lease;
 pub mod lost_pods;
 pub mod metrics;

@@ -1,16 +1,13 @@
 //! Views of live Jobs and pods: what decisions need, and nothing else.
 
-use std::collections::BTreeMap;
-
+use crate::children::{ANNOTATION_HASH, ANNOTATION_SPEC_HASH, Live};
+use crate::kept::{COMPLETION_INDEX, Metadata};
+use crate::seen::Seen;
 use hearth_crds::names;
 use hearth_crds::worker_config::WorkerResult;
 use k8s_openapi::api::core::v1::ContainerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
-
-use crate::children::{ANNOTATION_HASH, ANNOTATION_SPEC_HASH, Live};
-use crate::seen::Seen;
 
 /// How long a result may come after the Job's end: Jobs and pods are watched separately, and one
 /// watch may be dead for a minute before that is noticed.
@@ -81,11 +78,11 @@ impl JobView {
             }
         });
         Self {
-            uid: job.uid().unwrap_or_default(),
+            uid: job.metadata.uid.to_string(),
             suspended: job.spec.suspend.unwrap_or(false),
             pods: job.spec.completions.unwrap_or(1),
-            spec_hash: job.annotations().get(ANNOTATION_SPEC_HASH).cloned(),
-            created: job.creation_timestamp().map(|time| time.0),
+            spec_hash: job.metadata.annotations.get(ANNOTATION_SPEC_HASH).map(str::to_owned),
+            created: job.metadata.created,
             started: job.status.start_time,
             active: job.status.active.unwrap_or(0),
             ended,
@@ -168,12 +165,13 @@ impl PodView {
         let state = container.and_then(|c| c.state.as_ref());
         let last = container.and_then(|c| c.last_state.as_ref());
         Self {
-            name: pod.name_any(),
-            uid: pod.uid().unwrap_or_default(),
+            name: pod.metadata.name.to_string(),
+            uid: pod.metadata.uid.to_string(),
             owner: controller(pod).unwrap_or_default().to_owned(),
             index: pod
-                .annotations()
-                .get("batch.kubernetes.io/job-completion-index")
+                .metadata
+                .annotations
+                .get(COMPLETION_INDEX)
                 .and_then(|text| text.parse().ok()),
             phase: match status.phase.as_deref() {
                 Some("Running") => Phase::Running,
@@ -193,12 +191,12 @@ impl PodView {
                 steady(text(&waiting.reason), text(&waiting.message))
             }),
             exit: state.and_then(exit_of).or_else(|| last.and_then(exit_of)),
-            deadline: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+            deadline: pod.metadata.deleted,
             running_since: state
                 .and_then(|s| s.running.as_ref())
                 .and_then(|running| running.started_at.as_ref())
                 .map(|time| time.0),
-            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            created: pod.metadata.created,
         }
     }
 
@@ -239,24 +237,21 @@ pub fn live(object: &Seen) -> Live {
 }
 
 /// What an object's metadata says of it.
-pub fn live_metadata(metadata: &ObjectMeta) -> Live {
-    let text = |map: &Option<BTreeMap<String, String>>, key: &str| {
-        map.as_ref().and_then(|map| map.get(key)).cloned()
-    };
+pub fn live_metadata(metadata: &Metadata) -> Live {
     Live {
-        uid: metadata.uid.clone().unwrap_or_default(),
-        owner: owner(metadata).unwrap_or_default().to_owned(),
-        hash: text(&metadata.annotations, ANNOTATION_HASH).unwrap_or_default(),
-        revision: text(&metadata.labels, names::LABEL_REVISION),
-        deleting: metadata.deletion_timestamp.is_some(),
-        version: version(metadata),
+        uid: metadata.uid.to_string(),
+        owner: metadata.owner.as_deref().unwrap_or_default().to_owned(),
+        hash: metadata.annotations.get(ANNOTATION_HASH).unwrap_or_default().to_owned(),
+        revision: metadata.labels.get(names::LABEL_REVISION).map(str::to_owned),
+        deleting: metadata.deleted.is_some(),
+        version: metadata.version,
         ..Live::default()
     }
 }
 
 /// UID of the owner that controls an object.
 pub fn controller(object: &Seen) -> Option<&str> {
-    owner(&object.metadata)
+    object.metadata.owner.as_deref()
 }
 
 /// UID of the controlling owner.

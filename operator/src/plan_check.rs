@@ -48,6 +48,7 @@ pub fn faults(plan: &Plan) -> Vec<String> {
             | Child::RoleBinding(_)
             | Child::Service(_)
             | Child::PodDisruptionBudget(_)
+            | Child::HttpRoute(_)
             | Child::TrainingJob(_) => {}
         }
     }

@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_crds::names;
-use kube::ResourceExt;
 
 use crate::seen::Seen;
 
@@ -23,10 +22,11 @@ pub struct PodIndex {
 impl PodIndex {
     /// Takes note of a pod that came, changed or went.
     pub fn saw(&self, pod: &Seen) {
-        let Some(parent) = pod.labels().get(names::LABEL_NAME) else { return };
-        let key = (pod.namespace().unwrap_or_default(), parent.clone());
+        let Some(parent) = pod.metadata.labels.get(names::LABEL_NAME) else { return };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let key = (namespace.to_owned(), parent.to_owned());
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.entry(key).or_default().insert(pod.name_any());
+        names.entry(key).or_default().insert(pod.metadata.name.to_string());
     }
 
     /// The pods of a parent, by name. Those that `find` does not know are forgotten.
@@ -62,7 +62,7 @@ mod tests {
 
     fn names_of(index: &PodIndex, parent: &str, gone: &str) -> Vec<String> {
         let find = |name: &str| (name != gone).then(|| Arc::new(pod(name, parent)));
-        index.pods("ns", parent, find).iter().map(|pod| pod.name_any()).collect()
+        index.pods("ns", parent, find).iter().map(|pod| pod.metadata.name.to_string()).collect()
     }
 
     #[test]

@@ -159,15 +159,20 @@ pub fn add_secret(pod: &mut PodSpec, volume: &str, secret: &str, directory: &str
 /// Mounts the ConfigMap's `config.json` where workers look for it.
 pub fn add_config(pod: &mut PodSpec, config_map: &str) {
     let directory = Path::new(CONFIG_PATH).parent().unwrap_or(Path::new("/"));
-    let volume = Volume {
-        name: "config".to_owned(),
+    add_config_map(pod, "config", config_map, &directory.to_string_lossy());
+}
+
+/// Mounts a ConfigMap at `directory`.
+pub fn add_config_map(pod: &mut PodSpec, volume: &str, config_map: &str, directory: &str) {
+    let source = Volume {
+        name: volume.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
             name: config_map.to_owned(),
             ..ConfigMapVolumeSource::default()
         }),
         ..Volume::default()
     };
-    add_volume(pod, volume, &mount("config", &directory.to_string_lossy(), true));
+    add_volume(pod, source, &mount(volume, directory, true));
 }
 
 /// Mounts claims at `/mnt/hearth/CLAIM`.

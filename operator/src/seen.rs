@@ -1,17 +1,24 @@
-//! Objects as the watches keep them: metadata, and the few fields that decisions
-//! read. What nothing reads takes no memory, and one type for all kinds is one watch
-//! to compile instead of a dozen.
+//! Objects as the watches keep them: the few fields that decisions read. What nothing
+//! reads takes no memory, and one type for all kinds is one watch to compile instead of
+//! a dozen.
+//!
+//! [`Told`] is what comes over the wire, and [`Seen`] what stays of it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
-use k8s_openapi::api::core::v1::{ContainerState, ResourceRequirements, ScopeSelector, Taint};
+use k8s_openapi::api::core::v1::{ContainerState, ScopeSelector, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::core::DynamicResourceScope;
+use kube::runtime::reflector::Lookup;
 use serde::{Deserialize, Deserializer};
+
+use crate::admission::amounts::is_device;
+use crate::kept::{Empty, Metadata, Part};
 
 /// Kinds of objects that the operator reads or writes. Those of children come
 /// first, in the order in which they are written: what pods need comes before
@@ -28,6 +35,7 @@ pub enum Kind {
     PodDisruptionBudget,
     Job,
     Deployment,
+    HTTPRoute,
     Pod,
     PersistentVolumeClaim,
     Node,
@@ -39,7 +47,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Kinds of children, in the order of writing.
+    /// Kinds of children that are watched, in the order of writing. HTTPRoutes are not: most
+    /// clusters do not have them, and few deployments ask for one.
     pub const CHILDREN: [Self; 9] = [
         Self::ConfigMap,
         Self::ServiceAccount,
@@ -59,7 +68,7 @@ impl Kind {
 
     /// Group and version in manifests, such as `batch/v1`.
     pub fn api_version(self) -> String {
-        Seen::api_version(&self).into_owned()
+        <Told as Resource>::api_version(&self).into_owned()
     }
 
     /// Group, kind and plural; the version is [`Kind::version`].
@@ -74,6 +83,7 @@ impl Kind {
             Self::PodDisruptionBudget => ("policy", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::Job => ("batch", "Job", "jobs"),
             Self::Deployment => ("apps", "Deployment", "deployments"),
+            Self::HTTPRoute => ("gateway.networking.k8s.io", "HTTPRoute", "httproutes"),
             Self::Pod => ("", "Pod", "pods"),
             Self::PersistentVolumeClaim => ("", "PersistentVolumeClaim", "persistentvolumeclaims"),
             Self::Node => ("", "Node", "nodes"),
@@ -95,29 +105,62 @@ impl Kind {
     }
 }
 
-/// An object of any [`Kind`]. Fields of other kinds are empty.
+/// An object of any [`Kind`], as it is kept. Fields of other kinds are empty.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "Told")]
 pub struct Seen {
-    /// Standard metadata.
-    #[serde(default)]
-    pub metadata: ObjectMeta,
+    /// What is read of the standard metadata.
+    pub metadata: Metadata,
     /// What was asked for.
-    #[serde(default)]
-    pub spec: Spec,
+    pub spec: Part<Spec>,
     /// What is.
-    #[serde(default)]
-    pub status: Status,
-    /// Contents of a ConfigMap.
+    pub status: Part<Status>,
+    /// Contents of a ConfigMap that may change.
     pub data: Option<BTreeMap<String, String>>,
     /// Of a PriorityClass.
     pub value: Option<i64>,
     /// Of a PriorityClass.
-    #[serde(rename = "globalDefault")]
     pub global_default: Option<bool>,
 }
 
-/// What was asked for.
+impl From<Told> for Seen {
+    fn from(told: Told) -> Self {
+        let Told { metadata, mut spec, status, data, immutable, value, global_default } = told;
+        // Admission counts devices; CPU and memory are the scheduler's.
+        for container in &mut spec.containers {
+            container.resources.requests.retain(|name, _| is_device(name));
+        }
+        spec.containers.retain(|container| !container.resources.requests.is_empty());
+        Self {
+            metadata: Metadata::of(&metadata),
+            spec: spec.into(),
+            status: status.into(),
+            data: data.filter(|_| immutable != Some(true)),
+            value,
+            global_default,
+        }
+    }
+}
+
+/// An object of any [`Kind`], as the API server tells it.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Told {
+    /// Standard metadata.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+    data: Option<BTreeMap<String, String>>,
+    immutable: Option<bool>,
+    value: Option<i64>,
+    global_default: Option<bool>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
     /// Of a Job.
@@ -128,7 +171,7 @@ pub struct Spec {
     pub replicas: Option<i32>,
     /// Of a pod.
     pub node_name: Option<String>,
-    /// Of a pod.
+    /// Of a pod: those that ask for devices.
     #[serde(default)]
     pub containers: Vec<ContainerSpec>,
     /// Of a node.
@@ -144,15 +187,23 @@ pub struct Spec {
 }
 
 /// A pod's container as asked for.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 pub struct ContainerSpec {
     /// What it asks for.
     #[serde(default)]
-    pub resources: ResourceRequirements,
+    pub resources: Requirements,
+}
+
+/// What a container asks for.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+pub struct Requirements {
+    /// Devices.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub requests: BTreeMap<String, Quantity>,
 }
 
 /// What is.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
     /// Of a Job, a Deployment, a pod and a node.
@@ -180,6 +231,9 @@ pub struct Status {
     /// Of a pod.
     #[serde(deserialize_with = "null_is_default")]
     pub container_statuses: Vec<Container>,
+    /// Of an HTTPRoute.
+    #[serde(deserialize_with = "null_is_default")]
+    pub parents: Vec<RouteParent>,
 }
 
 impl Status {
@@ -189,8 +243,22 @@ impl Status {
     }
 }
 
+impl Empty for Spec {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Spec> = LazyLock::new(Spec::default);
+        &EMPTY
+    }
+}
+
+impl Empty for Status {
+    fn empty() -> &'static Self {
+        static EMPTY: LazyLock<Status> = LazyLock::new(Status::default);
+        &EMPTY
+    }
+}
+
 /// A condition of one of Kubernetes' own kinds.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Condition {
     /// CamelCase.
@@ -215,8 +283,17 @@ impl Condition {
     }
 }
 
+/// What a Gateway says of an HTTPRoute.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct RouteParent {
+    /// `Accepted`, `ResolvedRefs` and others.
+    #[serde(deserialize_with = "null_is_default")]
+    pub conditions: Vec<Condition>,
+}
+
 /// A pod's container.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
     /// Now.
@@ -225,7 +302,7 @@ pub struct Container {
     pub last_state: Option<ContainerState>,
 }
 
-impl Resource for Seen {
+impl Resource for Told {
     type DynamicType = Kind;
     type Scope = DynamicResourceScope;
 
@@ -254,6 +331,44 @@ impl Resource for Seen {
     }
 }
 
+impl Lookup for Seen {
+    type DynamicType = Kind;
+
+    fn kind(kind: &Kind) -> Cow<'_, str> {
+        <Told as Resource>::kind(kind)
+    }
+
+    fn group(kind: &Kind) -> Cow<'_, str> {
+        <Told as Resource>::group(kind)
+    }
+
+    fn version(kind: &Kind) -> Cow<'_, str> {
+        <Told as Resource>::version(kind)
+    }
+
+    fn plural(kind: &Kind) -> Cow<'_, str> {
+        <Told as Resource>::plural(kind)
+    }
+
+    fn name(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(&self.metadata.name))
+    }
+
+    fn namespace(&self) -> Option<Cow<'_, str>> {
+        self.metadata.namespace.as_deref().map(Cow::Borrowed)
+    }
+
+    /// A store's key has it for people alone, and would keep it twice.
+    fn resource_version(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+
+    /// As the resource version.
+    fn uid(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+}
+
 /// As Kubernetes' own clients read a `null`.
 fn null_is_default<'de, D, T>(from: D) -> Result<T, D::Error>
 where
@@ -278,8 +393,8 @@ mod tests {
     use super::*;
 
     fn same<K: Resource<DynamicType = ()>>(kind: Kind) {
-        assert_eq!(Seen::url_path(&kind, Some("n")), K::url_path(&(), Some("n")));
-        assert_eq!(Seen::kind(&kind), K::kind(&()));
+        assert_eq!(<Told as Resource>::url_path(&kind, Some("n")), K::url_path(&(), Some("n")));
+        assert_eq!(<Told as Resource>::kind(&kind), K::kind(&()));
         assert_eq!(kind.api_version(), K::api_version(&()));
     }
 

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use kube::runtime::reflector::Store;
 use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{Lookup, Store};
 use kube::runtime::utils::StreamBackoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::{Api, Resource};
@@ -73,17 +73,18 @@ pub struct Watching {
 pub type Touched<K> = Box<dyn Fn(&K) + Send + Sync>;
 
 impl Watching {
-    /// Starts to watch `api`; `labels` selects.
-    pub fn start<K>(
+    /// Starts to watch `api`; `labels` selects. Of what comes, a `K` is kept.
+    pub fn start<W, K>(
         &self,
         kind: Kind,
-        (api, of): (Api<K>, K::DynamicType),
+        (api, of): (Api<W>, K::DynamicType),
         labels: Option<&str>,
         touched: Touched<K>,
     ) -> Store<K>
     where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-        K::DynamicType: Clone + Debug + Eq + Hash,
+        W: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        K: From<W> + Lookup + Clone + Send + Sync + 'static,
+        K::DynamicType: Clone + Eq + Hash + Send + Sync,
     {
         let mut writer = Writer::new(of);
         let store = writer.as_reader();
@@ -101,21 +102,22 @@ impl Watching {
     }
 
     /// Follows one watch until it should begin anew.
-    async fn follow<K>(
+    async fn follow<W, K>(
         &self,
         kind: &'static str,
-        (api, config): (&Api<K>, &watcher::Config),
+        (api, config): (&Api<W>, &watcher::Config),
         writer: &mut Writer<K>,
         touched: &Touched<K>,
     ) where
-        K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-        K::DynamicType: Clone + Debug + Eq + Hash,
+        W: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        K: From<W> + Lookup + Clone + 'static,
+        K::DynamicType: Clone + Eq + Hash,
     {
         let events = watcher::watcher(api.clone(), config.clone());
         let mut events = std::pin::pin!(StreamBackoff::new(events, DefaultBackoff::default()));
         let mut errors = 0;
         while let Some(event) = events.next().await {
-            let mut event = match event {
+            let event = match event {
                 Ok(event) => event,
                 Err(error) => {
                     errors += 1;
@@ -134,10 +136,13 @@ impl Watching {
             };
             errors = 0;
             self.health.well(kind);
-            if let Event::Apply(object) | Event::InitApply(object) = &mut event {
-                // Not cleared: that would keep their room.
-                object.meta_mut().managed_fields = None;
-            }
+            let event = match event {
+                Event::Apply(object) => Event::Apply(K::from(unread(object))),
+                Event::InitApply(object) => Event::InitApply(K::from(unread(object))),
+                Event::Delete(object) => Event::Delete(K::from(object)),
+                Event::Init => Event::Init,
+                Event::InitDone => Event::InitDone,
+            };
             writer.apply_watcher_event(&event);
             match &event {
                 Event::Apply(object) | Event::Delete(object) => touched(object),
@@ -147,6 +152,16 @@ impl Watching {
             }
         }
     }
+}
+
+/// Without what nobody reads, and is as large as all the rest.
+fn unread<W: Resource>(mut object: W) -> W {
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    object
 }
 
 fn watch_seconds() -> u32 {

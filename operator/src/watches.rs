@@ -13,8 +13,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::cache::{Caches, GuardedDeployment, GuardedJob, GuardedSweep};
 use crate::children::ANNOTATION_PARENT;
+use crate::kept::Metadata;
 use crate::pod_index::PodIndex;
-use crate::seen::{Kind, Seen};
+use crate::seen::{Kind, Seen, Told};
 use crate::watch::Watching;
 
 /// Starts every watch and says which parents each one concerns.
@@ -48,7 +49,7 @@ pub fn watch_all(
         None,
         Box::new(move |object| {
             tell(&to_parents.jobs, object);
-            to_parents.of_child(object.meta());
+            to_parents.of_child(&Metadata::of(object.meta()));
             to_parents.users_of_job(object, &waiting);
         }),
     );
@@ -76,7 +77,7 @@ pub fn watch_all(
     seen.extend([watch(
         Kind::PersistentVolumeClaim,
         None,
-        Box::new(move |claim| {
+        Box::new(move |claim: &Seen| {
             let namespace = claim.metadata.namespace.as_deref();
             to_parents.waiting_in(namespace, &claim_jobs, &claim_deployments);
         }),
@@ -140,16 +141,14 @@ pub struct Parents {
 impl Parents {
     /// The parent of a child, by label and annotation: pods belong to a Job or
     /// a ReplicaSet, not to the parent itself.
-    fn of_child(&self, child: &ObjectMeta) {
+    fn of_child(&self, child: &Metadata) {
         self.changed.notify_one();
-        let namespace = child.namespace.clone().unwrap_or_default();
-        let annotations = child.annotations.as_ref();
-        let Some(parent) = annotations.and_then(|all| all.get(ANNOTATION_PARENT)) else { return };
-        let labels = child.labels.as_ref();
-        match labels.and_then(|all| all.get(names::LABEL_KIND)).map(String::as_str) {
-            Some("trainingjob") => send(&self.jobs, parent, &namespace),
-            Some("hyperparamsweep") => send(&self.sweeps, parent, &namespace),
-            Some("modeldeployment") => send(&self.deployments, parent, &namespace),
+        let namespace = child.namespace.as_deref().unwrap_or_default();
+        let Some(parent) = child.annotations.get(ANNOTATION_PARENT) else { return };
+        match child.labels.get(names::LABEL_KIND) {
+            Some("trainingjob") => send(&self.jobs, parent, namespace),
+            Some("hyperparamsweep") => send(&self.sweeps, parent, namespace),
+            Some("modeldeployment") => send(&self.deployments, parent, namespace),
             _ => {}
         }
     }
@@ -219,7 +218,7 @@ where
     }
 }
 
-fn api_of(client: &Client, namespace: Option<&str>, kind: Kind) -> Api<Seen> {
+fn api_of(client: &Client, namespace: Option<&str>, kind: Kind) -> Api<Told> {
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
         None => Api::all_with(client.clone(), &kind),

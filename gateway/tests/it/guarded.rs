@@ -11,6 +11,7 @@ use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::any;
 use hearth_crds::api_key::ApiKey;
+use hearth_gateway::entrance::Entrance;
 use hearth_gateway::keys::Keys;
 use hearth_gateway::proxy::Patience;
 use hearth_gateway::tls::Tls;
@@ -36,7 +37,10 @@ async fn only_who_has_a_key_comes_in_and_the_key_goes_no_further() {
     let directory = tempfile::tempdir().unwrap();
     let entry = ApiKey::of("k-ann", NonZeroU32::new(20));
     write(&directory.path().join("ann"), &serde_json::to_string(&entry).unwrap());
-    let guard = Guard { keys: Some(Keys::read(directory.path().into())), tls: None };
+    let guard = Guard {
+        entrance: Entrance { keys: Some(Keys::read(directory.path().into())), tokens: None },
+        tls: None,
+    };
     let gateway =
         Running::guarded(Some(to(telling().await)), Patience::default(), QUICK, guard).await;
     let with = |line: &str| get("/v1/classify").replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"));
@@ -70,7 +74,10 @@ async fn traffic_is_encrypted_and_plain_text_gets_nothing() {
     let _ = crypto::aws_lc_rs::default_provider().install_default();
     let directory = tempfile::tempdir().unwrap();
     let roots = certify(directory.path());
-    let guard = Guard { keys: None, tls: Some(Tls::read(directory.path().into()).unwrap()) };
+    let guard = Guard {
+        entrance: Entrance::default(),
+        tls: Some(Tls::read(directory.path().into()).unwrap()),
+    };
     let patience = Patience { head: Duration::from_millis(500), ..Patience::default() };
     let gateway = Running::guarded(Some(to(telling().await)), patience, QUICK, guard).await;
     let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

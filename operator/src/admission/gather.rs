@@ -163,12 +163,13 @@ fn quotas(caches: &Caches, wanted: impl Fn(&Seen) -> bool) -> BTreeMap<String, V
     let mut quotas: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for seen in caches.filter(Kind::ResourceQuota, counts_all) {
         let quota = Quota {
-            name: seen.name_any(),
+            name: seen.metadata.name.to_string(),
             hard: Amounts::of(seen.spec.hard.iter().flatten(), counts),
             used: Amounts::of(seen.status.used.iter().flatten(), counts),
         };
         if !quota.hard.0.is_empty() {
-            quotas.entry(seen.namespace().unwrap_or_default()).or_default().push(quota);
+            let namespace = seen.metadata.namespace.as_deref().unwrap_or_default();
+            quotas.entry(namespace.to_owned()).or_default().push(quota);
         }
     }
     quotas
@@ -186,14 +187,13 @@ fn nodes(caches: &Caches) -> Vec<Node> {
     let other = |pod: &Seen| {
         pod.spec.node_name.is_some()
             && !PodView::of(pod).is_over()
-            && pod.labels().get(names::LABEL_COMPONENT).map(String::as_str) != Some(COMPONENT)
+            && pod.metadata.labels.get(names::LABEL_COMPONENT) != Some(COMPONENT)
     };
     for pod in caches.filter(Kind::Pod, other) {
         let on = |node: &&mut Node| Some(&node.name) == pod.spec.node_name.as_ref();
         let Some(node) = nodes.iter_mut().find(on) else { continue };
         for container in &pod.spec.containers {
-            let requests = container.resources.requests.iter().flatten();
-            node.devices.add(&Amounts::of(requests, is_device), -1);
+            node.devices.add(&Amounts::of(&container.resources.requests, is_device), -1);
         }
     }
     nodes
@@ -209,8 +209,8 @@ fn node_of(node: &Seen) -> Node {
         Taint { key: taint.key.clone(), value: taint.value.clone().unwrap_or_default(), effect }
     };
     Node {
-        name: node.name_any(),
-        labels: node.labels().clone(),
+        name: node.metadata.name.to_string(),
+        labels: node.metadata.labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         taints: node.spec.taints.iter().flatten().map(taint).collect(),
         devices: Amounts::of(node.status.allocatable.iter().flatten(), is_device),
     }
@@ -228,7 +228,10 @@ impl Priorities {
         let default = classes.iter().find(|class| class.global_default == Some(true));
         Self {
             default: default.and_then(|class| class.value).unwrap_or(0),
-            of: classes.iter().map(|c| (c.name_any(), c.value.unwrap_or(0))).collect(),
+            of: classes
+                .iter()
+                .map(|c| (c.metadata.name.to_string(), c.value.unwrap_or(0)))
+                .collect(),
         }
     }
 

@@ -3,24 +3,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hearth_crds::model_deployment::Routing;
 use hearth_crds::names;
 use hearth_crds::routing::{Measured, ROUTING_KEY, RoutingTable};
 use hearth_crds::{condition, source::Source};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
+use kube::Api;
 use kube::runtime::reflector::ObjectRef;
 
-use super::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
-use super::observed::{Model, Observed, Workload};
+use super::marks::{
+    ANNOTATION_HTTP_ROUTE, ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER,
+};
+use super::observed::{Model, Observed, Route, Workload};
 use super::rollout::Record;
 use super::target::{self, Target};
 use super::validate::{Origin, ValidDeployment};
-use crate::children::{ChildId, Kind};
+use crate::children::{ChildId, Kind, Live};
 use crate::context::Context;
-use crate::error::GatherError;
+use crate::error::{CallError, GatherError};
 use crate::lost_pods::suspects;
-use crate::observed::{Phase, PodView};
-use crate::seen::Seen;
+use crate::observed::{Phase, PodView, controller, live};
+use crate::seen::{Seen, Told};
 
 /// Observes a deployment; gives its target too, where its model is here.
 pub async fn observe(
@@ -67,8 +70,41 @@ pub async fn observe(
     if seen.record.current.is_some() || valid.spec.serving.autoscaling.is_some() {
         seen.measured = Box::pin(ask_figures(cx, &gateways())).await;
     }
+    let (route, live) = Box::pin(route(cx, valid)).await?;
+    seen.route = route;
+    seen.children.extend(live);
     seen.silent_nodes = cx.silent_nodes(suspects(&seen.quantize_pods)).await?;
     Ok((seen, target))
+}
+
+/// The HTTPRoute, where one is asked for or may be there. It is read and not watched: where the
+/// Gateway API is not installed, a watch would fail for ever.
+async fn route(
+    cx: &Context,
+    valid: &ValidDeployment,
+) -> Result<(Route, Option<(ChildId, Live)>), GatherError> {
+    let namespace = valid.namespace.as_str();
+    let table = cx.caches.get(Kind::ConfigMap, namespace, &valid.child_name("routing"));
+    let marked = table
+        .is_some_and(|table| table.metadata.annotations.get(ANNOTATION_HTTP_ROUTE).is_some())
+        || cx.has_unseen_writes(namespace, Kind::ConfigMap, &valid.uid);
+    if valid.spec.routing == Routing::Gateway && !marked {
+        return Ok((Route::NotAsked, None));
+    }
+    let id = ChildId { kind: Kind::HTTPRoute, name: valid.child_name("") };
+    let api: Api<Told> = Api::namespaced_with(cx.client.clone(), namespace, &Kind::HTTPRoute);
+    match cx.in_time(api.get(&id.name)).await {
+        Ok(told) => {
+            let seen = Seen::from(told);
+            Ok((Route::Served(seen.status.parents.clone()), Some((id, live(&seen)))))
+        }
+        Err(CallError::Api(kube::Error::Api(status))) if status.code == 404 => {
+            // Of a kind that is not served, the server says 404 without a reason.
+            let served = status.reason == "NotFound";
+            Ok((if served { Route::Served(Vec::new()) } else { Route::NotServed }, None))
+        }
+        Err(source) => Err(GatherError { what: format!("HTTPRoute {}", id.name), source }),
+    }
 }
 
 /// Children that may have been written a moment ago.
@@ -195,12 +231,12 @@ fn pods_of(
 fn servers(cx: &Context, valid: &ValidDeployment) -> BTreeMap<String, Workload> {
     let ours = |deployment: &Seen| {
         deployment.metadata.namespace.as_deref() == Some(&valid.namespace)
-            && deployment.metadata.deletion_timestamp.is_none()
-            && deployment.owner_references().iter().any(|owner| owner.uid == valid.uid)
+            && deployment.metadata.deleted.is_none()
+            && controller(deployment) == Some(&valid.uid)
     };
     let servers = cx.caches.filter(Kind::Deployment, ours);
     let by_revision = servers.iter().filter_map(|deployment| {
-        let revision = deployment.labels().get(names::LABEL_REVISION)?.clone();
+        let revision = deployment.metadata.labels.get(names::LABEL_REVISION)?.to_owned();
         Some((revision, Workload::of(deployment)))
     });
     by_revision.collect()
@@ -230,7 +266,7 @@ fn routing(
         return (None, None, Record::default());
     };
     let text = map.data.as_ref().and_then(|data| data.get(ROUTING_KEY));
-    let note = |key: &str| map.annotations().get(key);
+    let note = |key: &str| map.metadata.annotations.get(key);
     let at = note(ANNOTATION_ROUTED_AT).and_then(|text| text.parse().ok());
     let record = note(ANNOTATION_ROLLOUT).and_then(|text| serde_json::from_str(text).ok());
     (text.and_then(|text| serde_json::from_str(text).ok()), at, record.unwrap_or_default())

@@ -6,7 +6,6 @@ use hearth_crds::model_deployment::CompressionReport;
 use hearth_crds::routing::{Measured, RoutingTable};
 use hearth_crds::source::Source;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 
 use super::marks::{
     ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL,
@@ -14,7 +13,7 @@ use super::marks::{
 use super::rollout::Record;
 use crate::children::LiveChildren;
 use crate::observed::{JobView, PodView};
-use crate::seen::Seen;
+use crate::seen::{RouteParent, Seen};
 
 /// What was observed of a deployment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +48,20 @@ pub struct Observed {
     pub measured: Vec<Option<Measured>>,
     /// Nodes of pods that should have ended, where the node does not answer.
     pub silent_nodes: BTreeSet<String>,
+    /// Its HTTPRoute.
+    pub route: Route,
+}
+
+/// An HTTPRoute of the Gateway API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// Neither asked for nor there.
+    #[default]
+    NotAsked,
+    /// This cluster does not know HTTPRoutes.
+    NotServed,
+    /// What Gateways say of it; nothing where there is none yet.
+    Served(Vec<RouteParent>),
 }
 
 impl Observed {
@@ -120,7 +133,7 @@ impl Workload {
             .condition("Progressing")
             .filter(|condition| condition.status == "False")
             .map(|condition| condition.message.clone());
-        let note = |key: &str| deployment.annotations().get(key).cloned();
+        let note = |key: &str| deployment.metadata.annotations.get(key).map(str::to_owned);
         Self {
             wanted,
             available,

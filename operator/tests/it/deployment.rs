@@ -387,3 +387,114 @@ async fn a_bad_canary_is_sent_back_and_the_old_revision_never_stops() {
     assert_eq!(world.writes(), Vec::<String>::new());
     assert_eq!(weights(&world), [(first, 100)]);
 }
+
+const ROUTE: &str = "httproutes/shop";
+
+fn is_routed(world: &World, gateways: &Value) {
+    world.change(MD, |shop| {
+        shop["spec"]["model"] = json!({"source": "pvc://models/spam"});
+        shop["spec"].as_object_mut().unwrap().remove("compression");
+        shop["spec"]["routing"] = "HTTPRoute".into();
+        shop["spec"]["httpRoute"] = json!({"parentRefs": gateways});
+    });
+}
+
+#[tokio::test]
+async fn an_http_route_leads_to_the_gateway_and_goes_when_it_is_not_asked_for() {
+    let world = world();
+    world.gateway_api(true);
+    let gateways = json!([{"name": "edge", "namespace": "infra"}, {"name": "inner"}]);
+    is_routed(&world, &gateways);
+    for _ in 0..2 {
+        world.deploy("shop").await.unwrap();
+    }
+    let route = world.get(ROUTE);
+    assert_eq!(route["apiVersion"], "gateway.networking.k8s.io/v1");
+    assert_eq!(route["spec"]["parentRefs"], gateways);
+    assert_eq!(route["spec"]["rules"], json!([{"backendRefs": [{"name": "shop", "port": 80}]}]));
+    assert_eq!(route["metadata"]["ownerReferences"][0]["uid"], "u-2");
+    assert_eq!(world.condition(MD, "Routed"), "Unknown Waiting");
+    world.writes();
+    world.deploy("shop").await.unwrap();
+    assert!(world.writes().is_empty());
+
+    let accepted = |type_: &str, status: &str| {
+        json!({"conditions": [{"type": type_, "status": status, "reason": "NotAllowedByListeners",
+            "message": "namespace team-a is not allowed"}]})
+    };
+    for (parents, want) in [
+        (json!([accepted("Accepted", "True")]), "Unknown Waiting"),
+        (json!([accepted("Accepted", "True"), accepted("Accepted", "False")]), "False Refused"),
+        (json!([accepted("Accepted", "True"), accepted("ResolvedRefs", "False")]), "False Refused"),
+        (json!([accepted("Accepted", "True"), accepted("Accepted", "True")]), "True Accepted"),
+    ] {
+        world.change(ROUTE, |route| route["status"]["parents"] = parents);
+        world.deploy("shop").await.unwrap();
+        assert_eq!(world.condition(MD, "Routed"), want);
+    }
+
+    // The operator dies before it has deleted the route; the next one finds the mark.
+    world.change(MD, |shop| {
+        shop["spec"]["routing"] = "Gateway".into();
+        shop["spec"].as_object_mut().unwrap().remove("httpRoute");
+    });
+    world.fail_after(0, false);
+    assert!(world.deploy("shop").await.is_err());
+    world.restart();
+    for _ in 0..3 {
+        world.deploy("shop").await.unwrap();
+    }
+    assert!(world.get(ROUTE).is_null());
+    assert_eq!(world.condition(MD, "Routed"), "absent");
+    let marks = &world.get("configmaps/shop-routing")["metadata"]["annotations"];
+    assert!(marks["hearth.dev/http-route"].is_null(), "{marks}");
+    world.writes();
+    world.deploy("shop").await.unwrap();
+    assert!(world.writes().is_empty());
+}
+
+#[tokio::test]
+async fn without_the_gateway_api_a_condition_says_so_until_it_is_there() {
+    let world = world();
+    is_routed(&world, &json!([{"name": "edge"}]));
+    for _ in 0..2 {
+        world.deploy("shop").await.unwrap();
+    }
+    assert_eq!(world.condition(MD, "Routed"), "False NoGatewayAPI");
+    assert!(world.told(MD, "Routed").contains("install the Gateway API"));
+    assert!(world.events().iter().any(|event| event["reason"] == "NotRouted"));
+    assert!(world.keys().contains(&"services/shop".to_owned()), "it serves all the same");
+    world.writes();
+    world.deploy("shop").await.unwrap();
+    assert!(world.writes().is_empty());
+    world.gateway_api(true);
+    for _ in 0..2 {
+        world.deploy("shop").await.unwrap();
+    }
+    assert!(!world.get(ROUTE).is_null());
+    assert_eq!(world.condition(MD, "Routed"), "Unknown Waiting");
+}
+
+#[tokio::test]
+async fn gateways_mount_the_keys_of_an_issuer_and_know_whose_tokens_let_in() {
+    let world = world();
+    world.change(MD, |shop| {
+        shop["spec"]["model"] = json!({"source": "pvc://models/spam"});
+        shop["spec"].as_object_mut().unwrap().remove("compression");
+        shop["spec"]["gateway"] = json!({"oidc": {"issuer": "https://login.example.com/a",
+            "audience": "shop", "jwksConfigMapName": "issuer-keys", "requestsPerMinute": 60}});
+    });
+    world.deploy("shop").await.unwrap();
+    let pod = &world.get("deployments/shop-gateway")["spec"]["template"]["spec"];
+    let args: Vec<_> = pod["containers"][0]["args"].as_array().unwrap().iter().collect();
+    for flag in [
+        "--oidc-keys=/etc/hearth/oidc",
+        "--oidc-issuer=https://login.example.com/a",
+        "--oidc-audience=shop",
+        "--oidc-requests-per-minute=60",
+    ] {
+        assert!(args.iter().any(|arg| *arg == flag), "{flag}: {args:?}");
+    }
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert!(volumes.iter().any(|volume| volume["configMap"]["name"] == "issuer-keys"));
+}

@@ -6,6 +6,7 @@ mod admission;
 mod argocd;
 mod common;
 mod deployment;
+mod kept;
 mod lease;
 mod plans;
 mod resize;

@@ -15,7 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn training_plan(mut job: TrainingJob) -> Plan {
+pub(crate) fn training_plan(mut job: TrainingJob) -> Plan {
     job.metadata.namespace = Some("team-a".into());
     job.metadata.uid = Some("11111111-2222-3333-4444-555555555555".into());
     let valid = training_job::validate::job(&job, &Backend::Cluster).unwrap();

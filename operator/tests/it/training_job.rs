@@ -95,11 +95,17 @@ async fn a_job_lives_on_ten_writes_and_figures_and_then_on_none() {
     // Its pods are on their way, which is not worth a word; that they stay away is.
     let created = world.now();
     world.change("jobs/spam-train", |j| j["metadata"]["creationTimestamp"] = created.into());
+    world.pass(300);
+    world.train("spam").await.unwrap();
+    assert!(world.writes().is_empty(), "its controller is behind");
+    let looked = world.now();
+    world.change("jobs/spam-train", |j| j["status"] = json!({"startTime": looked, "active": 1}));
     world.train("spam").await.unwrap();
     assert!(world.writes().is_empty());
     world.pass(5);
     world.train("spam").await.unwrap();
     assert_eq!(world.writes(), ["status trainingjobs/spam"]);
+    assert!(world.told(JOB, "Running").contains("0 of 2 worker pods are there"));
 
     pod(&world, 0, AGENT[0]);
     pod(&world, 1, "127.84.70.9");
@@ -183,6 +189,31 @@ async fn a_failed_write_at_any_place_changes_nothing_in_the_end() {
             hit.train("spam").await.unwrap();
             assert!(hit.writes().is_empty());
         }
+    }
+}
+
+/// Pods may be up before an operator that was killed is. Worker 0 may be given 30 s to answer, but
+/// whoever waits for a word of the start is not.
+#[tokio::test]
+async fn an_operator_that_was_killed_before_it_told_of_a_start_tells_of_it() {
+    for was_suspended in [false, true] {
+        let world = world(|j| j["spec"]["suspend"] = was_suspended.into());
+        if was_suspended {
+            world.train("spam").await.unwrap();
+            world.change(JOB, |j| j["spec"]["suspend"] = false.into());
+        }
+        world.fail_after(5, false);
+        assert!(world.train("spam").await.is_err(), "the status is the sixth write");
+        world.restart();
+        pod(&world, 0, "127.84.70.8");
+        pod(&world, 1, "127.84.70.9");
+        world.writes();
+        world.train("spam").await.unwrap();
+        assert_eq!(world.condition(JOB, "Running"), "False Starting");
+        assert_eq!(world.condition(JOB, "Admitted"), "True Admitted");
+        world.writes();
+        world.train("spam").await.unwrap();
+        assert!(world.writes().is_empty());
     }
 }
 

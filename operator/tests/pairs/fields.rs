@@ -15,12 +15,13 @@ type Name = String;
 const SECOND: &str = "acts when a second revision comes";
 
 /// Fields that change nothing in the specs that are tried, and why that is right.
-const AT_REST: [(Kind, &str, &str); 18] = [
+const AT_REST: [(Kind, &str, &str); 19] = [
     (Kind::TrainingJob, "ttlSecondsAfterFinished", "acts once the job has ended"),
     (Kind::Sweep, "earlyStopping.minTrials", "acts on what running trials tell"),
     (Kind::Sweep, "earlyStopping.startStep", "acts on what running trials tell"),
     (Kind::Sweep, "job.stop.reason", "any stop of all trials is refused"),
     (Kind::Sweep, "job.stop.message", "any stop of all trials is refused"),
+    (Kind::ModelDeployment, "routing", "each value is one with httpRoute, or without"),
     (Kind::ModelDeployment, "rollout.strategy", SECOND),
     (Kind::ModelDeployment, "rollout.steps[].weight", SECOND),
     (Kind::ModelDeployment, "rollout.steps[].holdSeconds", SECOND),

@@ -28,6 +28,7 @@ fn add_nodes(world: &World) {
 }
 
 fn add_models(world: &World) {
+    world.gateway_api(true);
     let ended = |type_: &str| {
         json!([{"type": type_, "status": "True", "reason": "Completed",
         "message": "it ended", "lastTransitionTime": world.now()}])

@@ -1,5 +1,7 @@
 //! A gateway on loopback ports, backends behind it, and a client that sends bytes.
 
+pub(crate) mod process;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use hearth_crds::routing::{Limits, RoutingTable, STABLE, Variant};
 use hearth_gateway::admin;
-use hearth_gateway::keys::Keys;
+use hearth_gateway::entrance::Entrance;
 use hearth_gateway::proxy::{Gateway, Patience};
 use hearth_gateway::server::{Door, Drain, Drained, serve};
 use hearth_gateway::state::State;
@@ -26,7 +28,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Who may come in, and how.
 #[derive(Default)]
 pub(crate) struct Guard {
-    pub(crate) keys: Option<Arc<Keys>>,
+    pub(crate) entrance: Entrance,
     pub(crate) tls: Option<Arc<Tls>>,
 }
 
@@ -71,7 +73,7 @@ impl Running {
         let router = admin::router(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(admin_port, router).await });
         let (stop, stopped) = oneshot::channel::<()>();
-        let gateway = Gateway::new(Arc::clone(&state), patience, guard.keys);
+        let gateway = Gateway::new(Arc::clone(&state), patience, guard.entrance);
         let until = Box::pin(async { drop(stopped.await) });
         let door = Door { listener: traffic, tls: guard.tls };
         let ended = tokio::spawn(serve(door, gateway, drain, 1000, until));

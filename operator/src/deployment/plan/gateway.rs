@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_crds::model_deployment::SecretRef;
+use hearth_crds::model_deployment::{Oidc, SecretRef};
 use hearth_crds::pod::PodPlacement;
 use hearth_crds::routing::{
     CANARY, GATEWAY_ADMIN_PORT, GATEWAY_PORT, Limits, ROUTING_KEY, RoutingTable, STABLE, Scaling,
@@ -21,9 +21,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::frame::{Frame, budget};
+use super::route;
 use super::server::{grace, listen, never_fewer};
-use crate::children::Child;
-use crate::deployment::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, SERVER};
+use crate::children::{Child, LiveChildren};
+use crate::deployment::marks::{
+    ANNOTATION_HTTP_ROUTE, ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, SERVER,
+};
 use crate::deployment::policy::Decision;
 use crate::deployment::rollout::Record;
 use crate::deployment::target::server_name;
@@ -31,10 +34,12 @@ use crate::deployment::validate::ValidDeployment;
 use crate::network;
 use crate::pods::{self, Program};
 
+/// Where the keys of an issuer are mounted.
+const OIDC_KEYS: &str = "/etc/hearth/oidc";
 /// Ports of API servers: the usual ones.
 const API_SERVER_PORTS: [u16; 4] = [443, 6443, 8443, 16443];
 
-pub(super) fn children(frame: &Frame<'_>, decision: &Decision) -> Vec<Child> {
+pub(super) fn children(frame: &Frame<'_>, decision: &Decision, live: &LiveChildren) -> Vec<Child> {
     let (valid, parent) = (frame.valid, &frame.parent);
     let name = valid.child_name("gateway");
     let routing = valid.child_name("routing");
@@ -44,7 +49,7 @@ pub(super) fn children(frame: &Frame<'_>, decision: &Decision) -> Vec<Child> {
         ..LabelSelector::default()
     };
     let mut children = vec![
-        Child::ConfigMap(table(frame, decision, &routing)),
+        Child::ConfigMap(table(frame, decision, &routing, route::is_or_will_be(valid, live))),
         Child::ServiceAccount(ServiceAccount {
             metadata: meta(),
             automount_service_account_token: Some(false),
@@ -90,7 +95,7 @@ pub(super) fn children(frame: &Frame<'_>, decision: &Decision) -> Vec<Child> {
 }
 
 /// The routing table. Gateways watch it.
-fn table(frame: &Frame<'_>, decision: &Decision, name: &str) -> ConfigMap {
+fn table(frame: &Frame<'_>, decision: &Decision, name: &str, has_route: bool) -> ConfigMap {
     let (valid, limits) = (frame.valid, &frame.valid.spec.gateway);
     let canary = decision.canary.as_ref().filter(|_| decision.route.is_some());
     let share = canary.map_or(0, |canary| canary.step.weight);
@@ -135,7 +140,9 @@ fn table(frame: &Frame<'_>, decision: &Decision, name: &str) -> ConfigMap {
     let record = (decision.record != Record::default())
         .then(|| serde_json::to_string(&decision.record).unwrap_or_default())
         .map(|text| (ANNOTATION_ROLLOUT.to_owned(), text));
-    metadata.annotations.get_or_insert_default().extend(since.into_iter().chain(record));
+    let route = has_route.then(|| (ANNOTATION_HTTP_ROUTE.to_owned(), "true".to_owned()));
+    let notes = since.into_iter().chain(record).chain(route);
+    metadata.annotations.get_or_insert_default().extend(notes);
     let text = serde_json::to_string_pretty(&table).unwrap_or_default();
     ConfigMap {
         metadata,
@@ -201,6 +208,9 @@ fn deployment(frame: &Frame<'_>, name: &str, routing: &str) -> Deployment {
     for (name, directory, secret) in secrets(valid) {
         pods::add_secret(&mut pod, name, &secret.secret_name, directory);
     }
+    if let Some(oidc) = &valid.spec.gateway.oidc {
+        pods::add_config_map(&mut pod, "oidc", &oidc.jwks_config_map_name, OIDC_KEYS);
+    }
     Deployment {
         metadata: frame.parent.child_meta(name, GATEWAY),
         spec: Some(DeploymentSpec {
@@ -230,7 +240,20 @@ fn arguments(valid: &ValidDeployment, routing: &str) -> Vec<String> {
     let mounted = secrets
         .iter()
         .flat_map(|(name, directory, _)| [format!("--{name}"), (*directory).to_owned()]);
-    always.map(str::to_owned).into_iter().chain(mounted).collect()
+    let tokens = valid.spec.gateway.oidc.iter().flat_map(tokens);
+    always.map(str::to_owned).into_iter().chain(mounted).chain(tokens).collect()
+}
+
+/// Whose tokens let in.
+fn tokens(oidc: &Oidc) -> Vec<String> {
+    let named = [
+        ("--oidc-keys", OIDC_KEYS),
+        ("--oidc-issuer", &oidc.issuer),
+        ("--oidc-audience", &oidc.audience),
+    ];
+    let rate = oidc.requests_per_minute.map(|rate| format!("--oidc-requests-per-minute={rate}"));
+    // In one piece, so that no text is taken for a flag.
+    named.iter().map(|(flag, text)| format!("{flag}={text}")).chain(rate).collect()
 }
 
 /// What gateways mount: flag and volume, directory, Secret.

@@ -5,6 +5,7 @@
 mod frame;
 pub(super) mod gateway;
 mod quantize;
+mod route;
 mod server;
 
 use frame::Frame;
@@ -27,7 +28,10 @@ pub fn build(
     let frame = Frame { valid, parent: valid.parent(), settings };
     // No gateway waits for hours for a model that is still being trained.
     let mut children =
-        if decision.has_gateway() { gateway::children(&frame, decision) } else { Vec::new() };
+        if decision.has_gateway() { gateway::children(&frame, decision, live) } else { Vec::new() };
+    if decision.has_gateway() && decision.http_route {
+        children.extend(route::child(&frame));
+    }
     if let Some(target) = target {
         if let Some(artifact) = target.artifact.as_ref().filter(|_| decision.compress) {
             children.extend(quantize::children(&frame, target, artifact));
@@ -63,6 +67,7 @@ fn superfluous(
         Kind::PodDisruptionBudget => {
             wanted.contains(&ChildId { kind: Kind::Deployment, ..id.clone() })
         }
+        Kind::HTTPRoute => true,
         Kind::NetworkPolicy => !compresses && id.name == valid.child_name(QUANTIZE),
         _ => false,
     };

@@ -9,11 +9,11 @@ mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hearth_crds::model_deployment::CompressionReport;
+use hearth_crds::model_deployment::{CompressionReport, Routing};
 use hearth_crds::routing::Measure;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::observed::{Model, Observed, Workload};
+use super::observed::{Model, Observed, Route, Workload};
 use super::rollout::{Counted, Record, Step};
 use super::scale;
 use super::target::Target;
@@ -39,6 +39,8 @@ pub struct Decision {
     pub route: Option<String>,
     /// The revision that is tried beside it.
     pub canary: Option<Canary>,
+    /// An HTTPRoute should lead to the gateways.
+    pub http_route: bool,
     /// When a revision last lost its traffic.
     pub routed_at: Option<Timestamp>,
     /// Servers that each revision should have, where they follow the traffic.
@@ -136,6 +138,8 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let mut decision = step(valid, target, seen, now);
+    let routes = matches!(seen.route, Route::Served(_));
+    decision.http_route = routes && valid.spec.routing == Routing::HTTPRoute;
     let (before, after) = (seen.reached(), decision.reached());
     if before != after && (before.is_empty() || !before.is_subset(&after)) {
         decision.routed_at = Some(now);

@@ -2,12 +2,15 @@
 //!
 //! [`next_status`] and [`notices`] are pure; [`publish`] sends what changed.
 
+mod route;
 mod traffic;
 
 use std::time::Duration;
 
 use hearth_crds::condition::{self, Finding, Truth, finding, model_deployment as types};
-use hearth_crds::model_deployment::{ModelDeployment, ModelDeploymentStatus, RevisionStatus};
+use hearth_crds::model_deployment::{
+    ModelDeployment, ModelDeploymentStatus, RevisionStatus, Routing,
+};
 use hearth_crds::routing::STABLE;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -158,11 +161,16 @@ pub fn next_status(
             let read = fresh && traffic(&after) != traffic(before);
             after.rollout = traffic::rollout(before, valid, decision, read.then_some(now));
             after.rejected = decision.record.rejected.as_ref().map(traffic::rejected);
-            findings(seen, decision)
+            let (state, mut found) = findings(seen, decision);
+            found.extend(route::routed(valid, seen));
+            (state, found)
         }
     };
     after.state = Some(state.into());
     after.conditions = condition::merge(&before.conditions, &found, generation, &Time(now));
+    if deployment.spec.routing == Routing::Gateway {
+        after.conditions.retain(|condition| condition.type_ != types::ROUTED);
+    }
     after
 }
 
@@ -351,6 +359,14 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
     {
         say(true, "Degraded", format!("{}: {}", now.reason, now.message));
     }
+    let unrouted = |status: &ModelDeploymentStatus| {
+        condition::get(&status.conditions, types::ROUTED).filter(|c| c.status == "False").cloned()
+    };
+    if let Some(now) = unrouted(after)
+        && unrouted(before).is_none_or(|then| then.reason != now.reason)
+    {
+        say(true, "NotRouted", format!("{}: {}", now.reason, now.message));
+    }
     notices
 }
 
@@ -378,5 +394,6 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
     let idle = decision.replicas.values().any(|servers| *servers == 0);
     let by_traffic = seconds(if idle { 1 } else { 5 });
     let scaled = !decision.replicas.is_empty();
-    Action::requeue(if scaled { by_stage.min(by_traffic) } else { by_stage })
+    let by_stage = if scaled { by_stage.min(by_traffic) } else { by_stage };
+    Action::requeue(route::look_again(valid, seen).map_or(by_stage, |time| time.min(by_stage)))
 }

@@ -7,4 +7,4 @@ mod stage;
 pub use outcome::{Outcome, outcome};
 pub(crate) use size::{awaited, news_of_size, pods};
 pub use stage::{Stage, stage};
-pub(crate) use stage::{held, replicas, trains};
+pub(crate) use stage::{held, replicas, said_soon, trains};

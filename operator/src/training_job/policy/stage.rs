@@ -1,5 +1,7 @@
 //! Where a job stands.
 
+use std::time::Duration;
+
 use hearth_crds::worker_config::{WorkerState, WorkerStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -13,8 +15,11 @@ use crate::training_job::validate::ValidJob;
 
 /// How long a worker may run before its silence is worth a word.
 const SILENCE: SignedDuration = SignedDuration::from_secs(30);
-/// How long a Job may be without its pods before that is worth a word.
+/// How long a Job may be without its pods, once its controller has looked at it, before that is
+/// worth a word.
 const WITHOUT_PODS: SignedDuration = SignedDuration::from_secs(5);
+/// How long a Job may wait for its controller. Among thousands of new Jobs, minutes are usual.
+const WITHOUT_CONTROLLER: SignedDuration = SignedDuration::from_mins(10);
 
 /// Where a job stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,14 +177,72 @@ pub(super) fn starting(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Sta
     }
     let there = live_pods(seen).count();
     let running = live_pods(seen).filter(|pod| pod.phase == Phase::Running).count();
-    let late = |job: &JobView| job.created.is_none_or(|at| now.duration_since(at) >= WITHOUT_PODS);
-    let message = if there < wanted && seen.job.as_ref().is_some_and(late) {
-        format!(
+    let lack = seen.job.as_ref().filter(|_| there < wanted).and_then(|job| lack(job, wanted, now));
+    let message = match lack {
+        Some(Lack::Pods) => format!(
             "{there} of {wanted} worker pods are there; `kubectl describe job {}` tells of any that are refused",
             valid.child_name()
-        )
-    } else {
-        format!("{running} of {wanted} workers run")
+        ),
+        Some(Lack::Controller) => format!(
+            "nothing has looked at Job {} for {} minutes: is kube-controller-manager up, and how far behind is it?",
+            valid.child_name(),
+            WITHOUT_CONTROLLER.as_mins()
+        ),
+        None => format!("{running} of {wanted} workers run"),
     };
     Stage::Starting { reason: "Starting", message }
+}
+
+/// Why a Job lacks pods, where that is worth a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    /// Its controller did not make them.
+    Pods,
+    /// Its controller has not looked at it.
+    Controller,
+}
+
+/// Time until pods that are missing are worth a word, where that is to come within seconds.
+pub(crate) fn said_soon(seen: &Observed, now: Timestamp) -> Option<Duration> {
+    let left = WITHOUT_PODS - now.duration_since(seen.job.as_ref()?.started?);
+    left.is_positive().then(|| left.unsigned_abs())
+}
+
+/// What to say of a Job of which fewer than `wanted` pods are seen. Its controller notes a start
+/// in the status with which it counts the pods that it made. So one that has not is behind, and
+/// where it counted them all, the watch of pods is: neither is news of this Job.
+fn lack(job: &JobView, wanted: usize, now: Timestamp) -> Option<Lack> {
+    let since = |at: Timestamp| now.duration_since(at);
+    match job.started {
+        Some(at) if since(at) < WITHOUT_PODS => None,
+        Some(_) => (usize::try_from(job.active).unwrap_or(0) < wanted).then_some(Lack::Pods),
+        None => job.created.filter(|at| since(*at) >= WITHOUT_CONTROLLER).map(|_| Lack::Controller),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_that_is_behind_is_no_news_and_pods_that_it_could_not_make_are() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let minutes = |minutes: i64| minutes * 60;
+        for (case, started, active, now, want) in [
+            ("just made", None, 0, 6, None),
+            ("minutes in the controller's queue", None, 0, minutes(9), None),
+            ("no controller", None, 0, minutes(10), Some(Lack::Controller)),
+            ("pods are being made", Some(100), 0, 104, None),
+            ("pods are refused", Some(100), 1, 105, Some(Lack::Pods)),
+            ("pods are made, and not seen yet", Some(100), 2, 105, None),
+        ] {
+            let job = JobView {
+                created: Some(at(0)),
+                started: started.map(at),
+                active,
+                ..JobView::default()
+            };
+            assert_eq!(lack(&job, 2, at(now)), want, "{case}");
+        }
+    }
 }

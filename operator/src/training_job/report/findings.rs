@@ -80,6 +80,12 @@ pub(super) fn findings_of(
             found.extend(diagnosis(&status.notes, pods).or_else(|| recovery(after)));
             (word, found)
         }
+        // An operator that begins to look only now, and has told nothing of this start.
+        Stage::Between if !is_admitted(after) && !pods.iter().any(PodView::is_over) => {
+            let said = "all workers run, and worker 0 has not answered yet".into();
+            let found = running(Truth::False, "Starting", said);
+            (Some("Starting"), vec![valid(), admitted(), found])
+        }
         Stage::Between | Stage::Ended(Outcome::Open | Outcome::ResultOnItsWay) => {
             (None, vec![valid()])
         }
@@ -108,6 +114,10 @@ pub(super) fn findings_of(
             ) },
         ]),
     }
+}
+
+fn is_admitted(status: &TrainingJobStatus) -> bool {
+    condition::is_true(&status.conditions, types::ADMITTED)
 }
 
 /// Of a job that ended because its spec asks it to.

@@ -55,7 +55,7 @@ pub async fn publish(
     let (uid, now) = (job.uid().unwrap_or_default(), cx.clock.now());
     let before = cx.status_of(job);
     let after = next_status(job, &before, &verdict, now);
-    let wait = look_again(&verdict);
+    let wait = look_again(&verdict, now);
     if after == before && !planted::is(Bug::WritesAlways) {
         return Ok(wait);
     }
@@ -228,7 +228,7 @@ fn take_result(after: &mut TrainingJobStatus, result: &WorkerResult) {
 }
 
 /// When to look again.
-fn look_again(verdict: &Verdict<'_>) -> Action {
+fn look_again(verdict: &Verdict<'_>, now: Timestamp) -> Action {
     let seconds = |s| Action::requeue(Duration::from_secs(s));
     match verdict {
         Verdict::Refused(_) => Action::await_change(),
@@ -238,7 +238,12 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
             Stage::MissingClaims(_) => seconds(30),
             Stage::Running(_) | Stage::Silent(_) | Stage::Stopping => seconds(5),
             Stage::Starting { .. } if first_runs(seen) => seconds(2),
-            Stage::Starting { .. } if lacks_pods(valid, seen) => seconds(5),
+            // A change of the Job or of its pods is another look; the mere passing of time is not.
+            Stage::Starting { .. } if lacks_pods(valid, seen) => match policy::said_soon(seen, now)
+            {
+                Some(left) => Action::requeue(left),
+                None => Action::requeue(RESYNC),
+            },
             Stage::Stopped | Stage::Ended(Outcome::Succeeded(_) | Outcome::Failed { .. }) => {
                 Action::await_change()
             }

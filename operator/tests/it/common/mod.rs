@@ -22,12 +22,12 @@ use hearth_operator::settings::Settings;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::Client;
 use kube::client::Body;
 use kube::runtime::events::Reporter;
-use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{Lookup, ObjectRef};
 use kube::runtime::watcher::Event;
-use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ impl Writers {
                 if plural == "pods" {
                     self.pods.saw(&serde_json::from_value(object.clone()).unwrap());
                 }
-                let of = |kind: &Kind| Seen::plural(kind) == plural;
+                let of = |kind: &Kind| <Seen as Lookup>::plural(kind) == plural;
                 if let Some((_, writer)) = self.seen.iter_mut().find(|(kind, _)| of(kind)) {
                     show(writer, object, gone);
                 }
@@ -112,7 +112,7 @@ impl Writers {
 
 fn show<K>(writer: &mut Writer<K>, object: &Value, gone: bool)
 where
-    K: Resource + DeserializeOwned + Clone + 'static,
+    K: Lookup + DeserializeOwned + Clone + 'static,
     K::DynamicType: Clone + Eq + std::hash::Hash,
 {
     let object: K = serde_json::from_value(object.clone()).unwrap();
@@ -128,6 +128,8 @@ struct State {
     log: Vec<String>,
     events: Vec<Value>,
     version: u64,
+    /// HTTPRoutes are served.
+    gateway_api: bool,
     /// Caches do not see writes.
     lag: bool,
     /// Writes until one fails; it fails before it has an effect, or after it.
@@ -153,6 +155,7 @@ impl World {
             log: Vec::new(),
             events: Vec::new(),
             version: 100,
+            gateway_api: false,
             lag: false,
             fail_at: None,
         }));
@@ -263,6 +266,11 @@ impl World {
         self.state.lock().unwrap().events.clone()
     }
 
+    /// Whether the cluster has the Gateway API.
+    pub fn gateway_api(&self, there: bool) {
+        self.state.lock().unwrap().gateway_api = there;
+    }
+
     /// Whether the caches see writes.
     pub fn lag(&self, lag: bool) {
         self.state.lock().unwrap().lag = lag;
@@ -369,6 +377,9 @@ impl State {
         let name = path.get(place + 3).copied().unwrap_or_default();
         let subresource = path.get(place + 4).copied();
         let key = format!("{plural}/{name}");
+        if plural == "httproutes" && !self.gateway_api {
+            return failure(404, "404 page not found");
+        }
         if parts.method == Method::GET {
             return self.objects.get(&key).map_or_else(not_found, |object| (200, object.clone()));
         }
@@ -475,7 +486,9 @@ impl State {
 }
 
 fn not_found() -> (u16, Value) {
-    failure(404, "not found")
+    let (code, mut body) = failure(404, "not found");
+    body["reason"] = json!("NotFound");
+    (code, body)
 }
 
 fn failure(code: u16, message: &str) -> (u16, Value) {
