@@ -25,14 +25,27 @@ async function continued(sequence, prompt, count) {
   return { sent, times, tokens };
 }
 
-// Prompts that are continued at once, each in a sequence of one context that batches them.
+let context;
+let sequences = [];
+
+// As many empty sequences of one context, which has room for so many tokens of each: the last one where
+// it is of this shape.
+async function room(count, tokens) {
+  if (sequences.length !== count || context.contextSize < tokens) {
+    await context?.dispose();
+    const shape = { sequences: count, contextSize: tokens, threads: plan.threads, batchSize: 512 };
+    context = await model.createContext(shape);
+    sequences = Array.from({ length: count }, () => context.getSequence());
+  }
+  for (const sequence of sequences) await sequence.clearHistory();
+  return sequences;
+}
+
+// Prompts that are continued at once, batched.
 async function together(prompts, count) {
-  const longest = Math.max(...prompts.map((prompt) => prompt.length)) + count;
-  const context = await model.createContext({
-    sequences: prompts.length, contextSize: longest, threads: plan.threads, batchSize: 512,
-  });
-  const texts = await Promise.all(prompts.map((prompt) => continued(context.getSequence(), prompt, count)));
-  await context.dispose();
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  const places = await room(prompts.length, longest + count);
+  const texts = await Promise.all(prompts.map((prompt, index) => continued(places[index], prompt, count)));
   // What each text is after one token, after two, and so on.
   const grown = (tokens) => tokens.map((_, end) => model.detokenize(tokens.slice(0, end + 1)));
   return texts.map(({ sent, times, tokens }) => ({ sent, times, tokens: tokens.length, grown: grown(tokens) }));

@@ -1,8 +1,8 @@
 """Serving by Hearth's worker and by the peers that its users come from, in turn.
 
     python3 serve.py --worker BINARY --data DATA --smollm2 GGUF --llama NODE_MODULES --reference PYTHON
-                     --clients FOLDER --onnxruntime LIBRARY --bandwidth BINARY --out FILE
-                     [--runs N] [--threads N,…] [--parts language,large,classifier]
+                     --clients FOLDER --onnxruntime LIBRARY --out FILE
+                     [--scratch FOLDER] [--runs N] [--threads N,…] [--parts language,large,classifier]
     python3 serve.py --smoke --worker BINARY --out FILE
 
 - language: SmolLM2-135M out of the Q8_0 file that Hearth's compressor wrote, and out of the directory of
@@ -18,7 +18,8 @@ started and ended: one run of each engine, then one of each again, and so on. Bo
 tokens or texts and the same number of threads, and make the same number of tokens, greedily.
 
 `--smoke` runs Hearth alone, once, on tiny models: it shows that the benchmark works, and its figures
-mean nothing. Standard library only; `--reference` is the interpreter that has transformers.
+mean nothing. Standard library only; `--reference` is the interpreter that has transformers, `--scratch` has
+room for 6 GB.
 """
 
 import argparse
@@ -27,7 +28,9 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 
 import classify
@@ -51,6 +54,7 @@ class Bench:
         self.given, self.scratch = given, scratch
         self.worker = hearth.Worker(given.worker)
         self.rows, self.more = [], {}
+        self.small = None
 
     def in_turn(self, subjects, asked, threads):
         """Runs of all subjects, by their names: one of each, then one of each again, and so on."""
@@ -87,15 +91,16 @@ class Bench:
         return subjects
 
     def smollm2(self):
-        if "smollm2" not in self.more:
+        """SmolLM2's directory, and mails as its tokens."""
+        if not self.small:
             output = self.scratch / "smollm2"
             command = [self.worker.binary, "import", "--gguf", self.given.smollm2 / "model.gguf", "--output", output]
             environment = self.worker.environment(1)
             subprocess.run([*command, "--dtype", "bf16"], check=True, env=environment, stderr=subprocess.DEVNULL)
             tokens = self.scratch / "tokens.json"
             self.prepare("prompts", output, self.given.data / "spam-eval.jsonl", tokens)
-            self.more["smollm2"] = output, json.loads(tokens.read_text())["ids"]
-        return self.more["smollm2"]
+            self.small = output, json.loads(tokens.read_text())["ids"]
+        return self.small
 
     def measure_language(self, name, subjects, plan):
         """Rows of all language models of a name; gives the runs, by threads."""
@@ -128,20 +133,24 @@ class Bench:
         sizes = {"Hearth INT8WeightOnly": stored_bytes(subjects[1].directory), "Hearth Q8_0": blocks_bytes(base)}
         shutil.rmtree(base)
         plan = language.plan(ids, read=0, prompt=16, batches=LARGE_BATCHES, tokens=24)
-        limits = {threads: self.memory(threads) for threads in self.given.threads}
+        before = {threads: self.memory(threads) for threads in self.given.threads}
         runs = self.measure_language("1.07 B", subjects, plan)
         for threads in self.given.threads:
-            limits[threads] += self.memory(threads)
+            memory = [max(before[threads], self.memory(threads))]
             for name, size in sizes.items():
                 read = [language.decode(run, 1) * size / 1e9 for run in runs[threads][name]]
                 title = f"weights read, 1.07 B {name.split()[1]}, {count(threads)}"
-                self.rows.append(row(title, "GB/s", "higher", WEIGHTS, read, [max(limits[threads])], "memory"))
+                self.rows.append(row(title, "GB/s", "higher", WEIGHTS, read, memory, "memory"))
             theirs = [language.decode(run, 1) * sizes["Hearth Q8_0"] / 1e9 for run in runs[threads][language.PEER]]
             self.more.setdefault("llama.cpp reads, GB/s", {})[count(threads)] = theirs
 
     def memory(self, threads):
         """GB/s that memory gives: the best of a few."""
-        return [float(subprocess.run([self.given.bandwidth, str(threads)], check=True, capture_output=True).stdout)]
+        program = self.scratch / "bandwidth"
+        if not program.exists():
+            compiler = ["cc", "-O3", "-march=native", "-pthread", "-o", program, HERE / "bandwidth.c"]
+            subprocess.run(compiler, check=True)
+        return float(subprocess.run([program, str(threads)], check=True, capture_output=True).stdout)
 
     def classifier(self):
         model, onnx = self.scratch / "classifier", self.scratch / "classifier.onnx"
@@ -214,7 +223,7 @@ def blocks_bytes(directory):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("data", "smollm2", "llama", "clients", "onnxruntime", "bandwidth"):
+    for name in ("data", "smollm2", "llama", "clients", "onnxruntime", "scratch"):
         parser.add_argument(f"--{name}", type=pathlib.Path)
     parser.add_argument("--worker", type=pathlib.Path, required=True)
     parser.add_argument("--reference", help="Python with the peers")
@@ -232,12 +241,13 @@ def arguments():
 
 def main():
     given = arguments()
-    with tempfile.TemporaryDirectory(prefix="hearth-bench-") as scratch:
+    # Servers and files go on the way out of the block.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix=".work-bench-serve.", dir=given.scratch) as scratch:
         bench = Bench(given, pathlib.Path(scratch))
         parts = {"language": bench.language, "large": bench.large, "classifier": bench.classifier, "smoke": bench.smoke}
         for part in given.parts:
             parts[part]()
-    bench.more.pop("smollm2", None)
     write(given.out, bench.rows, bench.more)
     for title, same in bench.more.get("agreed", {}).items():
         print(f"{title}: of {same['of']} tokens, as many are llama.cpp's before the first that is not: {same['tokens']}")

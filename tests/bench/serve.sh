@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Speed and memory of serving against llama.cpp, ONNX Runtime and transformers, and against what memory
-# gives; the same as JSON in target/bench/serve.json. `make bench-serve`; takes about MINUTES minutes on
-# 2 cores that do nothing else, 8 GB of memory and 5 GB of disk.
+# gives; the same as JSON in target/bench/serve.json. `make bench-serve`; takes about 25 minutes on
+# 2 cores that do nothing else, 8 GB of memory and 6 GB of disk.
 #
 #   tests/bench/serve.sh [--runs N] [--threads N,…] [--parts language,large,classifier]
 #   tests/bench/serve.sh --smoke      Hearth alone, a few seconds: does it work?
@@ -29,8 +29,6 @@ smollm2=$(tests/setup/smollm2.sh)
 llama=$(tests/setup/llama.sh)
 onnxruntime=$(tests/setup/onnxruntime.sh)
 command -v cc >/dev/null || hearth_apt gcc libc6-dev
-mkdir -p target/bench
-cc -O3 -march=native -pthread -o target/bench/bandwidth tests/bench/bandwidth.c
 exec python3 tests/bench/serve.py --worker "$HEARTH_WORKER" --data "$data" --smollm2 "$smollm2" --llama "$llama" \
-  --reference "$reference" --clients "$clients" --onnxruntime "$onnxruntime" --bandwidth target/bench/bandwidth \
+  --reference "$reference" --clients "$clients" --onnxruntime "$onnxruntime" --scratch "$HEARTH_CACHE" \
   --out target/bench/serve.json "$@"
