@@ -46,8 +46,13 @@ def print_table(rows):
         print(f"{titled(found):{width}} {figure(found['hearth']):>10} {own:>19} {peer:>10} {spread:>19} {ratio:>6} {goal:>5}")
 
 
-def write(out, rows, more=()):
-    """Writes the rows to a file, with what else was found, and prints them."""
+def save(out, rows, more=()):
+    """Writes the rows to a file, with what else was found."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": machine(), "rows": rows} | dict(more), indent=2) + "\n")
+
+
+def write(out, rows):
+    """Writes the rows to a file, and prints them."""
+    save(out, rows)
     print_table(rows)

@@ -36,7 +36,7 @@ import tempfile
 import classify
 import language
 import tiny
-from report import row, write
+from report import print_table, row, save
 from served import HERE, hearth
 
 # Of the large model's weights, read for each token, to what memory gives.
@@ -248,7 +248,9 @@ def main():
         parts = {"language": bench.language, "large": bench.large, "classifier": bench.classifier, "smoke": bench.smoke}
         for part in given.parts:
             parts[part]()
-    write(given.out, bench.rows, bench.more)
+            # Each part takes minutes: what is known is kept, should a later one fail.
+            save(given.out, bench.rows, bench.more)
+    print_table(bench.rows)
     for title, same in bench.more.get("agreed", {}).items():
         print(f"{title}: of {same['of']} tokens, as many are llama.cpp's before the first that is not: {same['tokens']}")
 
