@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speed and memory of serving against llama.cpp, ONNX Runtime and transformers, and against what memory
-# gives; the same as JSON in target/bench/serve.json. `make bench-serve`; takes about 25 minutes on
+# gives; the same as JSON in target/bench/serve.json. `make bench-serve`; takes about half an hour on
 # 2 cores that do nothing else, 8 GB of memory and 6 GB of disk.
 #
 #   tests/bench/serve.sh [--runs N] [--threads N,…] [--parts language,large,classifier]
