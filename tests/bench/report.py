@@ -29,8 +29,13 @@ def figure(value):
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def titled(found):
+    return f"{found['name']} ({found['unit']}, {found['better']} is better)"
+
+
 def print_table(rows):
-    print(f"{'':72} {'Hearth':>10} {'min - max':>19} {'peer':>10} {'min - max':>19} {'ratio':>6} {'goal':>5}")
+    width = max((len(titled(found)) for found in rows), default=0)
+    print(f"{'':{width}} {'Hearth':>10} {'min - max':>19} {'peer':>10} {'min - max':>19} {'ratio':>6} {'goal':>5}")
     for found in rows:
         peer, spread, ratio = "-", "-", "-"
         if found["peer"] is not None:
@@ -38,12 +43,16 @@ def print_table(rows):
             spread = f"{figure(found['peer_min'])} - {figure(found['peer_max'])}"
         goal = "-" if found["goal"] is None else f"{found['goal']:.1f}"
         own = f"{figure(found['hearth_min'])} - {figure(found['hearth_max'])}"
-        name = f"{found['name']} ({found['unit']}, {found['better']} is better)"
-        print(f"{name:72.72} {figure(found['hearth']):>10} {own:>19} {peer:>10} {spread:>19} {ratio:>6} {goal:>5}")
+        print(f"{titled(found):{width}} {figure(found['hearth']):>10} {own:>19} {peer:>10} {spread:>19} {ratio:>6} {goal:>5}")
+
+
+def save(out, rows, more=()):
+    """Writes the rows to a file, with what else was found."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": machine(), "rows": rows} | dict(more), indent=2) + "\n")
 
 
 def write(out, rows):
     """Writes the rows to a file, and prints them."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    save(out, rows)
     print_table(rows)

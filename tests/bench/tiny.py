@@ -1,4 +1,4 @@
-"""A language model of a few thousand weights, and conversations for it: for train.py's smoke test.
+"""A language model of a few thousand weights, and conversations for it: for smoke tests.
 Standard library only."""
 
 import json
