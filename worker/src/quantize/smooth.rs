@@ -56,7 +56,7 @@ struct Recorded {
 impl LinearOp for Recorded {
     fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
         let width = input.size().last().copied().unwrap_or(1);
-        let rows = input.f_reshape([-1, width])?.f_slice(0, 0, None, self.every)?.f_copy()?;
+        let rows = input.f_reshape([-1, width])?.f_slice(0, 0, None, self.every)?.f_contiguous()?;
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner).push(rows);
         Ok(input.f_linear(&self.weight, self.bias.as_ref())?)
     }

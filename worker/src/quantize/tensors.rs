@@ -157,19 +157,19 @@ pub fn pack(values: &Tensor, bits: u32) -> Result<Tensor, ModelError> {
     Ok(wrapped.f_to_kind(Kind::Int)?)
 }
 
-/// The way back: i8 `[N, columns]`.
+/// The way back, of 8 or 4 bits: i8 `[N, columns]`. A word's bytes lie in memory lowest first, as its
+/// values do.
 pub fn unpack(words: &Tensor, bits: u32, columns: i64) -> Result<Tensor, ModelError> {
-    let (each, half) = (i64::from(WORD / bits), i64::from(1u32 << (bits - 1)));
-    let mask = i64::from((1u32 << bits) - 1);
-    let rows = words.size()[0];
-    let wide = words.f_to_kind(Kind::Int64)?;
-    let parts: Vec<Tensor> = (0..each)
-        .map(|place| {
-            let shifted = wide.f_bitwise_right_shift_tensor_scalar(place * i64::from(bits))?;
-            Ok(shifted.f_bitwise_and(mask)?.f_sub_scalar(half)?.f_to_kind(Kind::Int8)?)
-        })
-        .collect::<Result<_, ModelError>>()?;
-    Ok(Tensor::f_stack(&parts, -1)?.f_view([rows, -1])?.f_narrow(1, 0, columns)?.f_contiguous()?)
+    const { assert!(cfg!(target_endian = "little"), "packed words are read as bytes") };
+    let bytes = words.f_contiguous()?.f_view_dtype(Kind::Uint8)?;
+    let values = if bits == 8 {
+        bytes.f_sub_scalar(128)?.f_view_dtype(Kind::Int8)?
+    } else {
+        let halves = [bytes.f_bitwise_and(15)?, bytes.f_bitwise_right_shift_tensor_scalar(4)?];
+        let values = Tensor::f_stack(&halves, -1)?.f_view([words.size()[0], -1])?;
+        values.f_to_kind(Kind::Int8)?.f_sub_scalar(8)?
+    };
+    Ok(values.f_narrow(1, 0, columns)?.f_contiguous()?)
 }
 
 #[cfg(test)]
