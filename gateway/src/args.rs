@@ -58,7 +58,7 @@ pub struct Args {
     /// Longest that a request waits for a server that takes connections.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
     pub reach_timeout: Duration,
-    /// Open connections; more wait. An idle one takes some kilobytes.
+    /// Open connections; more wait. An idle one takes about 20 KiB.
     #[arg(long, value_name = "N", default_value_t = 16_384)]
     pub max_connections: usize,
     /// Form of log lines.

@@ -27,6 +27,8 @@ pub const ANNOTATION_HASH: &str = "hearth.dev/applied-hash";
 pub const ANNOTATION_SPEC_HASH: &str = "hearth.dev/spec-hash";
 /// Annotation with the parent's whole name, where labels hold a cut one.
 pub const ANNOTATION_PARENT: &str = "hearth.dev/parent";
+/// Annotation of a deployment's routing table: there may be an HTTPRoute.
+pub const ANNOTATION_HTTP_ROUTE: &str = "hearth.dev/http-route";
 
 /// An object that should be there.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,6 +156,8 @@ pub struct Live {
     pub suspended: bool,
     /// `spec.completions` of a Job, `spec.replicas` of a Deployment.
     pub pods: Option<i32>,
+    /// Marked with [`ANNOTATION_HTTP_ROUTE`].
+    pub has_route: bool,
     /// It is being deleted.
     pub deleting: bool,
     /// Resource version.

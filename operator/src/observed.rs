@@ -1,6 +1,6 @@
 //! Views of live Jobs and pods: what decisions need, and nothing else.
 
-use crate::children::{ANNOTATION_HASH, ANNOTATION_SPEC_HASH, Live};
+use crate::children::{ANNOTATION_HASH, ANNOTATION_HTTP_ROUTE, ANNOTATION_SPEC_HASH, Live};
 use crate::kept::{COMPLETION_INDEX, Metadata};
 use crate::seen::Seen;
 use hearth_crds::names;
@@ -243,6 +243,7 @@ pub fn live_metadata(metadata: &Metadata) -> Live {
         owner: metadata.owner.as_deref().unwrap_or_default().to_owned(),
         hash: metadata.annotations.get(ANNOTATION_HASH).unwrap_or_default().to_owned(),
         revision: metadata.labels.get(names::LABEL_REVISION).map(str::to_owned),
+        has_route: metadata.annotations.get(ANNOTATION_HTTP_ROUTE).is_some(),
         deleting: metadata.deleted.is_some(),
         version: metadata.version,
         ..Live::default()

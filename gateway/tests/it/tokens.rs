@@ -148,7 +148,7 @@ async fn only_a_token_that_is_in_order_lets_in() {
         ("of several", of(json!({"iss": [ISSUER, "x"]})), "no JSON Web Token that can be read"),
         ("of nobody", of(json!({"sub": null})), "it has no sub"),
         ("unsigned", format!("{UNSIGNED}.{payload}."), "no JSON Web Token that can be read"),
-        ("without its signature", good[..good.rfind('.').unwrap() + 1].to_owned(), "signature"),
+        ("without its signature", good[..=good.rfind('.').unwrap()].to_owned(), "signature"),
         ("signed by another", strange.sign(&claims(&json!({}))), "its signature is wrong"),
         ("HS256 by the public key", by_secret(modulus.as_bytes(), "r1"), "neither with RS256"),
         ("HS256 by the whole key", by_secret(public.to_string().as_bytes(), "r1"), "neither with"),

@@ -11,9 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::runtime::reflector::ObjectRef;
 
-use super::marks::{
-    ANNOTATION_HTTP_ROUTE, ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER,
-};
+use super::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
 use super::observed::{Model, Observed, Route, Workload};
 use super::rollout::Record;
 use super::target::{self, Target};
@@ -84,10 +82,8 @@ async fn route(
     valid: &ValidDeployment,
 ) -> Result<(Route, Option<(ChildId, Live)>), GatherError> {
     let namespace = valid.namespace.as_str();
-    let table = cx.caches.get(Kind::ConfigMap, namespace, &valid.child_name("routing"));
-    let marked = table
-        .is_some_and(|table| table.metadata.annotations.get(ANNOTATION_HTTP_ROUTE).is_some())
-        || cx.has_unseen_writes(namespace, Kind::ConfigMap, &valid.uid);
+    let table = ChildId { kind: Kind::ConfigMap, name: valid.child_name("routing") };
+    let marked = cx.child(namespace, &table).is_some_and(|table| table.has_route);
     if valid.spec.routing == Routing::Gateway && !marked {
         return Ok((Route::NotAsked, None));
     }

@@ -16,7 +16,5 @@ pub const ANNOTATION_ARTIFACT: &str = "hearth.dev/artifact";
 pub const ANNOTATION_COMPRESSION: &str = "hearth.dev/compression";
 /// Annotation of the routing table: when traffic went to another revision.
 pub const ANNOTATION_ROUTED_AT: &str = "hearth.dev/routed-at";
-/// Annotation of the routing table: there may be an HTTPRoute.
-pub const ANNOTATION_HTTP_ROUTE: &str = "hearth.dev/http-route";
 /// Annotation of the routing table: how far a rollout is, as JSON.
 pub const ANNOTATION_ROLLOUT: &str = "hearth.dev/rollout";

@@ -23,10 +23,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::frame::{Frame, budget};
 use super::route;
 use super::server::{grace, listen, never_fewer};
-use crate::children::{Child, LiveChildren};
-use crate::deployment::marks::{
-    ANNOTATION_HTTP_ROUTE, ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, SERVER,
-};
+use crate::children::{ANNOTATION_HTTP_ROUTE, Child, LiveChildren};
+use crate::deployment::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, SERVER};
 use crate::deployment::policy::Decision;
 use crate::deployment::rollout::Record;
 use crate::deployment::target::server_name;
