@@ -40,13 +40,13 @@ impl LinearOp for Watched {
 /// A row on its way through the stages.
 pub(super) struct Row {
     /// What the next stage reads, `[1, T, D]`.
-    pub hidden: Tensor,
+    pub(super) hidden: Tensor,
     pass: Pass,
 }
 
 impl Row {
     /// What a stage makes of it.
-    pub fn through(&self, model: &Model, stage: usize) -> Result<Tensor, ModelError> {
+    pub(super) fn through(&self, model: &Model, stage: usize) -> Result<Tensor, ModelError> {
         model.network().forward(stage, &self.hidden, &self.pass)
     }
 }

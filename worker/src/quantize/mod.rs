@@ -14,7 +14,7 @@ pub mod gptq;
 pub mod linear;
 pub mod rows;
 pub mod scheme;
-pub mod smooth;
+mod smooth;
 pub mod tensors;
 pub mod write;
 
