@@ -68,7 +68,7 @@ impl Narrow {
         columns % COLUMNS == 0 && (COLUMNS..=MOST_COLUMNS).contains(&columns)
     }
 
-    fn whole(weight: &Tensor, scale: &Tensor, bias: Option<&Tensor>, bits: u8) -> Result<Self> {
+    fn whole(weight: &Tensor, scale: &Tensor, bias: Option<&Tensor>, width: u8) -> Result<Self> {
         let [outputs, inputs] = matrix(weight, Kind::Int8)?;
         let by_group = scale.dim() == 2;
         ensure_cpu(OPERATION, scale, Kind::Float, &[outputs, -1][..if by_group { 2 } else { 1 }])?;
@@ -87,7 +87,7 @@ impl Narrow {
         };
         let values = filled(weight, [outputs, inputs], group);
         let (tiles, columns) = (values.size()[0] / ROWS, values.size()[1]);
-        let packed = if bits == 8 {
+        let packed = if width == 8 {
             values.view([tiles, ROWS, columns / 2, 2]).transpose(1, 2).contiguous()
         } else {
             in_halves(&values, tiles)
