@@ -123,7 +123,7 @@ async fn write(args: &RolloutArgs, verb: Verb) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn deployment(status: &serde_json::Value) -> ModelDeployment {
+    fn deployment(status: &serde_json::Value) -> Box<ModelDeployment> {
         serde_json::from_value(json!({
             "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment",
             "metadata": {"name": "spam"}, "spec": {"model": {"fromTrainingJob": "spam"}},

@@ -111,8 +111,7 @@ pub struct Compression {
     pub group_size: Option<i32>,
     /// Rows by which a model is rounded so that its answers change least: channels that stand out are
     /// made smaller where they are made (decoders; SmoothQuant, AWQ), and what a number loses is made
-    /// up for by others (INT4 and INT8WeightOnly; GPTQ). Without, each number is rounded to the
-    /// nearest. INT8 of an encoder has no use for it and refuses it.
+    /// up for by others (GPTQ). Without, each number is rounded to the nearest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
     /// What the smaller model must still be able to do.

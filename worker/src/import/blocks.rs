@@ -254,11 +254,11 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::float_cmp, reason = "exact values")]
     fn whole_numbers_times_scales_are_the_values() {
         for kind in [BlockType::Q8_0, BlockType::Q4_0] {
             let length = to_index(kind.block().1);
-            let bytes: Vec<u8> = (0..3 * length).map(|at| (at * 37 % 251) as u8 & 0x7f).collect();
+            let bytes: Vec<u8> =
+                (0u8..=255).map(|at| at.wrapping_mul(37) & 0x7f).take(3 * length).collect();
             let (values, scales) = kind.whole(&bytes);
             let products: Vec<f32> =
                 values.iter().enumerate().map(|(at, q)| f32::from(*q) * scales[at / 32]).collect();

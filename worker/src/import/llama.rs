@@ -115,7 +115,7 @@ impl Model {
     /// that lacks a part would compute something else.
     pub fn tensors(&self, gguf: &Gguf) -> Result<Vec<(String, Tensor)>, ImportError> {
         let read =
-            |(name, known): (&str, String)| Ok((known, self.in_halves(name, gguf.tensor(name)?)?));
+            |(name, known): (&str, String)| Ok((known, self.in_halves(name, &gguf.tensor(name)?)?));
         names(gguf)?.into_iter().map(read).collect()
     }
 
@@ -126,8 +126,8 @@ impl Model {
         for (name, known) in names(gguf)? {
             if let Some(blocks) = gguf.blocks(name)? {
                 let blocks = Blocks {
-                    values: self.in_halves(name, blocks.values)?,
-                    scales: self.in_halves(name, blocks.scales)?,
+                    values: self.in_halves(name, &blocks.values)?,
+                    scales: self.in_halves(name, &blocks.scales)?,
                     ..blocks
                 };
                 parts.blocks.insert(known.clone(), blocks);
@@ -135,19 +135,19 @@ impl Model {
                     continue;
                 }
             }
-            parts.floats.insert(known, self.in_halves(name, gguf.tensor(name)?)?);
+            parts.floats.insert(known, self.in_halves(name, &gguf.tensor(name)?)?);
         }
         Ok(parts)
     }
 
     /// Rows as Hugging Face has them.
-    fn in_halves(&self, name: &str, rows: Tensor) -> Result<Tensor, ImportError> {
+    fn in_halves(&self, name: &str, rows: &Tensor) -> Result<Tensor, ImportError> {
         let heads = match name.rsplit('.').nth(1) {
             Some("attn_q") => self.heads,
             Some("attn_k") => self.key_heads,
-            _ => return Ok(rows),
+            _ => return Ok(rows.shallow_clone()),
         };
-        if self.in_pairs { halves(&rows, heads) } else { Ok(rows) }
+        if self.in_pairs { halves(rows, heads) } else { Ok(rows.shallow_clone()) }
     }
 }
 

@@ -103,7 +103,7 @@ pub fn serve(
     }
     if let Some((layer, pairs)) = layers.into_iter().next() {
         let number = pairs.iter().position(Option::is_some).unwrap_or(0);
-        return Err(malformed(directories[number], format!("the model has no layer {layer}")));
+        return Err(malformed(directories[number], &format!("the model has no layer {layer}")));
     }
     Ok(turns)
 }
@@ -124,7 +124,7 @@ fn check(linear: &Linear, pairs: &[Option<Pair>], directories: &[&Path]) -> Resu
         let fits = linear.forward(&trial, Dropout::Off).is_ok_and(|y| y.size()[2] == outputs);
         if !fits {
             let detail = format!("{inputs} to {outputs} numbers are not those of {}", linear.name);
-            return Err(malformed(directory, detail));
+            return Err(malformed(directory, &detail));
         }
     }
     Ok(())
@@ -154,11 +154,11 @@ fn pairs(directory: &Path, device: Device) -> Result<BTreeMap<String, Pair>, Mod
         };
         let b = tensors.remove(&format!("{layer}.lora_B.weight"));
         let (Some(a), Some(b)) = (tensors.remove(&name), b) else {
-            return Err(malformed(directory, format!("{layer} has no lora_B.weight")));
+            return Err(malformed(directory, &format!("{layer} has no lora_B.weight")));
         };
         if a.dim() != 2 || b.dim() != 2 || a.size()[0] != b.size()[1] {
             let detail = format!("{layer}: {:?} and {:?} are no pair", a.size(), b.size());
-            return Err(malformed(directory, detail));
+            return Err(malformed(directory, &detail));
         }
         let moved = |of: Tensor| of.f_to_kind(Kind::Float)?.f_to_device(device);
         let b = moved(b)?.f_mul_scalar(settings.scale())?;
@@ -166,7 +166,7 @@ fn pairs(directory: &Path, device: Device) -> Result<BTreeMap<String, Pair>, Mod
     }
     match tensors.keys().next() {
         Some(name) => {
-            Err(malformed(directory, format!("tensor {name} is no adapter of a linear layer")))
+            Err(malformed(directory, &format!("tensor {name} is no adapter of a linear layer")))
         }
         None => Ok(pairs),
     }
@@ -177,7 +177,7 @@ fn is_served(layer: &str) -> bool {
     part.is_some_and(|(_, part)| LAYERS.contains(&part))
 }
 
-fn malformed(directory: &Path, detail: String) -> ModelError {
+fn malformed(directory: &Path, detail: &str) -> ModelError {
     let detail = format!("{detail}; are the adapters of this model?");
     ModelError::Malformed { path: directory.join(WEIGHTS), detail }
 }

@@ -51,7 +51,7 @@ impl Row {
     }
 }
 
-/// Smooths a decoder's layers, rounds those of `model` that are to be packed, and leaves in it what
+/// Smooths a decoder's layers, rounds those of `model` that get whole numbers, and leaves in it what
 /// they stand for. `samples` are shown to it one by one, at most `rows` of them. `kept_in` is the kind
 /// in which norms are written.
 pub fn calibrate(
@@ -105,7 +105,12 @@ fn shown(model: &Model, samples: &Samples, rows: u32) -> Result<Vec<Row>, Error>
     Ok(shown)
 }
 
-/// Has the layers of a stage that are to be packed take note of their inputs.
+/// Bits and groups of a layer that is rounded to whole numbers.
+fn whole(schemes: &BTreeMap<String, Option<Scheme>>, name: &str) -> Option<(u32, Option<i64>)> {
+    schemes.get(name).copied().flatten().and_then(Scheme::whole)
+}
+
+/// Has the layers of a stage that are to be rounded take note of their inputs.
 fn watch(
     model: &mut Model,
     stage: usize,
@@ -115,7 +120,9 @@ fn watch(
     let mut failed = None;
     model.network_mut().stage_mut(stage).linears_mut(&mut |linear| {
         let LinearKind::Dense { weight, bias } = &linear.kind else { return };
-        let Some(Some(Scheme::Packed { .. })) = schemes.get(&linear.name) else { return };
+        if whole(schemes, &linear.name).is_none() {
+            return;
+        }
         let moments = match Moments::new(weight.size()[1]) {
             Ok(moments) => Arc::new(Mutex::new(moments)),
             Err(error) => {
@@ -142,11 +149,11 @@ fn settle(
     let mut failed = None;
     model.network_mut().stage_mut(stage).linears_mut(&mut |linear| {
         let Some(moments) = watched.get(&linear.name) else { return };
-        let Some(Some(Scheme::Packed { bits, group })) = schemes.get(&linear.name) else { return };
+        let Some((bits, group)) = whole(schemes, &linear.name) else { return };
         let LinearKind::Other(op) = &linear.kind else { return };
         let Some(Ok(LinearKind::Dense { weight, bias })) = op.merged() else { return };
         let moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = gptq::round(&weight, &moments, *bits, *group)
+        let done = gptq::round(&weight, &moments, bits, group)
             .and_then(|layer| Ok((layer.dequantize()?, layer)));
         match done {
             Ok((weight, layer)) => {

@@ -65,13 +65,13 @@ pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
     })
 }
 
-/// A layer that is read in `bits`, 4 or 8, with its scales.
+/// A layer that is read in so many bits, 4 or 8, with its scales.
 pub(super) fn held(
     (values, scale): (&Tensor, &Tensor),
     bias: Option<&Tensor>,
-    bits: u32,
+    width: u32,
 ) -> Result<LinearKind, ModelError> {
-    let narrow = if bits == 4 {
+    let narrow = if width == 4 {
         Narrow::nibbles(values, scale, bias)?
     } else {
         Narrow::bytes(values, scale, bias)?

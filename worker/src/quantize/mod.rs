@@ -61,10 +61,6 @@ enum QuantizeError {
     Metric { model: &'static str, metric: &'static str, instead: &'static str },
     #[error("{} is compressed already; name the model that it was made from", .0.display())]
     Compressed(PathBuf),
-    #[error(
-        "compression.calibration does nothing for INT8 of a {0}: leave it out, or let compression.quantization be INT8WeightOnly or INT4"
-    )]
-    Calibration(String),
     #[error(transparent)]
     Gate(#[from] GateFailed),
 }
@@ -73,9 +69,7 @@ impl QuantizeError {
     fn exit_code(&self) -> i32 {
         match self {
             Self::Engine(error) => error.exit_code() as i32,
-            Self::Metric { .. } | Self::Compressed(_) | Self::Calibration(_) => {
-                ExitCode::Usage as i32
-            }
+            Self::Metric { .. } | Self::Compressed(_) => ExitCode::Usage as i32,
             Self::Gate(_) => ExitCode::GateFailed as i32,
         }
     }
@@ -83,7 +77,7 @@ impl QuantizeError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Engine(error) => error.reason(),
-            Self::Metric { .. } | Self::Compressed(_) | Self::Calibration(_) => "BadConfig",
+            Self::Metric { .. } | Self::Compressed(_) => "BadConfig",
             Self::Gate(_) => "GateFailed",
         }
     }
@@ -154,10 +148,6 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
     }
     let dense = model::load(&config.model, Device::Cpu).map_err(Error::from)?;
     dense.expect_text().map_err(Error::from)?;
-    let idle = config.calibration.is_some() && config.quantization == Quantization::INT8;
-    if idle && !smooth::can_smooth(&dense) {
-        return Err(QuantizeError::Calibration(dense.architecture()));
-    }
     let reader = Reader::of(&dense, &config.model)?;
     if let Some(gate) = &config.gate {
         reader.expect(gate.metric)?;

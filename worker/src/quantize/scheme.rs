@@ -30,6 +30,15 @@ pub const FLOAT8_MAX: f64 = 448.0;
 pub const GROUPS: [i64; 3] = [128, 64, 32];
 
 impl Scheme {
+    /// Bits of a weight's whole numbers, and columns that share a scale; `None` of floats.
+    pub fn whole(self) -> Option<(u32, Option<i64>)> {
+        match self {
+            Self::Int8 => Some((8, None)),
+            Self::Packed { bits, group } => Some((bits, group)),
+            Self::Float8 => None,
+        }
+    }
+
     /// The one of a layer with so many columns: in groups of at most `group`. `None` where the layer
     /// stays as it is, since its columns are no multiple of any group.
     pub fn of(quantization: Quantization, group: i64, columns: i64) -> Option<Self> {

@@ -74,15 +74,10 @@ pub(super) fn smooth(
     let tokens: i64 = shown.iter().map(|row| row.hidden.size()[1]).sum();
     let Some(prefix) = layer_of(model, stage).filter(|_| tokens > 0) else { return Ok(()) };
     let inputs = inputs(model, stage, shown, (tokens / TOKENS).max(1))?;
-    for site in sites(model, (stage, &prefix), schemes, &inputs, kept_in)? {
+    for site in sites(model, (stage, &prefix), schemes, &inputs, kept_in) {
         site.smooth()?;
     }
     Ok(())
-}
-
-/// Whether there is anything to smooth in a model.
-pub fn can_smooth(model: &Model) -> bool {
-    (0..model.network().stages()).any(|stage| layer_of(model, stage).is_some())
 }
 
 /// Such as `model.layers.3`, of a stage with attention by heads.
@@ -136,7 +131,7 @@ fn sites(
     schemes: &BTreeMap<String, Option<Scheme>>,
     inputs: &BTreeMap<String, Tensor>,
     kept_in: Kind,
-) -> Result<Vec<Site>, ModelError> {
+) -> Vec<Site> {
     let (mut norms, mut layers) = (BTreeMap::new(), BTreeMap::new());
     model.network().stage(stage).leaves(&mut |leaf| match leaf {
         Leaf::Weight(weight) => {
@@ -179,7 +174,7 @@ fn sites(
     let groups = number("num_key_value_heads").unwrap_or(heads);
     let attention = ["q", "k", "v"].map(|part| format!("self_attn.{part}_proj"));
     let attention = attention.each_ref().map(String::as_str);
-    Ok([
+    [
         of_norm("input_layernorm.weight", &attention),
         of_layer("self_attn.v_proj", "self_attn.o_proj", groups),
         of_norm("post_attention_layernorm.weight", &["mlp.gate_proj", "mlp.up_proj"]),
@@ -188,7 +183,7 @@ fn sites(
     .into_iter()
     .flatten()
     .filter(|site| site.read_by.iter().any(|reader| reader.scheme.is_some()))
-    .collect())
+    .collect()
 }
 
 impl Site {

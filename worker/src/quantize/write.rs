@@ -116,6 +116,10 @@ fn tensors(model: &Model, recipe: &Recipe) -> Result<(NamedTensors, &'static str
         let Some(scheme) = recipe.layers.get(&linear.name).copied().flatten() else { continue };
         let parts = match (recipe.rounded.get(&linear.name), scheme) {
             (Some(rounded), Scheme::Packed { bits, .. }) => pack_all(rounded, bits)?,
+            (Some(rounded), Scheme::Int8) => vec![
+                ("weight", rounded.values.f_to_kind(Kind::Int8)?),
+                ("weight_scale", rounded.scales.shallow_clone()),
+            ],
             _ => store(&weight.detach().f_contiguous()?, scheme)?,
         };
         tensors.extend(parts.into_iter().map(|(part, t)| (format!("{}.{part}", linear.name), t)));

@@ -140,13 +140,13 @@ fn adapters_are_models_of_their_own_that_share_a_pass() {
         adapters(&fixture, name, seed);
     }
     let path = fixture.path("model");
-    let served: Vec<Value> =
+    let beside: Vec<Value> =
         ["mails", "chats"].map(|name| json!({"name": name, "path": fixture.path(name)})).into();
     let merged = ["mails", "chats"].map(|name| fixture.path(&format!("{name}-merged")));
     let models =
         [("tiny", path.clone()), ("mails", merged[0].clone()), ("chats", merged[1].clone())];
     let server = Server::of(fixture, path, |config| {
-        config["adapters"] = served.into();
+        config["adapters"] = beside.into();
         // Texts that come soon after each other share passes.
         config["maxBatchDelayMilliseconds"] = 300.into();
     });

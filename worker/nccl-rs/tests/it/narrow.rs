@@ -29,15 +29,15 @@ fn whole(outputs: i64, inputs: i64, low: i64, high: i64) -> Tensor {
 }
 
 /// Every way to hold a weight of these sizes.
-fn held(outputs: i64, inputs: i64, bias: Option<&Tensor>) -> Vec<Held> {
+fn held(outputs: i64, inputs: i64, bias: Option<&Tensor>) -> nccl_rs::Result<Vec<Held>> {
     let bf16 = Tensor::randn([outputs, inputs], CPU).to_kind(Kind::BFloat16);
-    let mut all = vec![Held { layer: Narrow::halves(&bf16, bias).unwrap(), weight: bf16 }];
+    let mut all = vec![Held { layer: Narrow::halves(&bf16, bias)?, weight: bf16 }];
     let (int8, int4) = (whole(outputs, inputs, -127, 128), whole(outputs, inputs, -8, 8));
     let scale = Tensor::rand([outputs], CPU) + 0.1;
     for (layer, values) in
         [(Narrow::bytes(&int8, &scale, bias), &int8), (Narrow::nibbles(&int4, &scale, bias), &int4)]
     {
-        all.push(Held { layer: layer.unwrap(), weight: values * scale.view([-1, 1]) });
+        all.push(Held { layer: layer?, weight: values * scale.view([-1, 1]) });
     }
     for group in [32, 64, 256].into_iter().filter(|group| inputs % group == 0) {
         let exact = Tensor::rand([outputs, inputs / group], CPU) + 0.1;
@@ -47,11 +47,11 @@ fn held(outputs: i64, inputs: i64, bias: Option<&Tensor>) -> Vec<Held> {
                 (Narrow::bytes(&int8, &scale, bias), &int8),
                 (Narrow::nibbles(&int4, &scale, bias), &int4),
             ] {
-                all.push(Held { layer: layer.unwrap(), weight: values * &spread });
+                all.push(Held { layer: layer?, weight: values * &spread });
             }
         }
     }
-    all
+    Ok(all)
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn products_are_those_of_the_widened_weight() {
     for [rows, outputs, inputs] in SHAPES {
         let input = Tensor::randn([rows, inputs], CPU);
         let bias = Tensor::randn([outputs], CPU);
-        for (nth, held) in held(outputs, inputs, Some(&bias)).iter().enumerate() {
+        for (nth, held) in held(outputs, inputs, Some(&bias)).unwrap().iter().enumerate() {
             let weight = held.weight.to_kind(Kind::Double).transpose(0, 1);
             let want = input.to_kind(Kind::Double).matmul(&weight) + &bias;
             let size = want.abs().max().double_value(&[]).max(1.0);
@@ -79,7 +79,7 @@ fn products_are_those_of_the_widened_weight() {
 fn a_row_s_product_does_not_depend_on_its_company() {
     tch::manual_seed(4);
     let input = Tensor::randn([7, 192], CPU);
-    for held in held(50, 192, None) {
+    for held in held(50, 192, None).unwrap() {
         for level in LEVELS {
             let together = held.layer.forward_at(&input, level).unwrap();
             for row in 0..7 {

@@ -21,27 +21,24 @@ fn tokens_see_what_libtorch_lets_them_see() {
     for (width, value) in [(64, 64), (24, 40), (5, 3)] {
         let (keys, values) = pool(width, value);
         // New tokens, all tokens: one key, whole blocks of keys, parts of blocks.
-        let texts: Vec<(usize, Vec<i64>)> = [(1, 1), (1, 64), (3, 65), (8, 8), (1, 200), (2, 131)]
-            .iter()
-            .zip(0..)
-            .map(|((new, all), text)| (*new, slots(text, *all)))
-            .collect();
-        let new: i64 = texts.iter().map(|(new, _)| *new as i64).sum();
+        let sizes = [(1i64, 1), (1, 64), (3, 65), (8, 8), (1, 200), (2, 131)];
+        let texts: Vec<(i64, Vec<i64>)> =
+            sizes.iter().zip(0..).map(|((new, all), text)| (*new, slots(text, *all))).collect();
+        let new: i64 = texts.iter().map(|(new, _)| *new).sum();
         let query = Tensor::randn([1, new, 6, width], CPU).transpose(1, 2);
-        let seen = texts.iter().map(|(new, slots)| (*new, &slots[..])).collect::<Vec<_>>();
+        let seen = texts.iter().map(|(new, slots)| (usize::try_from(*new).unwrap(), &slots[..]));
+        let seen: Vec<_> = seen.collect();
         let seen = Seen::new(&seen).unwrap();
         let got = seen.attend(&query, (&keys, &values), 0.3).unwrap();
         assert_eq!(got.size(), [1, new, 6 * value]);
         let mut start = 0;
-        for (new, slots) in &texts {
-            let new = *new as i64;
+        for ((new, slots), (_, all)) in texts.iter().zip(&sizes) {
             let of = |pool: &Tensor| {
                 pool.index_select(0, &Tensor::from_slice(slots)).transpose(0, 1).unsqueeze(0)
             };
-            let all = slots.len() as i64;
-            let mask = Tensor::ones([new, all], (Kind::Bool, Device::Cpu)).tril(all - new);
+            let mask = Tensor::ones([*new, *all], (Kind::Bool, Device::Cpu)).tril(all - new);
             let want = Tensor::scaled_dot_product_attention(
-                &query.narrow(2, start, new),
+                &query.narrow(2, start, *new),
                 &of(&keys),
                 &of(&values),
                 Some(&mask),
@@ -50,8 +47,8 @@ fn tokens_see_what_libtorch_lets_them_see() {
                 0.3,
                 true,
             );
-            let want = want.transpose(1, 2).reshape([1, new, -1]);
-            let gap = (got.narrow(1, start, new) - want).abs().max().double_value(&[]);
+            let want = want.transpose(1, 2).reshape([1, *new, -1]);
+            let gap = (got.narrow(1, start, *new) - want).abs().max().double_value(&[]);
             assert!(gap < 2e-6, "{new} of {all} tokens: {gap:e}");
             start += new;
         }
