@@ -256,7 +256,7 @@ fn a_language_model_is_calibrated_and_judged_by_its_next_tokens() {
     });
     assert_eq!(smoothed.exit_code, 0, "{}", smoothed.result.message);
     let error = error("smoothed");
-    assert!(error > 0.0 && error < 0.03, "{error}");
+    assert!(error > 0.0 && error < 0.1, "{error}");
     let norms = |of: &str| {
         let tensors = Tensor::read_safetensors(fixture.path(of).join("model.safetensors")).unwrap();
         let norm = |(name, _): &(String, Tensor)| name == "model.layers.0.input_layernorm.weight";
