@@ -11,13 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 [ -n "${HEARTH_COPY:-}" ] || exec tests/setup/in-copy.sh tests/bench/serve.sh "$@"
 
-source tests/setup/env.sh
-eval "$(tests/setup/libtorch.sh)"
-export HEARTH_LIBTORCH_LIB=$LIBTORCH/lib
-if [[ -z ${HEARTH_WORKER:-} ]]; then
-  cargo build --release --quiet --workspace --bins
-  HEARTH_WORKER=$HEARTH_BIN/hearth-worker
-fi
+source tests/bench/worker.sh
 
 if [[ ${1:-} == --smoke ]]; then
   exec python3 tests/bench/serve.py --smoke --worker "$HEARTH_WORKER" --out target/bench/serve-smoke.json

@@ -14,35 +14,15 @@ namespace {
 using hearth::Bf16;
 using hearth::in;
 using hearth::kGrain;
+using hearth::kLanes;
 using hearth::load;
 using hearth::out_of;
 using hearth::recorded;
 using hearth::store;
+using hearth::sum_of_products;
 using hearth::with_type;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-
-// Lanes of a sum, so that it is vectorized, and the same with every instruction set.
-constexpr int64_t kLanes = 16;
-
-template <typename T>
-HEARTH_INLINE float sum_of_products(const T* a, const T* b, int64_t n) {
-  float lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] += load(a[i + lane]) * load(b[i + lane]);
-    }
-  }
-  for (; i < n; ++i) {
-    lanes[0] += load(a[i]) * load(b[i]);
-  }
-  float sum = 0;
-  for (const float lane : lanes) {
-    sum += lane;
-  }
-  return sum;
-}
 
 template <typename T>
 HEARTH_INLINE void rms_loop(const T* x, const T* weight, T* out, float* scale, float eps,

@@ -37,6 +37,28 @@ HEARTH_INLINE void store(Bf16& to, float x) {
   to = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
 }
 
+// Lanes of a sum, so that it is vectorized, and the same with every instruction set.
+constexpr int64_t kLanes = 16;
+
+template <typename T>
+HEARTH_INLINE float sum_of_products(const T* a, const T* b, int64_t n) {
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] += load(a[i + lane]) * load(b[i + lane]);
+    }
+  }
+  for (; i < n; ++i) {
+    lanes[0] += load(a[i]) * load(b[i]);
+  }
+  float sum = 0;
+  for (const float lane : lanes) {
+    sum += lane;
+  }
+  return sum;
+}
+
 // Elements that are worth a thread of their own.
 constexpr int64_t kGrain = 1 << 15;
 

@@ -10,7 +10,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <tuple>
 #include <utility>
@@ -23,9 +22,7 @@ using hearth::Bf16;
 
 // Rows of the weight that lie side by side.
 constexpr int64_t kRows = 16;
-// Columns of every group are a multiple of this; the last ones are filled up with zeros.
-constexpr int64_t kColumns = 32;
-// Most columns of a group: 127 * 32767 * 256 is below 2^31.
+// Most columns of a group, all of which are multiples of 32: 127 * 32767 * 256 is below 2^31.
 constexpr int64_t kMostColumns = 256;
 constexpr float kLimit = 32767;
 

@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "fused.hpp"
@@ -13,8 +12,6 @@ namespace paged {
 
 // Keys whose scores are known before any of their values is read.
 constexpr int64_t kKeys = 64;
-// Lanes of a sum.
-constexpr int64_t kLanes = 16;
 
 struct Pool {
   // [slots, groups, width] and [slots, groups, value_width].
@@ -22,24 +19,6 @@ struct Pool {
   const float* values;
   int64_t groups, width, value_width;
 };
-
-HEARTH_INLINE float dot(const float* a, const float* b, int64_t n) {
-  float lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] += a[i + lane] * b[i + lane];
-    }
-  }
-  float sum = 0;
-  for (; i < n; ++i) {
-    sum += a[i] * b[i];
-  }
-  for (const float lane : lanes) {
-    sum += lane;
-  }
-  return sum;
-}
 
 // e^x of x <= 0 to some 1e-7, without a call: 2^n * e^r with |r| <= ln(2) / 2 (Cephes' expf).
 HEARTH_INLINE float exponential(float x) {
@@ -73,7 +52,8 @@ HEARTH_INLINE void head_loop(const Pool& pool, const float* query, const int64_t
     float weights[kKeys];
     float most_here = most;
     for (int64_t i = 0; i < here; ++i) {
-      weights[i] = dot(query, keys + slots[begin + i] * key_step, pool.width) * scale;
+      weights[i] =
+          hearth::sum_of_products(query, keys + slots[begin + i] * key_step, pool.width) * scale;
       most_here = std::max(most_here, weights[i]);
     }
     for (int64_t i = here; i < kKeys; ++i) {
