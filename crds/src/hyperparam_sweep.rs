@@ -46,6 +46,7 @@ use crate::training_job::TrainingJobSpec;
     validation = Rule::new("!has(self.earlyStopping) || self.algorithm.type != 'ASHA'").message("ASHA ends trials itself, at its rungs: remove earlyStopping, or choose another algorithm").field_path(".earlyStopping"),
     validation = Rule::new("!has(self.earlyStopping) || self.job.training.maxSteps <= 0 || self.earlyStopping.startStep < self.job.training.maxSteps").message("earlyStopping.startStep is not below job.training.maxSteps, so that no trial would ever be stopped: lower it").field_path(".earlyStopping.startStep"),
     validation = Rule::new("self.objective == oldSelf.objective && self.algorithm == oldSelf.algorithm").message("objective and algorithm cannot change after creation: create another HyperparamSweep"),
+    validation = Rule::new("!has(self.job.stop)").message("job.stop would end every trial as it begins: remove it; to end a sweep, delete it or lower trials.max").field_path(".job.stop"),
     validation = Rule::new("self.trials.parallel <= self.trials.max").message("trials.parallel cannot exceed trials.max").field_path(".trials.parallel"),
     validation = Rule::new("self.algorithm.type != 'Grid' || self.parameters.all(p, !has(p.range))").message("algorithm Grid needs values, not a range, for every parameter").field_path(".parameters"),
 )]

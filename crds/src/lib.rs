@@ -6,6 +6,7 @@
 //! pure functions over it.
 
 pub mod api_key;
+pub mod compression;
 pub mod condition;
 pub mod entrance;
 pub mod history;
@@ -16,6 +17,7 @@ pub mod names;
 pub mod objective;
 pub mod peft;
 pub mod pod;
+pub mod pruning;
 pub mod routing;
 pub mod rules;
 mod schema;

@@ -8,10 +8,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::compression::{
+    Calibration, Compression, CompressionReport, CompressionTraining, Gate, Quantization,
+    StudentDistillation,
+};
 pub use crate::entrance::{GatewaySpec, HttpRoute, Oidc, ParentRef, Routing, SecretRef};
 use crate::pod::{PodPlacement, Resources};
-use crate::training_arguments::Metric;
-use crate::training_job::DataSource;
 
 /// Compresses a trained model, refuses it if it lost too much, and rolls it out to traffic.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +45,7 @@ use crate::training_job::DataSource;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
-    validation = Rule::new("self.serving.runtime == 'Libtorch' || !has(self.compression) || self.compression.quantization in ['FP16', 'BF16']").message("serving.runtime OnnxRuntime and TensorRT compute in floats: choose Libtorch, or compression.quantization FP16 or BF16").field_path(".serving.runtime"),
+    validation = Rule::new("self.serving.runtime == 'Libtorch' || !has(self.compression) || self.compression.quantization in ['FP32', 'FP16', 'BF16']").message("serving.runtime OnnxRuntime and TensorRT compute in floats: choose Libtorch, or compression.quantization FP32, FP16 or BF16").field_path(".serving.runtime"),
     validation = Rule::new("self.serving.runtime != 'TensorRT' || (has(self.serving.resources.limits) && 'nvidia.com/gpu' in self.serving.resources.limits)").message("serving.runtime TensorRT needs a GPU: set serving.resources.limits, or choose OnnxRuntime").field_path(".serving.runtime"),
     validation = Rule::new("(self.routing == 'HTTPRoute') == has(self.httpRoute)").message("routing HTTPRoute and httpRoute need each other").field_path(".routing"),
     validation = Rule::new("self.routing == 'Gateway' || !has(self.gateway.tls)").message("routing HTTPRoute talks plain HTTP to Hearth's gateway: leave gateway.tls out, and let the Gateway of httpRoute.parentRefs encrypt").field_path(".gateway.tls"),
@@ -91,125 +93,6 @@ pub struct ModelRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub source: Option<String>,
-}
-
-/// How to make the model smaller.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[x_kube(
-    validation = Rule::new("!has(self.groupSize) || self.quantization == 'INT4'").message("compression.groupSize needs quantization INT4"),
-    validation = Rule::new("!has(self.groupSize) || self.groupSize in [32, 64, 128]").message("compression.groupSize is 32, 64 or 128"),
-    validation = Rule::new("!has(self.calibration) || self.quantization in ['INT4', 'INT8', 'INT8WeightOnly']").message("compression.calibration needs quantization INT4, INT8 or INT8WeightOnly: the others round each number by itself"),
-)]
-#[serde(rename_all = "camelCase")]
-pub struct Compression {
-    /// Number format of the weights.
-    pub quantization: Quantization,
-    /// Of INT4: most columns of a weight that share a scale: 32, 64 or 128, the default. Fewer
-    /// cost more bytes and lose less. A layer whose columns are no multiple of it gets the largest
-    /// of these that fits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group_size: Option<i32>,
-    /// Rows by which a model is rounded so that its answers change least: channels that stand out are
-    /// made smaller where they are made (decoders; SmoothQuant, AWQ), and what a number loses is made
-    /// up for by others (GPTQ). Without, each number is rounded to the nearest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<Calibration>,
-    /// What the smaller model must still be able to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gate: Option<Gate>,
-    /// Where the smaller model goes; beside the source, with the revision in
-    /// its name, where left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
-    pub destination: Option<String>,
-    /// Resources of the pod that compresses.
-    #[serde(default)]
-    pub resources: Resources,
-}
-
-/// Number format of the weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Quantization {
-    /// 8-bit weights and activations, weights per channel, activations per token.
-    INT8,
-    /// 8-bit weights only.
-    INT8WeightOnly,
-    /// 4-bit weights only, a scale for each `groupSize` columns.
-    INT4,
-    /// 8-bit floats (e4m3), weights per channel, activations per token. Servers on CPUs compute
-    /// with the weights in 32 bits.
-    FP8,
-    /// 16-bit floats.
-    FP16,
-    /// bfloat16.
-    BF16,
-    /// llama.cpp's file (GGUF), for language models: 8 bits, a scale for each 32 columns.
-    Q8_0,
-    /// llama.cpp's file: 4 bits, a scale for each 32 columns.
-    Q4_0,
-    /// llama.cpp's file: 4 bits, a scale and a minimum for each 32 columns, and 6 bits for what
-    /// loses most.
-    #[serde(rename = "Q4_K_M")]
-    Q4KM,
-}
-
-impl Quantization {
-    /// The name in paths and reports.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::INT8 => "int8",
-            Self::INT8WeightOnly => "int8-weight-only",
-            Self::INT4 => "int4",
-            Self::FP8 => "fp8",
-            Self::FP16 => "fp16",
-            Self::BF16 => "bf16",
-            Self::Q8_0 => "q8-0",
-            Self::Q4_0 => "q4-0",
-            Self::Q4KM => "q4-k-m",
-        }
-    }
-}
-
-impl Compression {
-    /// Most columns of a weight that share a scale, where columns do.
-    pub fn group_size(&self) -> u32 {
-        self.group_size.unwrap_or(128).unsigned_abs()
-    }
-}
-
-/// Rows that weights are rounded by. They should be like those that will be asked, and none of
-/// those that the gate judges by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Calibration {
-    /// The rows.
-    pub data: DataSource,
-    /// Most rows that are shown to the model, the first ones.
-    #[serde(default = "default_max_rows")]
-    #[schemars(range(min = 1, max = 4096))]
-    pub max_rows: i32,
-}
-
-fn default_max_rows() -> i32 {
-    128
-}
-
-/// An evaluation that the compressed model must pass before it is served.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Gate {
-    /// Rows to evaluate on.
-    pub data: DataSource,
-    /// What to compare.
-    #[serde(default = "default_metric")]
-    pub metric: Metric,
-    /// Most that the metric may get worse against the uncompressed model.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub max_drop: f64,
-}
-
-fn default_metric() -> Metric {
-    Metric::F1
 }
 
 /// The server pods.
@@ -622,30 +505,4 @@ pub struct RejectedRevision {
     /// When.
     #[schemars(schema_with = "crate::schema::time")]
     pub at: Time,
-}
-
-/// What compression did to a model.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CompressionReport {
-    /// Bytes of weights before.
-    pub size_before_bytes: i64,
-    /// Bytes of weights after.
-    pub size_after_bytes: i64,
-    /// The gate's metric before, where there is a gate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metric_before: Option<f64>,
-    /// The gate's metric after.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metric_after: Option<f64>,
-    /// Share of the gate's answers (of rows, or of a language model's tokens) that are the same
-    /// after as before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub agreement: Option<f64>,
-    /// Median time of one of the gate's rows before, on the pod that compressed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub latency_before_milliseconds: Option<f64>,
-    /// The same after.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub latency_after_milliseconds: Option<f64>,
 }

@@ -111,11 +111,11 @@ pub struct Distillation {
     pub alpha: f64,
 }
 
-fn default_temperature() -> f64 {
+pub(crate) fn default_temperature() -> f64 {
     2.0
 }
 
-fn default_alpha() -> f64 {
+pub(crate) fn default_alpha() -> f64 {
     0.5
 }
 

@@ -4,7 +4,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 /// What a TrainingJob's results follow from.
-const FIXED: [&str; 9] = [
+const FIXED: [&str; 10] = [
     "task",
     "model",
     "data",
@@ -13,6 +13,7 @@ const FIXED: [&str; 9] = [
     "output",
     "objective",
     "distillation",
+    "pruning",
     "peft",
 ];
 const CANNOT_CHANGE: &str = "cannot change after creation: create another TrainingJob";

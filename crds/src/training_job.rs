@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::objective::{Distillation, Objective};
 use crate::peft::Peft;
 use crate::pod::{PodPlacement, Resources};
+use crate::pruning::Pruning;
 use crate::training_arguments::{Metric, TrainingArguments};
 
 /// Trains a model on this cluster's data and writes it as a Hugging Face directory.
@@ -60,6 +61,7 @@ use crate::training_arguments::{Metric, TrainingArguments};
     validation = Rule::new("self.training.optim == 'AdamW' || (self.training.adamBeta1 == 0.9 && self.training.adamBeta2 == 0.999 && self.training.adamEpsilon == 1e-8)").message("training.adamBeta1, adamBeta2 and adamEpsilon need training.optim AdamW: remove them").field_path(".training.optim"),
     validation = Rule::new("!has(self.objective) || (self.objective.type == 'Classification' ? self.task in ['SequenceClassification', 'ImageClassification', 'TabularClassification'] : self.task == 'CausalLM')").message("objective.type does not fit the task: CausalLM takes Pretraining, SFT or DPO, the classification tasks take Classification, and TabularRegression takes no objective").field_path(".objective.type"),
     validation = Rule::new("!has(self.objective) || self.objective.type != 'DPO' || (!has(self.distillation) && self.training.labelSmoothingFactor == 0.0)").message("objective.type DPO has a loss of its own: remove distillation and training.labelSmoothingFactor").field_path(".objective.type"),
+    validation = Rule::new("!has(self.pruning) || (!has(self.peft) && !self.task.startsWith('Tabular'))").message("pruning changes the layers that a model is made of: remove peft, and use CausalLM, SequenceClassification or ImageClassification").field_path(".pruning"),
     validation = Rule::new("!has(self.peft) || !self.task.startsWith('Tabular')").message("peft needs a model of linear layers: remove it for the Tabular tasks").field_path(".peft"),
     validation = Rule::new("!(has(self.data.eval) && has(self.data.evalSplit))").message("set data.eval or data.evalSplit, not both").field_path(".data.evalSplit"),
     validation = Rule::new("self.training.maxSteps > 0 || self.training.numTrainEpochs > 0.0").message("set training.numTrainEpochs or training.maxSteps above 0").field_path(".training.numTrainEpochs"),
@@ -85,6 +87,9 @@ pub struct TrainingJobSpec {
     /// A larger model to learn from besides the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<Distillation>,
+    /// Take weights away before training: those that became 0 stay 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<Pruning>,
     /// Train adapters instead of all weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peft: Option<Peft>,

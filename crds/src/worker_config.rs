@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::model_deployment::{CompressionReport, Quantization, ServingRuntime};
 use crate::objective::Objective;
 use crate::peft::Peft;
+use crate::pruning::Pruning;
 use crate::training_arguments::{Metric, TrainingArguments};
 use crate::training_job::{
     self, Accelerator, CheckpointStatus, CleanStep, DataFormat, Evaluation, ModelStatus,
@@ -64,6 +65,9 @@ pub struct TrainConfig {
     /// A second model to learn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<TrainDistillation>,
+    /// Weights that are taken away before training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<Pruning>,
     /// Adapters to train instead of all weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peft: Option<Peft>,
@@ -199,6 +203,13 @@ pub struct QuantizeConfig {
     pub job: JobIdentity,
     /// Hugging Face directory to compress.
     pub model: PathBuf,
+    /// The model that the gate compares with and whose size counts as the one before, where it is
+    /// not `model`: the teacher, or what was pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<PathBuf>,
+    /// Weights that are taken away first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<Pruning>,
     /// Number format to write.
     pub quantization: Quantization,
     /// Most columns of a weight that share a scale, where columns do.

@@ -91,8 +91,8 @@ impl Caches {
         self.get(id.kind, namespace, &id.name).map(|object| live(&object))
     }
 
-    /// The TrainingJobs that the sweep with this UID controls.
-    pub fn trials_of(&self, namespace: &str, uid: &str) -> Vec<Arc<GuardedJob>> {
+    /// The TrainingJobs that the object with this UID controls.
+    pub fn jobs_of(&self, namespace: &str, uid: &str) -> Vec<Arc<GuardedJob>> {
         self.training_jobs.state_filter(|job| {
             job.meta().namespace.as_deref() == Some(namespace) && owner(job.meta()) == Some(uid)
         })

@@ -13,7 +13,7 @@ from served import HERE, run_peer, serving
 from streams import percentile
 
 BATCH = 32
-# The goal, against ONNX Runtime.
+# The goal against ONNX Runtime.
 SPEED = 1.1
 # Most by which a score may differ.
 SAME = 1e-3

@@ -12,7 +12,7 @@ from report import row
 from served import HERE, NAME, run_peer, serving
 from streams import Text, percentile, rate
 
-# The goals: ratios of Hearth to llama.cpp.
+# Goals: ratios of Hearth to llama.cpp.
 READS, MAKES = 1.0, {1: 1.1, 8: 2.0}
 PEER = "llama.cpp Q8_0"
 

@@ -31,7 +31,7 @@ from subjects import Floor, Hearth, Trainer, script
 
 PEER, FLOOR = "Trainer 2.3.0 and JobSet 0.12.0", "a client with the same writes"
 RATE, PACED_JOBS, WARM_UP = 30, 600, 5
-# The goals.
+# Goals.
 SPEED = {"suspended": 3, "pods": 2}
 OF_FLOOR, MEMORY, MEMORY_MIB, WAIT, WRITES, FLAT = 0.5, 0.5, 100, 1.0, 1.0, 1.2
 

@@ -39,7 +39,7 @@ import hearth  # noqa: E402
 import tiny  # noqa: E402
 from report import row, write  # noqa: E402
 
-# The goals: ratios of Hearth to its peer.
+# Goals: ratios of Hearth to its peer.
 SPEED, START, MEMORY = 1.2, 0.2, 0.7
 # Processes, and threads of each.
 ALONE, PAIR = (1, 2), (2, 1)

@@ -11,6 +11,7 @@ mod language;
 mod many;
 mod resize;
 mod rollout;
+mod smaller;
 mod support;
 mod sweep;
 mod upgrade;

@@ -13,8 +13,10 @@ import shutil
 import sys
 
 import hearth
+import safetensors.torch
 import tokenizers
 import torch
+import torch.nn.utils.prune
 import transformers
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz. "
@@ -23,17 +25,25 @@ SAME = 5e-5
 # INT8's activations are rounded, too, in compressed-tensors to 8 bits, here to 7 on CPUs without
 # VNNI: 1 % of the loss.
 ROUNDED = 0.06
+HALF = {"type": "Unstructured", "sparsity": 0.5}
+SMALLER = {"type": "Structured", "heads": 0.5, "neurons": 0.25}
 CASES = [
-    ("INT8", 128, ROUNDED),
-    ("INT8WeightOnly", 128, SAME),
-    ("INT4", 32, SAME),
-    ("INT4", 128, SAME),
-    ("FP8", 128, SAME),
-    ("FP16", 128, SAME),
-    ("BF16", 128, SAME),
-    ("Q8_0", 128, SAME),
-    ("Q4_0", 128, SAME),
-    ("Q4_K_M", 128, SAME),
+    ("INT8", 128, None, ROUNDED),
+    ("INT8WeightOnly", 128, None, SAME),
+    ("INT4", 32, None, SAME),
+    ("INT4", 128, None, SAME),
+    ("FP8", 128, None, SAME),
+    ("FP16", 128, None, SAME),
+    ("BF16", 128, None, SAME),
+    ("Q8_0", 128, None, SAME),
+    ("Q4_0", 128, None, SAME),
+    ("Q4_K_M", 128, None, SAME),
+    ("FP32", 128, HALF, SAME),
+    ("FP32", 128, {"type": "SemiStructured"}, SAME),
+    ("FP32", 128, SMALLER, SAME),
+    ("INT8WeightOnly", 128, HALF, SAME),
+    ("INT4", 32, SMALLER, SAME),
+    ("Q4_0", 128, SMALLER, SAME),
 ]
 
 
@@ -59,8 +69,9 @@ def model(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
 
 
-def compress(worker, base, text, quantization, group, folder):
+def compress(worker, base, text, case, folder):
     """The worker's losses before and after."""
+    quantization, group, pruning, _ = case
     rows = folder.parent / "texts.jsonl"
     rows.write_text(json.dumps({"text": text}) + "\n")
     output = folder / "model"
@@ -73,6 +84,7 @@ def compress(worker, base, text, quantization, group, folder):
         "output": str(output),
         "outputUri": f"file://{output}",
         "calibration": None,
+        "pruning": pruning,
         "gate": {"data": hearth.data_file(rows), "metric": "loss", "maxDrop": 1.0},
     }
     report = worker.run("quantize", config, folder)["compression"]
@@ -92,6 +104,23 @@ def loss(folder, ids, quantization=None):
         return float(made(input_ids=ids, labels=ids).loss)
 
 
+def masks(base, folder, pruning):
+    """Whether weights are those that PyTorch leaves."""
+    original = safetensors.torch.load_file(base / "model.safetensors")
+    pruned = safetensors.torch.load_file(folder / "model.safetensors")
+    for name, weight in original.items():
+        if ".layers." not in name or weight.dim() != 2:
+            continue
+        if pruning["type"] == "Unstructured":
+            kept = torch.nn.utils.prune.L1Unstructured(pruning["sparsity"]).compute_mask(weight, torch.ones_like(weight))
+        else:
+            fours = weight.abs().view(-1, 4)
+            kept = torch.ones_like(fours).scatter(1, fours.argsort(1)[:, :2], 0.0).view_as(weight)
+        if not torch.equal(weight * kept, pruned[name]):
+            return False
+    return True
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--worker", type=pathlib.Path, required=True)
@@ -106,12 +135,16 @@ def main():
     text = "the quick brown fox jumps over the lazy dog. a model that is rounded answers a little otherwise."
     ids = torch.tensor([tokenizer().encode(text + "</s>").ids])
     dense = loss(base, ids)
-    for quantization, group, most in CASES:
+    for case in CASES:
+        quantization, group, pruning, most = case
         name = f"{quantization}-{group}" if quantization == "INT4" else quantization
-        before, after = compress(worker, base, text, quantization, group, given.out / name)
+        name += f"-{pruning['type']}" if pruning else ""
+        before, after = compress(worker, base, text, case, given.out / name)
         theirs = loss(given.out / name / "model", ids, quantization)
         apart, moved = abs(after - theirs), abs(after - before)
         fine = abs(before - dense) <= SAME and apart <= most and moved > SAME
+        if quantization == "FP32" and pruning != SMALLER:
+            fine = fine and masks(base, given.out / name / "model", pruning)
         print(f"{'ok    ' if fine else 'FAILED'}  {name}: loss {before:.5f} before; after {after:.5f} here, {theirs:.5f} in transformers")
         failed += [] if fine else [name]
     if failed:

@@ -44,6 +44,14 @@ libtorch_to() {
   cp -R "$LIBTORCH/licenses" "$1/"
 }
 
+# onnxruntime_to FOLDER: ONNX Runtime's library and what its licence asks for.
+onnxruntime_to() {
+  local home
+  home=$(dirname "$("$here/onnxruntime.sh")")
+  mkdir -p "$1"
+  cp -u "$home"/{libonnxruntime.so,LICENSE,ThirdPartyNotices.txt} "$1/"
+}
+
 # name_for NAME DOCKERFILE FOLDER FROM: with a tag that hashes all that the image is made of.
 name_for() {
   local key
@@ -83,6 +91,7 @@ keep_layers "$BASE_IMAGE"
 libtorch=$(libtorch_image)
 strip_to "$contexts/operator" hearth-operator hearth-gateway
 strip_to "$contexts/worker" hearth-worker
+onnxruntime_to "$contexts/worker"
 operator=$(publish hearth-operator "$root/operator/Dockerfile" "$contexts/operator" "$BASE_IMAGE")
 worker=$(publish hearth-worker "$root/worker/Dockerfile" "$contexts/worker" "$libtorch")
 echo "export HEARTH_OPERATOR_IMAGE=$operator HEARTH_WORKER_IMAGE=$worker"

@@ -23,6 +23,7 @@ pub mod objective;
 pub mod onnx;
 pub mod parallel;
 pub mod peft;
+pub mod prune;
 pub mod quantize;
 pub mod serve;
 pub mod termination;

@@ -3,19 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hearth_crds::TrainingJob;
 use hearth_crds::model_deployment::Routing;
 use hearth_crds::names;
 use hearth_crds::routing::{Measured, ROUTING_KEY, RoutingTable};
 use hearth_crds::{condition, source::Source};
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
 
 use super::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
 use super::observed::{Model, Observed, Route, Workload};
 use super::rollout::Record;
 use super::target::{self, Target};
+use super::training;
 use super::validate::{Origin, ValidDeployment};
+use crate::cache::GuardedJob;
 use crate::children::{ChildId, Kind, Live};
 use crate::context::Context;
 use crate::error::{CallError, GatherError};
@@ -29,10 +32,18 @@ pub async fn observe(
     valid: &ValidDeployment,
 ) -> Result<(Observed, Option<Target>), GatherError> {
     let namespace = valid.namespace.as_str();
-    let model = model(cx, valid);
-    let target = target::of(valid, &model, &cx.settings.images.worker);
+    let origin = model(cx, valid);
+    let training = training::job(valid, &origin);
+    let model = match &training {
+        Some(job) => trained(cx, valid, job),
+        None => origin.clone(),
+    };
+    let target = target::of(valid, (&model, &origin), &cx.settings.images.worker);
     let mut ids: BTreeSet<_> = expected(valid, target.as_ref()).into_iter().collect();
     ids.extend(cx.caches.owned_by(namespace, &valid.uid).into_keys());
+    let of_job = |name: String| ChildId { kind: Kind::TrainingJob, name };
+    ids.extend(training.iter().map(|job| of_job(job.name_any())));
+    ids.extend(cx.caches.jobs_of(namespace, &valid.uid).iter().map(|job| of_job(job.name_any())));
     let child = |id: ChildId| cx.child(namespace, &id).map(|live| (id, live));
     let children = ids.into_iter().filter_map(child).collect();
     let quantize = target
@@ -51,6 +62,7 @@ pub async fn observe(
         missing_claims: missing_claims(cx, valid, target.as_ref()),
         children,
         model,
+        training: training.map(Box::new),
         quantize,
         quantize_pods,
         servers: servers(cx, valid),
@@ -155,6 +167,17 @@ fn model_of_sweep(cx: &Context, valid: &ValidDeployment, name: &str) -> Model {
     }
 }
 
+/// The model that the deployment's own job leaves.
+fn trained(cx: &Context, valid: &ValidDeployment, job: &TrainingJob) -> Model {
+    let name = job.name_any();
+    let key = ObjectRef::<GuardedJob>::new(&name).within(&valid.namespace);
+    if cx.caches.training_jobs.get(&key).is_some() {
+        return model_of_job(cx, valid, &name);
+    }
+    let message = format!("TrainingJob {name} of spec.compression.training is about to start");
+    missing("WaitingForTraining", message, false)
+}
+
 fn missing(reason: &'static str, message: String, hopeless: bool) -> Model {
     Model::Missing { reason, message, hopeless }
 }
@@ -199,8 +222,10 @@ fn missing_claims(cx: &Context, valid: &ValidDeployment, target: Option<&Target>
         rows.chain(&valid.adapters).filter_map(Source::claim).collect();
     if let Some(target) = target {
         claims.extend(target.model.claim());
-        let from = target.artifact.as_ref().map(|artifact| &artifact.from);
-        claims.extend(from.and_then(Source::claim));
+        if let Some(artifact) = &target.artifact {
+            let read = [Some(&artifact.from), artifact.reference.as_ref()];
+            claims.extend(read.into_iter().flatten().filter_map(Source::claim));
+        }
     }
     let missing = claims.into_iter().filter(|claim| !cx.caches.has_claim(&valid.namespace, claim));
     missing.map(str::to_owned).collect()

@@ -9,6 +9,7 @@ pub mod report;
 pub mod rollout;
 pub mod scale;
 pub mod target;
+pub mod training;
 pub mod validate;
 
 use std::sync::Arc;

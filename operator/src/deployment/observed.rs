@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hearth_crds::TrainingJob;
 use hearth_crds::model_deployment::CompressionReport;
 use hearth_crds::routing::{Measured, RoutingTable};
 use hearth_crds::source::Source;
@@ -20,8 +21,10 @@ use crate::seen::{RouteParent, Seen};
 pub struct Observed {
     /// All its children.
     pub children: LiveChildren,
-    /// The model that it names.
+    /// The model that is compressed or served: the one that it names, or what `training` makes of it.
     pub model: Model,
+    /// The job that makes of it what is compressed.
+    pub training: Option<Box<TrainingJob>>,
     /// Claims that it needs and that are not there.
     pub missing_claims: Vec<String>,
     /// The Job that compresses for the target.

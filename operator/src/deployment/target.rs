@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
-use hearth_crds::model_deployment::Serving;
+use hearth_crds::model_deployment::{Compression, Serving};
 use hearth_crds::names;
+use hearth_crds::pruning::Pruning;
 use hearth_crds::source::Source;
 
 use super::observed::Model;
@@ -28,8 +29,10 @@ pub struct Target {
 pub struct Artifact {
     /// Hash of what it is made from, and how.
     pub id: String,
-    /// The uncompressed model.
+    /// The model that is compressed.
     pub from: Source,
+    /// The deployment's model, where `from` was trained from it.
+    pub reference: Option<Source>,
     /// Name of the Job that makes it.
     pub job: String,
 }
@@ -46,17 +49,29 @@ pub fn server_name(valid: &ValidDeployment, revision: &str) -> String {
     valid.child_name(&format!("server-{revision}"))
 }
 
-/// The target, where the model is here. The number of pods is no part of the
-/// revision: a scaled revision is the same one.
-pub fn of(valid: &ValidDeployment, model: &Model, worker_image: &str) -> Option<Target> {
+/// The target, where the model is here; `origin` is the deployment's own, which was trained on or
+/// taught it, where it is another. The number of pods is no part of the revision: a scaled revision is
+/// the same one.
+pub fn of(
+    valid: &ValidDeployment,
+    (model, origin): (&Model, &Model),
+    worker_image: &str,
+) -> Option<Target> {
     let Model::Here { uri, digest } = model else { return None };
+    let reference = match origin {
+        Model::Here { uri: own, .. } if own != uri => Some(own.clone()),
+        _ => None,
+    };
     let artifact = valid.spec.compression.as_ref().map(|compression| {
         let format = (compression.quantization, compression.group_size());
         let how = (format, &compression.calibration, &compression.gate, &compression.destination);
-        let id = names::digest(&(uri.to_string(), digest, how));
+        let mut id = names::digest(&(uri.to_string(), digest, how));
+        if let Some(pruning) = pruning_of(compression) {
+            id = names::digest(&(id, pruning));
+        }
         let job = valid.child_name(&format!("quantize-{id}"));
         let suffix = format!("{}-{id}", compression.quantization.as_str());
-        (Artifact { id, from: uri.clone(), job }, suffix)
+        (Artifact { id, from: uri.clone(), reference, job }, suffix)
     });
     let served = match &artifact {
         Some((_, suffix)) => valid.destination.clone().unwrap_or_else(|| beside(uri, suffix)),
@@ -70,8 +85,13 @@ pub fn of(valid: &ValidDeployment, model: &Model, worker_image: &str) -> Option<
     Some(Target { revision, model: served, digest: digest.clone(), artifact })
 }
 
+/// What is pruned where the model is compressed; what is trained after it was pruned there.
+pub fn pruning_of(compression: &Compression) -> Option<&Pruning> {
+    compression.pruning.as_ref().filter(|_| compression.training.is_none())
+}
+
 /// The directory `NAME-SUFFIX` beside a directory `NAME`.
-fn beside(source: &Source, suffix: &str) -> Source {
+pub(super) fn beside(source: &Source, suffix: &str) -> Source {
     let rename = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         path.with_file_name(format!("{name}-{suffix}"))
@@ -92,7 +112,8 @@ mod tests {
     fn target(change: impl FnOnce(&mut Value), digest: &str, image: &str) -> Target {
         let valid = validate::deployment(&sample(change)).unwrap();
         let uri = Source::parse("pvc://models/spam/model").unwrap();
-        of(&valid, &Model::Here { uri, digest: Some(digest.into()) }, image).unwrap()
+        let model = Model::Here { uri, digest: Some(digest.into()) };
+        of(&valid, (&model, &model), image).unwrap()
     }
 
     #[test]
@@ -109,6 +130,28 @@ mod tests {
         assert_ne!(plain.artifact, retrained.artifact);
         // A new image serves the same compressed model.
         assert_eq!(plain.artifact, upgraded.artifact);
+    }
+
+    #[test]
+    fn a_model_that_was_trained_on_is_compared_with_the_deployments() {
+        let valid = validate::deployment(&sample(|_| {})).unwrap();
+        let at = |uri: &str| Model::Here { uri: Source::parse(uri).unwrap(), digest: None };
+        let (own, trained) = (at("pvc://models/spam/model"), at("pvc://models/small/model"));
+        let reference =
+            |model| of(&valid, (model, &own), "w:1").unwrap().artifact.unwrap().reference;
+        assert_eq!(reference(&own), None);
+        assert_eq!(reference(&trained).unwrap().to_string(), "pvc://models/spam/model");
+    }
+
+    #[test]
+    fn what_is_pruned_is_another_artifact() {
+        let plain = target(|_| {}, "d1", "w:1");
+        let pruned = target(
+            |d| d["spec"]["compression"]["pruning"] = json!({"type": "SemiStructured"}),
+            "d1",
+            "w:1",
+        );
+        assert_ne!(plain.artifact.unwrap().id, pruned.artifact.unwrap().id);
     }
 
     #[test]

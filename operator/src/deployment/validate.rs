@@ -8,6 +8,7 @@ use hearth_crds::training_job::Task;
 use kube::ResourceExt;
 
 use super::rollout::Order;
+use super::training;
 use crate::children::Parent;
 use crate::fault::{Fault, SpecFaults};
 use crate::source_rules::{Backend, quantity_faults, reachable};
@@ -34,6 +35,8 @@ pub struct ValidDeployment {
     pub destination: Option<Source>,
     /// Directories of the adapters, in the spec's order.
     pub adapters: Vec<Source>,
+    /// Kueue's queue, where the deployment names one for what it trains.
+    pub queue: Option<String>,
     /// What a person said about a rollout.
     pub order: Option<String>,
 }
@@ -79,6 +82,7 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
     faults.extend(quantity_faults("spec.serving.resources", &spec.serving.resources));
     if let Some(compression) = &spec.compression {
         faults.extend(quantity_faults("spec.compression.resources", &compression.resources));
+        faults.extend(training::faults(compression));
     }
     let mut source = |field: &str, uri: &str| match reachable(field, uri, &Backend::Cluster) {
         Ok(source) => Some(source),
@@ -127,6 +131,7 @@ pub fn deployment(object: &ModelDeployment) -> Result<ValidDeployment, SpecFault
         gate_rows,
         destination,
         adapters,
+        queue: object.labels().get(names::LABEL_QUEUE).cloned(),
         order: object.annotations().get(names::ANNOTATION_ORDER).cloned(),
     })
 }

@@ -18,7 +18,7 @@ pub struct Observed {
 /// Observes a sweep. Costs no request.
 pub fn observe(cx: &Context, valid: &ValidSweep) -> Observed {
     let catching_up = cx.has_unseen_writes(&valid.namespace, Kind::TrainingJob, &valid.uid);
-    let jobs = cx.caches.trials_of(&valid.namespace, &valid.uid);
+    let jobs = cx.caches.jobs_of(&valid.namespace, &valid.uid);
     let trials = trial::read(valid, jobs.iter().filter_map(|job| job.0.as_ref().ok()));
     Observed { trials, catching_up }
 }

@@ -5,6 +5,7 @@
 
 use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;
+use hearth_crds::pruning::PruningType;
 use hearth_crds::training_arguments::{Metric, Optimizer, TrainingArguments};
 use hearth_crds::training_job::{DataSource, Sharding, Task, TrainingJobSpec};
 use hearth_crds::worker_config::DataFile;
@@ -89,6 +90,16 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "spec.training.maxLength",
             "pictures have no tokens".into(),
             "remove it with ImageClassification",
+        ),
+        (
+            shares
+                && spec
+                    .pruning
+                    .as_ref()
+                    .is_some_and(|asked| asked.type_ != PruningType::Structured),
+            "spec.pruning.type",
+            "this version keeps zeros in whole layers only".into(),
+            "use Structured, or sharding None and tensor, pipeline and expert 1",
         ),
         (
             splits && spec.peft.is_some(),

@@ -32,7 +32,7 @@ fn deployment_plan(mut deployment: ModelDeployment) -> Plan {
         uri: Source::parse("pvc://models/spam/model").unwrap(),
         digest: Some("blake3:00".into()),
     };
-    let target = target::of(&valid, &model, "hearth-worker:test").unwrap();
+    let target = target::of(&valid, (&model, &model), "hearth-worker:test").unwrap();
     let decision = Decision {
         compress: true,
         serve: true,

@@ -29,7 +29,14 @@ impl Edits {
         let jobs = read(include_str!("edits/training_job.yaml"));
         match kind {
             Kind::TrainingJob => jobs,
-            Kind::ModelDeployment => read(include_str!("edits/model_deployment.yaml")),
+            Kind::ModelDeployment => {
+                let mut deployments = read(include_str!("edits/model_deployment.yaml"));
+                let below =
+                    |edits: Vec<Value>| edits.into_iter().filter_map(|edit| of_training(&edit));
+                deployments.other.extend(below(jobs.live).chain(below(jobs.other)));
+                deployments.faults.extend(below(jobs.faults));
+                deployments
+            }
             Kind::Sweep => {
                 let mut sweeps = read(include_str!("edits/sweep.yaml"));
                 let below = |edits: Vec<Value>| edits.into_iter().map(|edit| json!({"job": edit}));
@@ -39,6 +46,28 @@ impl Edits {
             }
         }
     }
+}
+
+/// The same edit of what a deployment trains; `None` of a field that its job does not have.
+fn of_training(edit: &Value) -> Option<Value> {
+    const FIELDS: [&str; 8] = [
+        "task",
+        "data",
+        "objective",
+        "training",
+        "parallelism",
+        "workers",
+        "restartPolicy",
+        "activeDeadlineSeconds",
+    ];
+    let mut edit = edit.clone();
+    let fields = edit.as_object_mut()?;
+    fields.retain(|_, value| !value.is_null());
+    if let Some(pruning) = fields.get("pruning") {
+        return Some(json!({"compression": {"pruning": pruning}}));
+    }
+    let has = |name: &String| FIELDS.contains(&name.as_str());
+    fields.keys().all(has).then(|| json!({"compression": {"training": edit}}))
 }
 
 /// Two specs.

@@ -87,7 +87,7 @@ pub(crate) struct Rest {
 
 /// An object at rest that was never any other.
 pub(crate) async fn alone(stage: &Stage, spec: &Value) -> Result<Rest, String> {
-    settle(stage, &world(stage.kind), spec, "alone").await
+    Box::pin(settle(stage, &world(stage.kind), spec, "alone")).await
 }
 
 /// Goes from A to B and back to A.
@@ -97,7 +97,7 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     if is_deleted(&a) {
         return Ok(Way::CarriedOut);
     }
-    let first = settle(stage, &world, &a, "A").await?;
+    let first = Box::pin(settle(stage, &world, &a, "A")).await?;
     if first.status["state"] == "Stopped" {
         return Ok(Way::CarriedOut); // a job that has ended is left alone
     }
@@ -105,7 +105,7 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     if is_deleted(&b) {
         return Ok(Way::CarriedOut);
     }
-    let second = settle(stage, &world, &b, "B").await?;
+    let second = Box::pin(settle(stage, &world, &b, "B")).await?;
     if !second.accepted {
         same("what B leaves alone", &first.children, &second.children)?;
     }
@@ -113,7 +113,7 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
         return stopped(stage, &a, &b, &second);
     }
     if second.accepted && second.complete {
-        let anew = alone(stage, &b).await?;
+        let anew = Box::pin(alone(stage, &b)).await?;
         independent(stage.kind, &anew, &second)?;
     }
     if stage.planted == Some(Planted::Leaves) {
@@ -126,7 +126,7 @@ pub(crate) async fn live(stage: &Stage, a: &Value, b: &Value) -> Result<Way, Str
     }
     let back = stage.admission.judge(&a, Some(&b));
     let back = back.map_err(|why| format!("A is refused after B: {why}"))?;
-    let third = settle(stage, &world, &back, "A again").await?;
+    let third = Box::pin(settle(stage, &world, &back, "A again")).await?;
     returned(stage.kind, &first, &second, &third)?;
     let carried_out = first.accepted && second.accepted;
     Ok(if carried_out { Way::CarriedOut } else { Way::Told })

@@ -425,37 +425,58 @@ inline void multiply(const Product& product, Part part) {
                    });
 }
 
+// Rows of an input, as weights of one kind and group want them.
+struct Input {
+  Input(const at::Tensor& x, const hearth_narrow& layer)
+      : whole(layer.weight->scalar_type() != at::kBFloat16), group(layer.group) {
+    if (whole) {
+      std::tie(values, scales) = rounded(x, group);
+    } else {
+      values = side_by_side(x);
+    }
+  }
+
+  bool fits(const hearth_narrow& layer) const {
+    return whole == (layer.weight->scalar_type() != at::kBFloat16) && group == layer.group;
+  }
+
+  at::Tensor values, scales;
+  bool whole;
+  int64_t group;
+};
+
+// f32 [rows, outputs].
+inline at::Tensor linear(const Input& input, const hearth_narrow& layer, int64_t level) {
+  const int64_t rows = input.values.size(0);
+  at::Tensor result = at::empty({rows, layer.outputs}, input.values.options().dtype(at::kFloat));
+  Product product{};
+  product.weight = static_cast<const uint8_t*>(layer.weight->const_data_ptr());
+  product.bias = layer.bias == nullptr ? nullptr : layer.bias->const_data_ptr<float>();
+  product.out = result.mutable_data_ptr<float>();
+  product.rows = rows;
+  product.outputs = layer.outputs;
+  product.group = layer.group;
+  product.depth = input.values.size(1);
+  if (input.whole) {
+    product.values = input.values.const_data_ptr<int16_t>();
+    product.value_scales = input.scales.const_data_ptr<float>();
+    product.scale = layer.scale->const_data_ptr();
+  } else {
+    product.x = input.values.const_data_ptr<float>();
+  }
+  multiply(product, loops(level)(*layer.weight, layer.scale));
+  return result;
+}
+
 } // namespace narrow
 
 extern "C" {
 
-int32_t hearth_narrow_linear(const at::Tensor* x, const at::Tensor* weight,
-                             const at::Tensor* scale, const at::Tensor* bias, int64_t outputs,
-                             int64_t group, int32_t level, at::Tensor** out, char** message) {
+int32_t hearth_narrow_linear(const at::Tensor* x, const hearth_narrow* layer, int32_t level,
+                             at::Tensor** out, char** message) {
   return hearth::guarded(message, [&] {
     const at::NoGradGuard no_grad;
-    const int64_t rows = x->size(0);
-    at::Tensor result = at::empty({rows, outputs}, x->options());
-    narrow::Product product{};
-    product.weight = static_cast<const uint8_t*>(weight->const_data_ptr());
-    product.bias = bias == nullptr ? nullptr : bias->const_data_ptr<float>();
-    product.out = result.mutable_data_ptr<float>();
-    product.rows = rows;
-    product.outputs = outputs;
-    product.group = group;
-    at::Tensor values, scales;
-    if (weight->scalar_type() == at::kBFloat16) {
-      values = narrow::side_by_side(*x);
-      product.x = values.const_data_ptr<float>();
-    } else {
-      std::tie(values, scales) = narrow::rounded(*x, group);
-      product.values = values.const_data_ptr<int16_t>();
-      product.value_scales = scales.const_data_ptr<float>();
-      product.scale = scale->const_data_ptr();
-    }
-    product.depth = values.size(1);
-    narrow::multiply(product, narrow::loops(level)(*weight, scale));
-    *out = new at::Tensor(std::move(result));
+    *out = new at::Tensor(narrow::linear(narrow::Input(*x, *layer), *layer, level));
   });
 }
 }

@@ -90,6 +90,34 @@ HEARTH_FUSED void head(const Pool& pool, const float* query, const int64_t* slot
   head_loop(pool, query, slots, count, group, scale, out);
 }
 
+// Queries of `tokens` tokens with so many heads, a head's and a token's so far apart, into `out`
+// [tokens, heads * value_width].
+struct Queries {
+  const float* at;
+  int64_t tokens, heads, head_step, token_step;
+};
+
+inline void attend(const Pool& pool, const Queries& of, const at::Tensor& slots,
+                   const at::Tensor& seen, double scale, float* out) {
+  const auto* places = slots.const_data_ptr<int64_t>();
+  const auto* ranges = seen.const_data_ptr<int64_t>();
+  int64_t most = 1;
+  for (int64_t token = 0; token < of.tokens; ++token) {
+    most = std::max(most, ranges[2 * token + 1]);
+  }
+  const int64_t work = most * (pool.width + pool.value_width);
+  at::parallel_for(0, of.tokens * of.heads, std::max<int64_t>(1, hearth::kGrain / work),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) {
+                       const int64_t token = i / of.heads, head = i % of.heads;
+                       paged::head(pool, of.at + head * of.head_step + token * of.token_step,
+                                   places + ranges[2 * token], ranges[2 * token + 1],
+                                   head / (of.heads / pool.groups), static_cast<float>(scale),
+                                   out + i * pool.value_width);
+                     }
+                   });
+}
+
 } // namespace paged
 
 extern "C" {
@@ -104,26 +132,9 @@ int32_t hearth_paged_attention(const at::Tensor* query, const at::Tensor* keys,
     const paged::Pool pool{keys->const_data_ptr<float>(), values->const_data_ptr<float>(),
                            keys->size(1), keys->size(2), values->size(2)};
     at::Tensor result = at::empty({1, tokens, heads * pool.value_width}, query->options());
-    const auto* from = query->const_data_ptr<float>();
-    const auto* places = slots->const_data_ptr<int64_t>();
-    const auto* ranges = seen->const_data_ptr<int64_t>();
-    auto* to = result.mutable_data_ptr<float>();
-    const int64_t head_step = query->stride(1), token_step = query->stride(2);
-    int64_t most = 1;
-    for (int64_t token = 0; token < tokens; ++token) {
-      most = std::max(most, ranges[2 * token + 1]);
-    }
-    const int64_t work = most * (pool.width + pool.value_width);
-    at::parallel_for(0, tokens * heads, std::max<int64_t>(1, hearth::kGrain / work),
-                     [&](int64_t begin, int64_t end) {
-                       for (int64_t i = begin; i < end; ++i) {
-                         const int64_t token = i / heads, head = i % heads;
-                         paged::head(pool, from + head * head_step + token * token_step,
-                                     places + ranges[2 * token], ranges[2 * token + 1],
-                                     head / (heads / pool.groups), static_cast<float>(scale),
-                                     to + i * pool.value_width);
-                       }
-                     });
+    const paged::Queries queries{query->const_data_ptr<float>(), tokens, heads, query->stride(1),
+                                 query->stride(2)};
+    paged::attend(pool, queries, *slots, *seen, scale, result.mutable_data_ptr<float>());
     *out = new at::Tensor(std::move(result));
   });
 }

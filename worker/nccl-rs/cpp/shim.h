@@ -255,14 +255,18 @@ int32_t hearth_frozen_linear(const at::Tensor* input, const at::Tensor* values,
                              at::Tensor** out, char** message);
 
 // --- narrow.cpp ------------------------------------------------------------
-// Dense x [M, K] f32 -> out [M, outputs] f32, which is x weight^T * scale + bias; no gradients. The
-// weight is packed by narrow.rs: bf16 [N / 16, K, 16], i8 [N / 16, K / 2, 16, 2], or u8 of two 4-bit
-// numbers [N / 16, K / 8, 16, 4]; K of the latter is filled up to whole groups of `group` columns.
-// scale is null for bf16, else f32 [N] or f16 or f32 [N / 16, K / group, 16]; bias [outputs] f32 or
-// null. `level` is that of the CPU's instructions that may be used (0 none, 1 AVX2, 2 AVX-512).
-int32_t hearth_narrow_linear(const at::Tensor* x, const at::Tensor* weight,
-                             const at::Tensor* scale, const at::Tensor* bias, int64_t outputs,
-                             int64_t group, int32_t level, at::Tensor** out, char** message);
+// A linear layer as narrow.rs packs it. The weight is bf16 [N / 16, K, 16], i8 [N / 16, K / 2, 16, 2],
+// or u8 of two 4-bit numbers [N / 16, K / 8, 16, 4]; K of the latter two is filled up to whole groups
+// of `group` columns. scale is null for bf16, else f32 [N] or f16 or f32 [N / 16, K / group, 16]; bias
+// [outputs] f32 or null.
+struct hearth_narrow {
+  const at::Tensor *weight, *scale, *bias;
+  int64_t outputs, group;
+};
+// Dense x [M, K] f32 -> out [M, outputs] f32, which is x weight^T * scale + bias; no gradients. `level`
+// is that of the CPU's instructions that may be used (0 none, 1 AVX2, 2 AVX-512).
+int32_t hearth_narrow_linear(const at::Tensor* x, const hearth_narrow* layer, int32_t level,
+                             at::Tensor** out, char** message);
 
 // --- paged.cpp -------------------------------------------------------------
 // query [1, H, N, d] f32 of any strides but dense heads, keys [S, G, d] and values [S, G, v] dense
@@ -272,6 +276,24 @@ int32_t hearth_paged_attention(const at::Tensor* query, const at::Tensor* keys,
                                const at::Tensor* values, const at::Tensor* slots,
                                const at::Tensor* seen, double scale, at::Tensor** out,
                                char** message);
+
+// --- decoder.cpp -----------------------------------------------------------
+// A layer of a Llama: norms [D] f32, attention of heads of `head_size`, a feed-forward part gated by
+// SiLU.
+struct hearth_decoder_layer {
+  const at::Tensor *input_norm, *post_norm;
+  double input_eps, post_eps;
+  hearth_narrow query, key, value, output, gate, up, down;
+  int64_t head_size;
+};
+// Dense hidden [N, D] f32 of new tokens -> out [N, D]. Their keys [G, d] and values go to `places` i64
+// [N] of the pool, [S, G, d] each, and they see what hearth_paged_attention's do. cos and sin
+// [N, d / 2] f32. No gradients.
+int32_t hearth_decoder_layer_forward(const hearth_decoder_layer* layer, const at::Tensor* hidden,
+                                     const at::Tensor* cos, const at::Tensor* sin,
+                                     const at::Tensor* keys, const at::Tensor* values,
+                                     const at::Tensor* places, const at::Tensor* slots,
+                                     const at::Tensor* seen, at::Tensor** out, char** message);
 
 // --- qlinear.cpp -----------------------------------------------------------
 int32_t hearth_qlinear_prepack(const at::Tensor* weight, at::Tensor** out, char** message);

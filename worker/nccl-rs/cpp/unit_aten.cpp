@@ -10,3 +10,4 @@
 #include "frozen.cpp"
 #include "narrow.cpp"
 #include "paged.cpp"
+#include "decoder.cpp"

@@ -31,6 +31,7 @@
 mod agreement;
 pub mod autograd;
 pub mod cuda;
+pub mod decoder;
 mod error;
 pub mod frozen;
 pub mod fused;

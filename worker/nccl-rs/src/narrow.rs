@@ -116,6 +116,23 @@ impl Narrow {
         Ok(Self { weight, scale, bias, outputs, inputs, group })
     }
 
+    /// `[out, in]`.
+    pub fn size(&self) -> [i64; 2] {
+        [self.outputs, self.inputs]
+    }
+
+    /// As C++ sees it, as long as `self` lives.
+    pub(crate) fn layer(&self) -> sys::NarrowLayer {
+        let pointer = |of: &Option<Tensor>| of.as_ref().map_or(std::ptr::null(), Tensor::as_ptr);
+        sys::NarrowLayer {
+            weight: self.weight.as_ptr(),
+            scale: pointer(&self.scale),
+            bias: pointer(&self.bias),
+            outputs: self.outputs,
+            group: self.group,
+        }
+    }
+
     /// `[.., in]` of f32 to `[.., out]` of f32.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
         self.forward_at(input, Level::Avx512)
@@ -134,18 +151,14 @@ impl Narrow {
             return Err(Error::InvalidTensor { operation: OPERATION, detail });
         }
         let rows = input.view([-1, inputs]);
-        let pointer = |of: &Option<Tensor>| of.as_ref().map_or(std::ptr::null(), Tensor::as_ptr);
+        let layer = self.layer();
         let raw = created(OPERATION, |out, message| {
             // SAFETY: the rows are dense f32 [M, in] on the CPU; the rest was packed by `packed`'s
             // callers.
             unsafe {
                 sys::hearth_narrow_linear(
                     rows.as_ptr(),
-                    self.weight.as_ptr(),
-                    pointer(&self.scale),
-                    pointer(&self.bias),
-                    outputs,
-                    self.group,
+                    &raw const layer,
                     level as i32,
                     out,
                     message,

@@ -11,11 +11,13 @@ use crate::tensor::{ensure_cpu, ensure_strided};
 #[derive(Debug)]
 pub struct Seen {
     /// Slots of all tokens of the texts, one text after the other, i64 `[T]`.
-    slots: Tensor,
+    pub(crate) slots: Tensor,
     /// For each new token where its text begins in `slots`, and how much of it it sees, i64 `[N, 2]`.
-    ranges: Tensor,
+    pub(crate) ranges: Tensor,
+    /// Those of the new tokens, i64 `[N]`.
+    pub(crate) new: Tensor,
     /// The greatest slot, and one more.
-    bound: i64,
+    pub(crate) bound: i64,
 }
 
 impl Seen {
@@ -23,7 +25,7 @@ impl Seen {
     /// token sees itself and what comes before it.
     pub fn new(texts: &[(usize, &[i64])]) -> Result<Self> {
         const OPERATION: &str = "paged attention";
-        let (mut slots, mut ranges) = (Vec::new(), Vec::new());
+        let (mut slots, mut ranges, mut new) = (Vec::new(), Vec::new(), Vec::new());
         for (tokens, own) in texts {
             if *tokens > own.len() || own.iter().any(|slot| *slot < 0) {
                 let detail = format!("{tokens} new tokens of a text with the slots {own:?}");
@@ -31,11 +33,13 @@ impl Seen {
             }
             let counts = own.len() - tokens + 1..=own.len();
             ranges.extend(counts.flat_map(|count| [slots.len(), count].map(signed)));
+            new.extend_from_slice(&own[own.len() - tokens..]);
             slots.extend_from_slice(own);
         }
         let bound = slots.iter().max().map_or(0, |slot| slot + 1);
         let ranges = Tensor::from_slice(&ranges).view([-1, 2]);
-        Ok(Self { slots: Tensor::from_slice(&slots), ranges, bound })
+        let new = Tensor::from_slice(&new);
+        Ok(Self { slots: Tensor::from_slice(&slots), ranges, new, bound })
     }
 
     /// Softmax attention of `query` `[1, H, N, d]` over `keys` `[slots, G, d]` and `values`

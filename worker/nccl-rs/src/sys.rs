@@ -71,6 +71,33 @@ pub(crate) struct LinearLoss {
     pub(crate) alpha: f64,
 }
 
+/// `hearth_narrow` of cpp/shim.h.
+#[repr(C)]
+pub(crate) struct NarrowLayer {
+    pub(crate) weight: *const C_tensor,
+    pub(crate) scale: *const C_tensor,
+    pub(crate) bias: *const C_tensor,
+    pub(crate) outputs: i64,
+    pub(crate) group: i64,
+}
+
+/// `hearth_decoder_layer` of cpp/shim.h.
+#[repr(C)]
+pub(crate) struct DecoderLayer {
+    pub(crate) input_norm: *const C_tensor,
+    pub(crate) post_norm: *const C_tensor,
+    pub(crate) input_eps: f64,
+    pub(crate) post_eps: f64,
+    pub(crate) query: NarrowLayer,
+    pub(crate) key: NarrowLayer,
+    pub(crate) value: NarrowLayer,
+    pub(crate) output: NarrowLayer,
+    pub(crate) gate: NarrowLayer,
+    pub(crate) up: NarrowLayer,
+    pub(crate) down: NarrowLayer,
+    pub(crate) head_size: i64,
+}
+
 unsafe extern "C" {
     pub(crate) fn hearth_message_free(message: *mut c_char);
 
@@ -437,11 +464,7 @@ unsafe extern "C" {
     ) -> i32;
     pub(crate) fn hearth_narrow_linear(
         x: *const C_tensor,
-        weight: *const C_tensor,
-        scale: *const C_tensor,
-        bias: *const C_tensor,
-        outputs: i64,
-        group: i64,
+        layer: *const NarrowLayer,
         level: i32,
         out: *mut *mut C_tensor,
         message: Message,
@@ -453,6 +476,19 @@ unsafe extern "C" {
         slots: *const C_tensor,
         seen: *const C_tensor,
         scale: f64,
+        out: *mut *mut C_tensor,
+        message: Message,
+    ) -> i32;
+    pub(crate) fn hearth_decoder_layer_forward(
+        layer: *const DecoderLayer,
+        hidden: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        keys: *const C_tensor,
+        values: *const C_tensor,
+        places: *const C_tensor,
+        slots: *const C_tensor,
+        seen: *const C_tensor,
         out: *mut *mut C_tensor,
         message: Message,
     ) -> i32;

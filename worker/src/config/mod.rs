@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use hearth_crds::TrainingArguments;
 use hearth_crds::objective::{ClassWeights, Objective, ObjectiveType};
 use hearth_crds::peft::Peft;
+use hearth_crds::pruning::Pruning;
 use hearth_crds::training_arguments::{
     IntervalStrategy, LrSchedulerType, Metric, OnNonFinite, Optimizer, TrainSamplingStrategy,
 };
@@ -105,6 +106,8 @@ pub struct Config {
     pub checkpoints: String,
     /// Newest checkpoints kept.
     pub keep_checkpoints: usize,
+    /// Weights that are taken away before training.
+    pub pruning: Option<Pruning>,
     /// Samples in one forward pass of training.
     pub train_batch: NonZeroUsize,
     /// Samples in one forward pass of evaluation.
@@ -385,6 +388,7 @@ impl Config {
             model: config.model,
             data: config.data,
             distillation: config.distillation,
+            pruning: config.pruning,
             peft: config.peft,
             output: config.output,
             fingerprint,
@@ -452,7 +456,7 @@ fn fingerprint(config: &TrainConfig) -> String {
     training.per_device_eval_batch_size = 1;
     // It changes no bit.
     training.gradient_checkpointing = false;
-    let decisive = serde_json::json!({
+    let mut decisive = serde_json::json!({
         "task": config.task,
         "objective": config.objective,
         "distillation": config.distillation,
@@ -460,5 +464,9 @@ fn fingerprint(config: &TrainConfig) -> String {
         "training": training,
         "evalSplit": config.data.eval_split,
     });
+    // Jobs without it go on from checkpoints of versions that did not know it.
+    if let Some(pruning) = &config.pruning {
+        decisive["pruning"] = serde_json::json!(pruning);
+    }
     blake3::hash(decisive.to_string().as_bytes()).to_hex()[..32].to_owned()
 }

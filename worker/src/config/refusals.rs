@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use hearth_crds::TrainingArguments;
 use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;
+use hearth_crds::pruning::PruningType;
 use hearth_crds::training_arguments::{Metric, Optimizer};
 use hearth_crds::training_job::{Sharding, Task};
 use hearth_crds::worker_config::{DataFile, TrainConfig};
@@ -40,6 +41,17 @@ pub(super) fn unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
                 && ways.sharding != Sharding::None,
             "peft.baseQuantization",
             "use None with sharding, or parallelism.sharding None: quantized weights are whole",
+        ),
+        (
+            config.pruning.is_some() && peft.is_some(),
+            "pruning",
+            "remove peft: adapters are of the layers that the model's directory has",
+        ),
+        (
+            config.pruning.as_ref().is_some_and(|asked| asked.type_ != PruningType::Structured)
+                && (splits || ways.sharding != Sharding::None),
+            "pruning.type",
+            "use Structured, or sharding None and tensor, pipeline and expert 1: zeros are kept in whole layers",
         ),
         (
             splits && peft.is_some(),

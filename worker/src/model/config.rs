@@ -192,7 +192,8 @@ impl ModelConfig {
         }
     }
 
-    pub(super) fn malformed(&self, detail: String) -> ModelError {
+    /// The file contradicts itself: `detail` says how.
+    pub fn malformed(&self, detail: String) -> ModelError {
         ModelError::Malformed { path: self.path.clone(), detail }
     }
 

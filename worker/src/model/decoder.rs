@@ -1,11 +1,13 @@
 //! A causal decoder: embeddings, layers with norms before each part, a last norm and a head, as
 //! `LlamaModel` of transformers and its kin.
 
-use tch::Tensor;
+use nccl_rs::decoder::DecoderLayer;
+use tch::{Kind, Tensor};
 
 use super::ModelError;
 use super::module::{Leaf, Module, module};
 use super::network::{Network, Pass, stage_of, stage_of_mut};
+use super::parts::activation::Activation;
 use super::parts::attention::Attention;
 use super::parts::embedding::Embedding;
 use super::parts::experts::{FeedForward, Mixture};
@@ -94,6 +96,9 @@ impl Layer {
         index: usize,
         pass: &Pass,
     ) -> Result<Tensor, ModelError> {
+        if let Some(done) = self.at_once(hidden, rope, index, pass)? {
+            return Ok(done);
+        }
         let normed = self.input_norm.forward(hidden)?;
         let attended = match &self.attention {
             SelfAttention::Grouped(attention) => attention.forward(&normed, rope, index, pass)?,
@@ -101,6 +106,60 @@ impl Layer {
         };
         let hidden = hidden.f_add(&attended)?;
         Ok(hidden.f_add(&self.mlp.forward(&self.post_norm.forward(&hidden)?, pass.dropout)?)?)
+    }
+
+    /// The same in one call, for few new tokens of texts whose layers are held in few bits.
+    fn at_once(
+        &self,
+        hidden: &Tensor,
+        rope: &RopeTable,
+        index: usize,
+        pass: &Pass,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let (Some(memory), SelfAttention::Grouped(attention), FeedForward::Dense(mlp)) =
+            (&pass.memory, &self.attention, &self.mlp)
+        else {
+            return Ok(None);
+        };
+        let has_head_norms = attention.query_norm.is_some() || attention.key_norm.is_some();
+        if has_head_norms || mlp.activation != Activation::Silu || hidden.kind() != Kind::Float {
+            return Ok(None);
+        }
+        let parts = [
+            &attention.query,
+            &attention.key,
+            &attention.value,
+            &attention.output,
+            &mlp.gate,
+            &mlp.up,
+            &mlp.down,
+        ];
+        let [Some(query), Some(key), Some(value), Some(output), Some(gate), Some(up), Some(down)] =
+            parts.map(Linear::narrow)
+        else {
+            return Ok(None);
+        };
+        let Some((cos, sin)) = rope.halves() else { return Ok(None) };
+        let head_size = attention.head_size;
+        let mut memory = memory.borrow_mut();
+        let each = [key.size()[0] / head_size.max(1), head_size];
+        let Some((places, tokens)) = memory.direct(index, each)? else { return Ok(None) };
+        if tokens != rope.tokens() {
+            return Ok(None);
+        }
+        let layer = DecoderLayer {
+            input_norm: (&self.input_norm.weight.tensor, self.input_norm.eps),
+            post_norm: (&self.post_norm.weight.tensor, self.post_norm.eps),
+            query,
+            key,
+            value,
+            output,
+            gate,
+            up,
+            down,
+            head_size,
+        };
+        Ok(Some(layer.forward(&hidden.f_contiguous()?, (&cos, &sin), &places)?))
     }
 }
 

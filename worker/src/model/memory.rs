@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use nccl_rs::decoder::Places;
 use nccl_rs::paged::Seen;
 use tch::{Device, Kind, Tensor};
 
@@ -72,18 +73,29 @@ impl Pool {
         all / u64::try_from(self.slots).unwrap_or(1).max(1)
     }
 
-    /// The two tensors of a layer, for tokens like `first` and `second` `[N, G, ..]`. Memory is
-    /// taken from the system page by page as slots are used.
+    /// The two tensors of a layer, for tokens like `first` and `second` `[N, G, ..]`.
     fn layer(
         &mut self,
         layer: usize,
         first: &Tensor,
         second: &Tensor,
     ) -> Result<&mut (Tensor, Tensor), ModelError> {
+        let place = (first.kind(), first.device());
+        self.layer_of(layer, (&first.size()[1..], &second.size()[1..]), place)
+    }
+
+    /// The two tensors of a layer, with so much room for each token. Memory is taken from the system
+    /// page by page as slots are used.
+    fn layer_of(
+        &mut self,
+        layer: usize,
+        (first, second): (&[i64], &[i64]),
+        place: (Kind, Device),
+    ) -> Result<&mut (Tensor, Tensor), ModelError> {
         let slots = self.slots;
-        let room = |like: &Tensor| {
-            let size: Vec<i64> = std::iter::once(slots).chain(like.size()[1..].to_vec()).collect();
-            Tensor::f_empty(size, (like.kind(), like.device()))
+        let room = |each: &[i64]| {
+            let size: Vec<i64> = std::iter::once(slots).chain(each.iter().copied()).collect();
+            Tensor::f_empty(size, place)
         };
         let known = layer_of(&mut self.layers, layer);
         let made = match known.take() {
@@ -179,6 +191,23 @@ impl Paged {
         let _ = firsts.f_index_copy_(0, &self.stretches.slots, &first)?;
         let _ = seconds.f_index_copy_(0, &self.stretches.slots, &second)?;
         Ok((firsts.shallow_clone(), seconds.shallow_clone()))
+    }
+}
+
+impl Memory {
+    /// Where the new tokens of a pass are remembered in layer `layer`, `[G, d]` for keys and values
+    /// each, and what they see, where all of them go through the pool one by one.
+    pub(super) fn direct(
+        &mut self,
+        layer: usize,
+        each: [i64; 2],
+    ) -> Result<Option<(Places<'_>, i64)>, ModelError> {
+        let Self::Paged(Paged { pool, stretches }) = self else { return Ok(None) };
+        let [Run { seen: Some(seen), tokens, .. }] = stretches.runs.as_slice() else {
+            return Ok(None);
+        };
+        let (keys, values) = pool.layer_of(layer, (&each, &each), (Kind::Float, Device::Cpu))?;
+        Ok(Some((Places { keys, values, seen }, *tokens)))
     }
 }
 

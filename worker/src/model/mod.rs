@@ -114,26 +114,27 @@ pub fn load_for_training(
     device: Device,
     seed: i64,
 ) -> Result<(Model, Vec<&'static str>), ModelError> {
-    load_for_training_with((config, directory), head, (device, seed), &|_, _, _| Ok(None))
+    let weights = Weights::read(directory, config.family.prefix())?;
+    load_for_training_of((config, &weights), head, (device, seed), &|_, _, _| Ok(None))
 }
 
-/// As [`load_for_training`], but `supply` may make linear layers. What they hold is not trained.
-pub fn load_for_training_with(
-    (config, directory): (&ModelConfig, &Path),
+/// As [`load_for_training`], but of tensors that were read, and `supply` may make linear layers. What
+/// they hold is not trained.
+pub fn load_for_training_of(
+    (config, weights): (&ModelConfig, &Weights),
     head: Head,
     (device, seed): (Device, i64),
     supply: &Supply<'_>,
 ) -> Result<(Model, Vec<&'static str>), ModelError> {
-    let weights = Weights::read(directory, config.family.prefix())?;
     let deviation = config.raw.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
     let draw = match config.family {
         Family::ResNet => Draw::Uniform,
         _ => Draw::Normal(deviation),
     };
-    let fresh = Fresh { names: missing_heads(config, &head, &weights), draw };
+    let fresh = Fresh { names: missing_heads(config, &head, weights), draw };
     let names = fresh.names.clone();
     tch::manual_seed(seed);
-    let loader = Loader::new(config, (&weights, device), supply, fresh);
+    let loader = Loader::new(config, (weights, device), supply, fresh);
     let model = build(head, &loader)?;
     let supplied: BTreeSet<String> = model
         .linears()
@@ -273,20 +274,6 @@ impl Model {
             ));
         }
         Ok(())
-    }
-
-    /// Refuses what does not tell texts apart.
-    pub fn expect_classifier(&self) -> Result<(), ModelError> {
-        match self.head {
-            Head::Classifier(_) if self.config.family.sees() => Err(self.config.unsupported(
-                "this is a classifier of pictures; only classifiers of texts are served so far"
-                    .into(),
-            )),
-            Head::Classifier(_) => Ok(()),
-            Head::CausalLm => Err(self.config.unsupported(
-                "this is a language model; only classifiers are served so far".into(),
-            )),
-        }
     }
 
     /// All stages one after another: ids i64 `[B, T]` → what the last stage gives.

@@ -68,6 +68,20 @@ impl Weights {
         self.tensors.get(name).or_else(bare).map(Tensor::shallow_clone)
     }
 
+    /// Puts what `make` makes of a tensor in its place; nothing where there is no such tensor.
+    pub fn replace(
+        &mut self,
+        name: &str,
+        make: impl FnOnce(&Tensor) -> Result<Tensor, tch::TchError>,
+    ) -> Result<(), ModelError> {
+        let bare = name.strip_prefix(self.prefix).unwrap_or(name);
+        let name = if self.tensors.contains_key(name) { name } else { bare };
+        if let Some(tensor) = self.tensors.get_mut(name) {
+            *tensor = make(tensor)?;
+        }
+        Ok(())
+    }
+
     /// A floating-point tensor of a known shape, in f32.
     pub fn float(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         let tensor = self.get(name).ok_or_else(|| {

@@ -93,7 +93,8 @@ fn shares(moments: &Tensor) -> Result<Option<Tensor>, ModelError> {
 }
 
 /// Whole numbers `[N, K]` for a weight and its steps, both with their columns in the order of
-/// `shares`.
+/// `shares`. What was pruned stays 0, and what its neighbours would have moved it by goes on to
+/// others (Frantar and Alistarh 2023, SparseGPT).
 fn corrected(
     weight: &Tensor,
     steps: &Tensor,
@@ -102,6 +103,7 @@ fn corrected(
 ) -> Result<Tensor, ModelError> {
     let columns = weight.size()[1];
     let left = weight.copy();
+    let pruned = weight.f_eq(0.0)?;
     let mut values = Vec::new();
     let mut first = 0;
     while first < columns {
@@ -113,7 +115,8 @@ fn corrected(
             let place = first + column;
             let step = steps.f_select(1, place)?;
             let number = block.f_select(1, column)?;
-            let value = nearest(&number.f_div(&step)?, bits)?;
+            let value = nearest(&number.f_div(&step)?, bits)?
+                .f_masked_fill(&pruned.f_select(1, place)?, 0.0)?;
             let share = own.f_select(0, column)?;
             let error = number.f_sub(&value.f_mul(&step)?)?.f_div(&share.f_select(0, place)?)?;
             let shares = share.f_narrow(0, place, count - column)?;

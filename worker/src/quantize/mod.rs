@@ -23,6 +23,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use hearth_crds::model_deployment::{CompressionReport, Quantization};
+use hearth_crds::pruning::{Pruning, PruningType};
 use hearth_crds::training_job::ModelStatus;
 use hearth_crds::worker_config::{
     ExitCode, QuantizeCalibration, QuantizeConfig, QuantizeGate, WorkerResult,
@@ -39,6 +40,7 @@ use crate::event::EvalMetrics;
 use crate::export::{ModelCard, gguf};
 use crate::files::{replace_directory, temporary_beside, write_atomically};
 use crate::model::{self, Model};
+use crate::prune;
 use crate::termination::{failure, tell};
 use crate::train::evaluate::evaluate;
 use calibrate::{RoundedLayers, calibrate};
@@ -50,7 +52,7 @@ use write::Recipe;
 /// Samples in one forward pass of the gate.
 const BATCH: usize = 32;
 /// Changes when the same input would give another output.
-const RECIPE: &str = "4";
+const RECIPE: &str = "5";
 
 /// Why there is no compressed model.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,10 @@ enum QuantizeError {
     Metric { model: &'static str, metric: &'static str, instead: &'static str },
     #[error("{} is compressed already; name the model that it was made from", .0.display())]
     Compressed(PathBuf),
+    #[error(
+        "the smaller model answers otherwise than the deployment's (a language model beside a classifier, or other labels, or the same in another order): give its config.json the deployment's id2label, and train it anew"
+    )]
+    OtherAnswers,
     #[error(transparent)]
     Gate(#[from] GateFailed),
 }
@@ -69,7 +75,9 @@ impl QuantizeError {
     fn exit_code(&self) -> i32 {
         match self {
             Self::Engine(error) => error.exit_code() as i32,
-            Self::Metric { .. } | Self::Compressed(_) => ExitCode::Usage as i32,
+            Self::Metric { .. } | Self::Compressed(_) | Self::OtherAnswers => {
+                ExitCode::Usage as i32
+            }
             Self::Gate(_) => ExitCode::GateFailed as i32,
         }
     }
@@ -77,7 +85,7 @@ impl QuantizeError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Engine(error) => error.reason(),
-            Self::Metric { .. } | Self::Compressed(_) => "BadConfig",
+            Self::Metric { .. } | Self::Compressed(_) | Self::OtherAnswers => "BadConfig",
             Self::Gate(_) => "GateFailed",
         }
     }
@@ -98,8 +106,14 @@ struct Report {
     recipe: String,
     /// Number format, and the most columns that share a scale.
     quantization: (Quantization, u32),
+    /// Weights that were taken away first.
+    #[serde(default)]
+    pruning: Option<Pruning>,
     /// Hash over the model that was compressed.
     input: String,
+    /// Hash over the model that it was compared with, where that is another.
+    #[serde(default)]
+    reference: Option<String>,
     /// What its weights were rounded by.
     calibration: Option<QuantizeCalibration>,
     /// The gate that it passed or not.
@@ -112,6 +126,12 @@ struct Report {
     before: Option<EvalMetrics>,
     /// All figures of the compressed model.
     after: Option<EvalMetrics>,
+}
+
+/// Hashes over what is read.
+struct Hashes {
+    input: String,
+    reference: Option<String>,
 }
 
 /// Runs `hearth-worker quantize`; the process's exit code.
@@ -141,19 +161,23 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
     }
     let threads = cores();
     tch::set_num_threads(i32::try_from(threads.get()).unwrap_or(1));
-    let input = hash_directory(&config.model)?;
-    if let Some(report) = finished(config, &input) {
+    let hashes = Hashes {
+        input: hash_directory(&config.model)?,
+        reference: config.reference.as_deref().map(hash_directory).transpose()?,
+    };
+    if let Some(report) = finished(config, &hashes) {
         tracing::info!("{} is there already, made from the same model", config.output.display());
         return Ok(report);
     }
-    let dense = model::load(&config.model, Device::Cpu).map_err(Error::from)?;
-    dense.expect_text().map_err(Error::from)?;
-    let reader = Reader::of(&dense, &config.model)?;
+    let before = config.reference.as_ref().unwrap_or(&config.model);
+    let before = model::load(before, Device::Cpu).map_err(Error::from)?;
+    before.expect_text().map_err(Error::from)?;
+    let reader = Reader::of(&before, &config.model)?;
     if let Some(gate) = &config.gate {
         reader.expect(gate.metric)?;
     }
     let built = temporary_beside(&config.output);
-    let done = compress(config, input, &dense, &reader, &built);
+    let done = compress(config, hashes, &before, &reader, &built);
     if done.is_err() {
         // The first error is the one to tell; a leftover harms nothing.
         let _ = fs::remove_dir_all(&built);
@@ -163,26 +187,36 @@ fn quantize(config: &QuantizeConfig) -> Result<Report, QuantizeError> {
 
 fn compress(
     config: &QuantizeConfig,
-    input: String,
-    dense: &Model,
+    hashes: Hashes,
+    before: &Model,
     reader: &Reader,
     built: &Path,
 ) -> Result<Report, QuantizeError> {
     let cache = config.output.parent().unwrap_or(&config.output).join(".hearth/cache");
-    let (recipe, smoothed) = recipe(config, dense, reader, &cache)?;
-    let written = smoothed.as_ref().unwrap_or(dense);
+    let mut own = own_model(config)?;
+    if let Some(own) = &own
+        && own.head != before.head
+    {
+        return Err(QuantizeError::OtherAnswers);
+    }
+    let recipe = recipe(config, (before, &mut own), reader, &cache)?;
+    let written = own.as_ref().unwrap_or(before);
+    let sparsity = prune::sparsity(written).map_err(Error::from)?;
     let digest = write::write(written, &recipe, reader.max_length(), &config.model, built)?;
-    drop(smoothed);
+    drop(own);
     let mut report = Report {
         recipe: RECIPE.to_owned(),
         quantization: (config.quantization, config.group_size),
-        input,
+        pruning: config.pruning.clone(),
+        input: hashes.input,
+        reference: hashes.reference,
         calibration: config.calibration.clone(),
         gate: config.gate.clone(),
         digest: None,
         compression: CompressionReport {
-            size_before_bytes: weight_bytes(&config.model)?,
+            size_before_bytes: weight_bytes(config.reference.as_ref().unwrap_or(&config.model))?,
             size_after_bytes: weight_bytes(built)?,
+            sparsity,
             ..CompressionReport::default()
         },
         before: None,
@@ -192,7 +226,7 @@ fn compress(
     if let Some(gate) = &config.gate {
         // What is judged is what was written, read back as it will be served.
         let compressed = load(built, Device::Cpu).map_err(Error::from)?;
-        passed = judge(&mut report, gate, (dense, &compressed), reader, &cache)?;
+        passed = judge(&mut report, gate, (before, &compressed), reader, &cache)?;
     }
     if passed.is_ok() {
         let place = |source| Error::Output { path: config.output.clone(), source };
@@ -204,23 +238,36 @@ fn compress(
     Ok(report)
 }
 
-/// How the model is compressed, and the model that is, where it is another than `dense`.
+/// The model that is rounded, where it is another than the one that it is compared with. Calibration
+/// changes it.
+fn own_model(config: &QuantizeConfig) -> Result<Option<Model>, Error> {
+    if let Some(pruning) = &config.pruning {
+        let (pruned, _) = prune::load(&config.model, pruning)?;
+        return Ok(Some(pruned));
+    }
+    if config.calibration.is_none() && config.reference.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(model::load(&config.model, Device::Cpu)?))
+}
+
+/// How the model is compressed: `own`, or `before` where there is no other.
 fn recipe(
     config: &QuantizeConfig,
-    dense: &Model,
+    (before, own): (&Model, &mut Option<Model>),
     reader: &Reader,
     cache: &Path,
-) -> Result<(Recipe, Option<Model>), Error> {
+) -> Result<Recipe, Error> {
     let quantization = config.quantization;
+    let dense = own.as_ref().unwrap_or(before);
     let layers = write::layers(dense, quantization, config.group_size.into());
-    let Some(calibration) = &config.calibration else {
-        return Ok((Recipe { quantization, layers, rounded: RoundedLayers::new() }, None));
-    };
-    let samples = reader.samples(&calibration.data, dense, cache)?;
-    let mut copy = model::load(&config.model, Device::Cpu)?;
-    let (kept_in, _) = write::floats(dense, quantization);
-    let rounded = calibrate(&mut copy, &layers, &samples, (calibration.max_rows, kept_in))?;
-    Ok((Recipe { quantization, layers, rounded }, Some(copy)))
+    let mut rounded = RoundedLayers::new();
+    if let (Some(calibration), Some(own)) = (&config.calibration, own) {
+        let samples = reader.samples(&calibration.data, own, cache)?;
+        let (kept_in, _) = write::floats(own, quantization);
+        rounded = calibrate(own, &layers, &samples, (calibration.max_rows, kept_in))?;
+    }
+    Ok(Recipe { quantization, layers, rounded })
 }
 
 /// Fills in the report, and says whether the gate lets the compressed model pass.
@@ -251,12 +298,13 @@ fn judge(
 }
 
 /// The report of an earlier run that did the same, if its output is whole.
-fn finished(config: &QuantizeConfig, input: &str) -> Option<Report> {
+fn finished(config: &QuantizeConfig, hashes: &Hashes) -> Option<Report> {
     let text = fs::read_to_string(report_path(config)).ok()?;
     let report: Report = serde_json::from_str(&text).ok()?;
     let same = report.recipe == RECIPE
         && report.quantization == (config.quantization, config.group_size)
-        && report.input == input
+        && report.pruning == config.pruning
+        && (&report.input, &report.reference) == (&hashes.input, &hashes.reference)
         && report.calibration == config.calibration
         && report.gate == config.gate;
     let card = ModelCard::read(&config.output).ok()??;
@@ -269,11 +317,16 @@ fn succeeded(config: &QuantizeConfig, report: Report) -> WorkerResult {
     let CompressionReport { size_before_bytes, size_after_bytes, .. } = report.compression;
     let percent = 100.0 * size_after_bytes as f64 / size_before_bytes.max(1) as f64;
     let what = scheme::told(config.quantization);
+    let pruned = config.pruning.as_ref().map_or("", |pruning| match pruning.type_ {
+        PruningType::Structured => "pruned by heads or neurons and ",
+        PruningType::Unstructured => "pruned weight by weight and ",
+        PruningType::SemiStructured => "pruned to 2:4 and ",
+    });
     WorkerResult {
         succeeded: true,
         reason: "Completed".to_owned(),
         message: format!(
-            "compressed to {what}, {percent:.0}% of the size{}",
+            "{pruned}compressed to {what}, {percent:.0}% of the size{}",
             figures(&report.compression)
         ),
         exit_code: ExitCode::Done as i32,

@@ -51,7 +51,8 @@ impl Scheme {
                 Some(Self::Packed { bits: 4, group: Some(group) })
             }
             Quantization::FP8 => Some(Self::Float8),
-            Quantization::FP16
+            Quantization::FP32
+            | Quantization::FP16
             | Quantization::BF16
             | Quantization::Q8_0
             | Quantization::Q4_0
@@ -63,6 +64,7 @@ impl Scheme {
 /// The kind that all floats of the model get; `None` where they keep their own.
 pub fn floats(quantization: Quantization) -> Option<Kind> {
     match quantization {
+        Quantization::FP32 => Some(Kind::Float),
         Quantization::FP16 => Some(Kind::Half),
         Quantization::BF16 => Some(Kind::BFloat16),
         _ => None,
@@ -86,6 +88,7 @@ pub fn told(quantization: Quantization) -> &'static str {
         Quantization::INT8WeightOnly => "int8 weights",
         Quantization::INT4 => "int4 weights",
         Quantization::FP8 => "fp8",
+        Quantization::FP32 => "float32",
         Quantization::FP16 => "float16",
         Quantization::BF16 => "bfloat16",
         Quantization::Q8_0 => "Q8_0",

@@ -19,22 +19,20 @@ pub fn split<'a>(
     })
 }
 
-/// Texts of a tensor of type BYTES.
-pub fn read_texts(mut bytes: &[u8]) -> Result<Vec<String>, String> {
-    let mut texts = Vec::new();
+/// Elements of a tensor of type BYTES.
+pub fn read_elements(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let mut elements = Vec::new();
     while !bytes.is_empty() {
-        let text = bytes.split_first_chunk::<4>().and_then(|(length, rest)| {
+        let element = bytes.split_first_chunk::<4>().and_then(|(length, rest)| {
             rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)
         });
-        let Some((text, rest)) = text else {
-            return Err(format!("the bytes behind the JSON end within text {}", texts.len()));
+        let Some((element, rest)) = element else {
+            return Err(format!("the bytes behind the JSON end within element {}", elements.len()));
         };
-        let text = std::str::from_utf8(text)
-            .map_err(|error| format!("text {} is not UTF-8: {error}", texts.len()))?;
-        texts.push(text.to_owned());
+        elements.push(element.to_owned());
         bytes = rest;
     }
-    Ok(texts)
+    Ok(elements)
 }
 
 /// A tensor of type BYTES.
@@ -74,11 +72,13 @@ mod tests {
     #[test]
     fn texts_come_back_as_they_were_and_halves_are_refused() {
         let bytes = texts(&["a", "", "\u{4e2d}\u{6587}"]);
-        assert_eq!(read_texts(&bytes).unwrap(), ["a", "", "\u{4e2d}\u{6587}"]);
+        let want = ["a", "", "\u{4e2d}\u{6587}"].map(|text| text.as_bytes().to_vec());
+        assert_eq!(read_elements(&bytes).unwrap(), want);
         for cut in [1, 4, bytes.len() - 1] {
-            assert!(read_texts(&bytes[..cut]).unwrap_err().contains("end within text"), "{cut}");
+            let refused = read_elements(&bytes[..cut]).unwrap_err();
+            assert!(refused.contains("end within element"), "{cut}");
         }
-        assert!(read_texts(b"\x01\0\0\0\xff").unwrap_err().contains("text 0 is not UTF-8"));
-        assert!(read_texts(b"\xff\xff\xff\xffx").unwrap_err().contains("end within text 0"));
+        let refused = read_elements(b"\xff\xff\xff\xffx").unwrap_err();
+        assert!(refused.contains("end within element 0"));
     }
 }

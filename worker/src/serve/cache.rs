@@ -1,7 +1,7 @@
 //! Answers that were computed before.
 //!
-//! The key of a text is a hash of the revision and of its tokens: texts that the model cannot tell
-//! apart share an answer, and no text is kept. Equal texts that come while the first is computed
+//! The key of a text is a hash of the revision and of its tokens, that of a picture one of its prepared
+//! pixels: texts that the model cannot tell apart share an answer, and no text is kept. Equal texts that come while the first is computed
 //! wait for it. No lock is held meanwhile: an entry stands open instead ([`quick_cache`]).
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, GuardResult};
 
-use super::engine::Answer;
+use super::engine::{Answer, Unit};
 
 /// Hash of a revision and of a text's tokens.
 type Key = [u8; 32];
@@ -79,10 +79,10 @@ impl AnswerCache {
 
     /// Answers of texts that were tokenized, in their order. Those that are not here are given to
     /// `compute`, each once, which gives one answer a text.
-    pub async fn answers<E, F: Future<Output = Result<Vec<Answer>, E>>>(
+    pub async fn answers<U: Unit, E, F: Future<Output = Result<Vec<Answer>, E>>>(
         &self,
-        texts: Vec<Vec<u32>>,
-        compute: impl Fn(Vec<Vec<u32>>) -> F,
+        texts: Vec<Vec<U>>,
+        compute: impl Fn(Vec<Vec<U>>) -> F,
     ) -> Result<Vec<Answer>, E> {
         let Distinct { mut texts, keys, places } = self.distinct(texts);
         let mut found = vec![Answer::from([]); keys.len()];
@@ -126,12 +126,13 @@ impl AnswerCache {
         Ok(places.into_iter().map(|index| found[index].clone()).collect())
     }
 
-    fn key(&self, text: &[u32]) -> Key {
-        let bytes: Vec<u8> = text.iter().flat_map(|id| id.to_le_bytes()).collect();
-        *self.revision.clone().update(&bytes).finalize().as_bytes()
+    fn key<U: Unit>(&self, text: &[U]) -> Key {
+        let mut hasher = self.revision.clone();
+        U::hash(text, &mut hasher);
+        *hasher.finalize().as_bytes()
     }
 
-    fn distinct(&self, texts: Vec<Vec<u32>>) -> Distinct {
+    fn distinct<U: Unit>(&self, texts: Vec<Vec<U>>) -> Distinct<U> {
         let mut distinct = Distinct { texts: Vec::new(), keys: Vec::new(), places: Vec::new() };
         let mut seen = HashMap::new();
         for text in texts {
@@ -151,8 +152,8 @@ impl AnswerCache {
 }
 
 /// The texts of a request, each once.
-struct Distinct {
-    texts: Vec<Vec<u32>>,
+struct Distinct<U> {
+    texts: Vec<Vec<U>>,
     keys: Vec<Key>,
     /// For each text of the request, which of these it is.
     places: Vec<usize>,
@@ -204,9 +205,9 @@ mod tests {
     #[test]
     fn a_key_tells_revisions_and_lengths_apart() {
         let (one, other) = (cache(1), AnswerCache::new(1, "r2", 1, CacheMetrics::default()));
-        assert_eq!(one.key(&[1, 2]), one.key(&[1, 2]));
-        assert_ne!(one.key(&[1, 2]), other.key(&[1, 2]));
-        assert_ne!(one.key(&[1, 2]), one.key(&[1, 2, 0]));
+        assert_eq!(one.key(&[1_u32, 2]), one.key(&[1_u32, 2]));
+        assert_ne!(one.key(&[1_u32, 2]), other.key(&[1_u32, 2]));
+        assert_ne!(one.key(&[1_u32, 2]), one.key(&[1_u32, 2, 0]));
     }
 
     #[tokio::test]

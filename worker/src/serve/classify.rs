@@ -1,7 +1,7 @@
 //! `POST /v1/classify`.
 //!
 //! ```text
-//! {"inputs": "text" | ["text", …], "top_k": 1}
+//! {"inputs": "text" | ["text", …], "top_k": 1}     (pictures are base64)
 //! {"model": "spam", "revision": "…",
 //!  "outputs": [[{"label": "spam", "score": 0.98}, {"label": "ham", "score": 0.02}]]}
 //! ```

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use super::metrics::BatchMetrics;
 use super::queue::{Bounds, Next, Queue};
 use crate::backlog::{Refused, can_wait};
-use crate::data::collate;
+use crate::data::pictures::normalize;
+use crate::data::{PixelFormat, collate};
 use crate::model::embedder::Embedder;
 use crate::model::{Dropout, Model, ModelError};
 
@@ -17,25 +18,58 @@ use crate::model::{Dropout, Model, ModelError};
 /// vector. Shared with whoever asks again.
 pub type Answer = Arc<[f32]>;
 
-/// What computes texts that were tokenized.
-pub trait Compute: Send + 'static {
-    /// One answer a row. Rows must not be empty.
-    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError>;
+/// What a row is made of: token ids, or bytes of prepared pixels.
+pub trait Unit: Copy + Send + Sync + 'static {
+    /// Tokens that a row counts as.
+    fn tokens(row: &[Self]) -> usize;
+    /// Adds a row to a hash.
+    fn hash(row: &[Self], hasher: &mut blake3::Hasher);
 }
 
-/// One text, and where its answer goes.
-struct Item {
-    ids: Vec<u32>,
+impl Unit for u32 {
+    fn tokens(row: &[Self]) -> usize {
+        row.len()
+    }
+
+    fn hash(row: &[Self], hasher: &mut blake3::Hasher) {
+        let bytes: Vec<u8> = row.iter().flat_map(|id| id.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+}
+
+impl Unit for u8 {
+    fn tokens(_: &[Self]) -> usize {
+        0
+    }
+
+    fn hash(row: &[Self], hasher: &mut blake3::Hasher) {
+        hasher.update(row);
+    }
+}
+
+/// What computes rows.
+pub trait Compute: Send + 'static {
+    /// What a row is made of.
+    type Unit: Unit;
+    /// One answer a row. Rows must not be empty.
+    fn answers(&mut self, rows: &[&[Self::Unit]]) -> Result<Vec<Answer>, ModelError>;
+}
+
+/// One row, and where its answer goes.
+struct Item<U> {
+    row: Vec<U>,
     reply: oneshot::Sender<Result<Answer, String>>,
 }
 
-impl Compute for Box<dyn Compute> {
-    fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
+impl<U: Unit> Compute for Box<dyn Compute<Unit = U>> {
+    type Unit = U;
+
+    fn answers(&mut self, rows: &[&[U]]) -> Result<Vec<Answer>, ModelError> {
         self.as_mut().answers(rows)
     }
 }
 
-/// A text's answer did not come.
+/// An answer did not come.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// Not taken.
@@ -49,25 +83,25 @@ pub enum EngineError {
     Gone,
 }
 
-/// Hands texts to the computing thread.
+/// Hands rows to the computing thread.
 #[derive(Clone)]
-pub struct Engine {
-    shared: Arc<Shared>,
+pub struct Engine<U> {
+    shared: Arc<Shared<U>>,
     depth: usize,
 }
 
-struct Shared {
-    queue: Mutex<Queue<Item>>,
+struct Shared<U> {
+    queue: Mutex<Queue<Item<U>>>,
     arrived: Condvar,
     started: Instant,
     metrics: Arc<BatchMetrics>,
 }
 
-impl Engine {
+impl<U: Unit> Engine<U> {
     /// Starts the computing thread. It ends after [`Self::close`], once the
     /// queue is empty; the handle then returns.
     pub fn start(
-        mut model: impl Compute,
+        mut model: impl Compute<Unit = U>,
         bounds: Bounds,
         metrics: Arc<BatchMetrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
@@ -86,18 +120,18 @@ impl Engine {
     }
 
     /// Refuses what could never wait.
-    pub fn check(&self, texts: usize) -> Result<(), Refused> {
-        can_wait(texts, self.depth)
+    pub fn check(&self, rows: usize) -> Result<(), Refused> {
+        can_wait(rows, self.depth)
     }
 
-    /// The answers of texts that were tokenized, in their order.
-    pub async fn answers(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Answer>, EngineError> {
-        self.shared.metrics.tokens(texts.iter().map(Vec::len).sum());
-        let (items, replies): (Vec<_>, Vec<_>) = texts
+    /// The answers of rows, in their order.
+    pub async fn answers(&self, rows: Vec<Vec<U>>) -> Result<Vec<Answer>, EngineError> {
+        self.shared.metrics.tokens(rows.iter().map(|row| U::tokens(row)).sum());
+        let (items, replies): (Vec<_>, Vec<_>) = rows
             .into_iter()
-            .map(|ids| {
+            .map(|row| {
                 let (reply, receiver) = oneshot::channel();
-                (Item { ids, reply }, receiver)
+                (Item { row, reply }, receiver)
             })
             .unzip();
         self.shared.offer(items)?;
@@ -116,12 +150,12 @@ impl Engine {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue<Item>> {
+impl<U: Unit> Shared<U> {
+    fn lock(&self) -> MutexGuard<'_, Queue<Item<U>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn offer(&self, items: Vec<Item>) -> Result<(), Refused> {
+    fn offer(&self, items: Vec<Item<U>>) -> Result<(), Refused> {
         let mut queue = self.lock();
         queue.offer(items, self.started.elapsed())?;
         self.metrics.queue_depth(queue.len());
@@ -129,16 +163,16 @@ impl Shared {
         Ok(())
     }
 
-    fn compute(&self, model: &mut impl Compute) {
+    fn compute(&self, model: &mut impl Compute<Unit = U>) {
         while let Some(batch) = self.take() {
             // Whoever went away needs no answer.
-            let batch: Vec<Item> =
+            let batch: Vec<Item<U>> =
                 batch.into_iter().filter(|item| !item.reply.is_closed()).collect();
             if batch.is_empty() {
                 continue;
             }
             self.metrics.batch(batch.len());
-            let rows: Vec<&[u32]> = batch.iter().map(|item| item.ids.as_slice()).collect();
+            let rows: Vec<&[U]> = batch.iter().map(|item| item.row.as_slice()).collect();
             match model.answers(&rows) {
                 Ok(answers) => {
                     for (item, answer) in batch.into_iter().zip(answers) {
@@ -157,7 +191,7 @@ impl Shared {
     }
 
     /// Waits for a batch; `None` once the queue is closed and empty.
-    fn take(&self) -> Option<Vec<Item>> {
+    fn take(&self) -> Option<Vec<Item<U>>> {
         let mut queue = self.lock();
         loop {
             let now = self.started.elapsed();
@@ -189,6 +223,8 @@ pub struct TextClassifier {
 }
 
 impl Compute for TextClassifier {
+    type Unit = u32;
+
     /// Softmax of the logits of each row.
     fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
         tch::no_grad(|| {
@@ -210,13 +246,44 @@ pub struct TextEmbedder {
 }
 
 impl Compute for TextEmbedder {
+    type Unit = u32;
+
     fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
         tch::no_grad(|| by_row(&self.embedder.embed(&collate(rows, self.pad, self.device)?)?))
     }
 }
 
-/// A table's rows.
+/// A classifier of pictures with what it needs to compute them.
+pub struct PictureClassifier {
+    /// The classifier.
+    pub classifier: Model,
+    /// How prepared pixels become its input.
+    pub format: PixelFormat,
+    /// Where it computes.
+    pub device: Device,
+}
+
+impl PictureClassifier {
+    /// Logits `[B, C]` of prepared pictures.
+    pub fn logits(&self, rows: &[&[u8]]) -> Result<Tensor, ModelError> {
+        let pixels = normalize(&rows.concat(), rows.len(), self.format, self.device)?;
+        self.classifier.classify_pixels(&pixels, Dropout::Off)
+    }
+}
+
+impl Compute for PictureClassifier {
+    type Unit = u8;
+
+    fn answers(&mut self, rows: &[&[u8]]) -> Result<Vec<Answer>, ModelError> {
+        tch::no_grad(|| by_row(&self.logits(rows)?.f_softmax(-1, Kind::Float)?))
+    }
+}
+
+/// A table's rows. What is not finite is no answer.
 pub fn by_row(table: &Tensor) -> Result<Vec<Answer>, ModelError> {
     let rows = Vec::<Vec<f32>>::try_from(&table.f_to_device(Device::Cpu)?)?;
+    if !rows.iter().flatten().all(|number| number.is_finite()) {
+        return Err(ModelError::Pass("what the model gives is not finite"));
+    }
     Ok(rows.into_iter().map(Answer::from).collect())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,11 +15,11 @@ use serde_json::json;
 
 use super::common::{self, Common, Failure};
 use super::engine::Answer;
-use super::texts::Texts;
+use super::reads::{Reads, Way};
 use super::{binary, classify, inference};
 
 /// What the routes share.
-pub struct Server {
+pub struct Server<R: Reads> {
     /// Name, figures, bounds.
     pub common: Arc<Common>,
     /// Classes in the order of their ids.
@@ -27,47 +27,59 @@ pub struct Server {
     /// What computes it.
     pub runtime: ServingRuntime,
     /// The way to the model.
-    pub texts: Arc<Texts>,
+    pub way: Arc<Way<R>>,
 }
 
 /// All routes.
-pub fn router(server: &Arc<Server>) -> Router {
+pub fn router<R: Reads>(server: &Arc<Server<R>>) -> Router {
     let answers = Router::new()
-        .route("/v1/classify", post(classify))
-        .route("/v2/models/{name}/infer", post(infer))
-        .route("/v2/models/{name}/versions/{version}/infer", post(infer))
+        .route("/v1/classify", post(classify::<R>))
+        .route("/v2/models/{name}/infer", post(infer::<R>))
+        .route("/v2/models/{name}/versions/{version}/infer", post(infer::<R>))
         .with_state(server.clone());
     let about = Router::new()
         .route("/v2", get(about))
-        .route("/v2/models/{name}", get(metadata))
-        .route("/v2/models/{name}/ready", get(model_ready))
-        .route("/v2/models/{name}/versions/{version}", get(metadata))
-        .route("/v2/models/{name}/versions/{version}/ready", get(model_ready))
-        .fallback(unknown)
+        .route("/v2/models/{name}", get(metadata::<R>))
+        .route("/v2/models/{name}/ready", get(model_ready::<R>))
+        .route("/v2/models/{name}/versions/{version}", get(metadata::<R>))
+        .route("/v2/models/{name}/versions/{version}/ready", get(model_ready::<R>))
+        .fallback(unknown::<R>)
         .with_state(server.clone());
     common::measured(&server.common, answers)
         .merge(about)
         .merge(common::routes(server.common.clone()))
 }
 
-async fn classify(
-    State(server): State<Arc<Server>>,
+async fn classify<R: Reads>(
+    State(server): State<Arc<Server<R>>>,
+    Query(asked): Query<Asked>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
-    let request: classify::Request = server.common.parse(body)?;
-    if request.top_k == Some(0) {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
+    let alone = R::MEDIA.zip(media).is_some_and(|(known, media)| media.starts_with(known));
+    let (inputs, top_k) = if alone {
+        (vec![server.common.whole(body)?.into()], asked.top_k)
+    } else {
+        let request: classify::Request = server.common.parse(body)?;
+        let texts = request.inputs.into_texts().into_iter().enumerate();
+        let bytes =
+            |(index, text)| R::bytes_of(text).map_err(|why| format!("{} {index} {why}", R::INPUT));
+        let inputs: Result<Vec<_>, _> = texts.map(bytes).collect();
+        (inputs.map_err(Failure::bad_request)?, request.top_k.or(asked.top_k))
+    };
+    if top_k == Some(0) {
         return Err(Failure::bad_request("top_k is 0; ask for at least one class"));
     }
-    let top_k = request.top_k;
-    let scores = server.scores(request.inputs.into_texts()).await?;
+    let scores = server.scores(inputs).await?;
     let outputs =
         scores.iter().map(|scores| classify::ranked(&server.labels, scores, top_k)).collect();
     let (model, revision) = (server.common.name.clone(), server.common.revision.clone());
     Ok(Json(classify::Response { model, revision, outputs }).into_response())
 }
 
-async fn infer(
-    State(server): State<Arc<Server>>,
+async fn infer<R: Reads>(
+    State(server): State<Arc<Server<R>>>,
     Path(path): Path<ModelPath>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -81,8 +93,8 @@ async fn infer(
     let json_length = headers.get(binary::JSON_LENGTH).map(HeaderValue::as_bytes);
     let (json, behind) = binary::split(&body, json_length).map_err(Failure::bad_request)?;
     let request: inference::Request = common::from_json(json)?;
-    let texts = request.texts(behind).map_err(Failure::bad_request)?;
-    let scores = server.scores(texts).await?;
+    let inputs = request.inputs::<R>(behind).map_err(Failure::bad_request)?;
+    let scores = server.scores(inputs).await?;
     let outputs = request.outputs(&server.labels, &scores);
     let response = inference::Response {
         model_name: server.common.name.clone(),
@@ -106,6 +118,13 @@ async fn infer(
     Ok((headers, answer).into_response())
 }
 
+/// What the address of a picture's request may ask for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    top_k: Option<usize>,
+}
+
 /// The model that a path names, and its version where it names one.
 #[derive(Debug, Deserialize)]
 struct ModelPath {
@@ -113,7 +132,7 @@ struct ModelPath {
     version: Option<String>,
 }
 
-impl Server {
+impl<R: Reads> Server<R> {
     /// Refuses another model, or another revision of it.
     fn check(&self, ModelPath { name, version }: &ModelPath) -> Result<(), Failure> {
         self.common.check_name(name)?;
@@ -128,9 +147,9 @@ impl Server {
         }
     }
 
-    async fn scores(&self, texts: Vec<String>) -> Result<Vec<Answer>, Failure> {
-        self.texts.check(texts.len())?;
-        self.texts.answers(self.texts.encode(texts).await?).await
+    async fn scores(&self, inputs: Vec<Vec<u8>>) -> Result<Vec<Answer>, Failure> {
+        self.way.check(inputs.len())?;
+        self.way.answers(self.way.rows(inputs).await?).await
     }
 }
 
@@ -140,17 +159,17 @@ async fn about() -> Response {
     Json(json!({"name": "hearth", "version": version, "extensions": extensions})).into_response()
 }
 
-async fn metadata(
-    State(server): State<Arc<Server>>,
+async fn metadata<R: Reads>(
+    State(server): State<Arc<Server<R>>>,
     Path(path): Path<ModelPath>,
 ) -> Result<Response, Failure> {
     server.check(&path)?;
-    let metadata = inference::metadata(&server.common, server.runtime, &server.labels);
+    let metadata = inference::metadata::<R>(&server.common, server.runtime, &server.labels);
     Ok(Json(metadata).into_response())
 }
 
-async fn model_ready(
-    State(server): State<Arc<Server>>,
+async fn model_ready<R: Reads>(
+    State(server): State<Arc<Server<R>>>,
     Path(path): Path<ModelPath>,
 ) -> Result<Response, Failure> {
     server.check(&path)?;
@@ -159,11 +178,12 @@ async fn model_ready(
     Ok((status, Json(json!({"name": path.name, "ready": ready}))).into_response())
 }
 
-async fn unknown(request: Request) -> Failure {
+async fn unknown<R: Reads>(request: Request) -> Failure {
     let message = format!(
-        "there is no {} {}: this model is a classifier; texts go to POST /v1/classify or /v2/models/NAME/infer",
+        "there is no {} {}: this model is a classifier; {}",
         request.method(),
-        request.uri().path()
+        request.uri().path(),
+        R::HOW
     );
     Failure { status: StatusCode::NOT_FOUND, message }
 }

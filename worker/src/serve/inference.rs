@@ -1,4 +1,4 @@
-//! The Open Inference Protocol, version 2: one input `text` of type BYTES, and
+//! The Open Inference Protocol, version 2: one input `text` or `image` of type BYTES, and
 //! the outputs `label` (BYTES), `label_id` (INT64) and `scores` (FP32).
 //!
 //! Of the extensions there is `binary_tensor_data`: tensors as bytes behind the JSON ([`binary`]).
@@ -10,9 +10,8 @@ use serde_json::{Map, Value, json};
 use super::binary;
 use super::common::Common;
 use super::engine::Answer;
+use super::reads::Reads;
 
-/// Name of the input tensor.
-pub const INPUT: &str = "text";
 /// What of the protocol's extensions there is.
 pub const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
 
@@ -38,13 +37,14 @@ pub struct Request {
 /// A tensor of a request.
 #[derive(Debug, Deserialize)]
 pub struct InputTensor {
-    /// Must be [`INPUT`].
+    /// Must be [`Reads::INPUT`].
     pub name: String,
     /// `[N]` or `[N, 1]`.
     pub shape: Vec<usize>,
     /// Must be `BYTES`.
     pub datatype: String,
-    /// Texts, where they are no bytes behind the JSON; lists of them are read as one.
+    /// Texts, or pictures in base64, where they are no bytes behind the JSON; lists of them are read
+    /// as one.
     #[serde(default)]
     pub data: Option<Vec<Value>>,
     /// Of this tensor.
@@ -101,8 +101,8 @@ pub struct Outputs {
 }
 
 impl Request {
-    /// The texts, or what is wrong with the request. `behind` is what comes after its JSON.
-    pub fn texts(&self, behind: &[u8]) -> Result<Vec<String>, String> {
+    /// The inputs, or what is wrong with the request. `behind` is what comes after its JSON.
+    pub fn inputs<R: Reads>(&self, behind: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         self.parameters.check()?;
         for wanted in self.outputs.iter().flatten() {
             if !["label", "label_id", "scores"].contains(&wanted.name.as_str()) {
@@ -114,18 +114,19 @@ impl Request {
             wanted.parameters.check()?;
         }
         let [input] = self.inputs.as_slice() else {
-            return Err(format!("{} inputs, and the model has one: {INPUT:?}", self.inputs.len()));
+            let count = self.inputs.len();
+            return Err(format!("{count} inputs, and the model has one: {:?}", R::INPUT));
         };
-        let texts = input.texts(behind)?;
-        if input.shape[0] != texts.len() {
+        let elements = input.elements::<R>(behind)?;
+        if input.shape[0] != elements.len() {
             return Err(format!(
-                "shape {:?} asks for {} texts, and data holds {}",
+                "shape {:?} asks for {} elements, and data holds {}",
                 input.shape,
                 input.shape[0],
-                texts.len()
+                elements.len()
             ));
         }
-        Ok(texts)
+        Ok(elements)
     }
 
     /// The tensors that were asked for.
@@ -167,50 +168,55 @@ impl Request {
 }
 
 impl InputTensor {
-    fn texts(&self, behind: &[u8]) -> Result<Vec<String>, String> {
-        if self.name != INPUT {
-            return Err(format!("there is no input {:?}; the model's is {INPUT:?}", self.name));
+    fn elements<R: Reads>(&self, behind: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+        let own = R::INPUT;
+        if self.name != own {
+            return Err(format!("there is no input {:?}; the model's is {own:?}", self.name));
         }
         if self.datatype != "BYTES" {
-            return Err(format!("input {INPUT:?} is of type BYTES, not {:?}", self.datatype));
+            return Err(format!("input {own:?} is of type BYTES, not {:?}", self.datatype));
         }
         if !matches!(self.shape.as_slice(), [_] | [_, 1]) {
-            return Err(format!("input {INPUT:?} has shape [N] or [N, 1], not {:?}", self.shape));
+            return Err(format!("input {own:?} has shape [N] or [N, 1], not {:?}", self.shape));
         }
         self.parameters.check()?;
         match (&self.data, self.parameters.binary_data_size) {
             (Some(_), Some(_)) => {
-                Err(format!("input {INPUT:?} has data and binary_data_size; give one"))
+                Err(format!("input {own:?} has data and binary_data_size; give one"))
             }
             (None, None) => Err(format!(
-                "input {INPUT:?} has no data, and no binary_data_size of bytes behind the JSON"
+                "input {own:?} has no data, and no binary_data_size of bytes behind the JSON"
             )),
             (None, Some(size)) if size != behind.len() => Err(format!(
-                "binary_data_size of input {INPUT:?} is {size}, and {} bytes are behind the JSON",
+                "binary_data_size of input {own:?} is {size}, and {} bytes are behind the JSON",
                 behind.len()
             )),
-            (None, Some(_)) => binary::read_texts(behind),
+            (None, Some(_)) => binary::read_elements(behind),
             (Some(_), None) if !behind.is_empty() => Err(format!(
                 "{} bytes behind the JSON belong to no input: none has binary_data_size",
                 behind.len()
             )),
             (Some(data), None) => {
-                let mut texts = Vec::new();
+                let mut elements = Vec::new();
                 for value in data {
                     match value {
-                        Value::Array(row) => row.iter().try_for_each(|v| push(v, &mut texts))?,
-                        value => push(value, &mut texts)?,
+                        Value::Array(row) => {
+                            row.iter().try_for_each(|value| push::<R>(value, &mut elements))?;
+                        }
+                        value => push::<R>(value, &mut elements)?,
                     }
                 }
-                Ok(texts)
+                Ok(elements)
             }
         }
     }
 }
 
-fn push(value: &Value, texts: &mut Vec<String>) -> Result<(), String> {
+fn push<R: Reads>(value: &Value, elements: &mut Vec<Vec<u8>>) -> Result<(), String> {
     let text = value.as_str().ok_or_else(|| format!("data holds {value}, which is no text"))?;
-    texts.push(text.to_owned());
+    let index = elements.len();
+    let bytes = R::bytes_of(text.to_owned());
+    elements.push(bytes.map_err(|why| format!("{} {index} {why}", R::INPUT))?);
     Ok(())
 }
 
@@ -227,7 +233,7 @@ impl Parameters {
 }
 
 /// `GET /v2/models/NAME`.
-pub fn metadata(common: &Common, runtime: ServingRuntime, labels: &[String]) -> Value {
+pub fn metadata<R: Reads>(common: &Common, runtime: ServingRuntime, labels: &[String]) -> Value {
     let platform = match runtime {
         ServingRuntime::Libtorch => "hearth_libtorch",
         ServingRuntime::OnnxRuntime => "hearth_onnxruntime",
@@ -237,7 +243,7 @@ pub fn metadata(common: &Common, runtime: ServingRuntime, labels: &[String]) -> 
         "name": common.name,
         "versions": [common.revision],
         "platform": platform,
-        "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
+        "inputs": [{"name": R::INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
             {"name": "label_id", "datatype": "INT64", "shape": [-1]},
@@ -255,10 +261,11 @@ fn likeliest(scores: &[f32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::TextEncoder;
 
-    fn request(input: &Value, behind: &[u8]) -> Result<Vec<String>, String> {
+    fn request(input: &Value, behind: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         let request: Request = serde_json::from_value(json!({ "inputs": [input] })).unwrap();
-        request.texts(behind)
+        request.inputs::<TextEncoder>(behind)
     }
 
     fn tensor() -> Value {
@@ -267,11 +274,11 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_the_model_is_refused_with_what_does() {
-        assert_eq!(request(&tensor(), b"").unwrap(), ["a", "b"]);
+        assert_eq!(request(&tensor(), b"").unwrap(), [b"a", b"b"]);
         for (field, value, want) in [
             ("name", json!("tokens"), "the model's is \"text\""),
             ("datatype", json!("FP32"), "of type BYTES"),
-            ("shape", json!([3]), "asks for 3 texts, and data holds 2"),
+            ("shape", json!([3]), "asks for 3 elements, and data holds 2"),
             ("shape", json!([1, 2]), "[N] or [N, 1]"),
             ("data", json!(["a", 7]), "7, which is no text"),
             ("data", Value::Null, "no data"),
@@ -291,11 +298,11 @@ mod tests {
         let mut input = tensor();
         input["shape"] = json!([2, 1]);
         input["data"] = json!([["a"], ["b"]]);
-        assert_eq!(request(&input, b"").unwrap(), ["a", "b"]);
+        assert_eq!(request(&input, b"").unwrap(), [b"a", b"b"]);
         input["data"].take();
         input["parameters"] = json!({"binary_data_size": 10});
         let bytes = b"\x01\0\0\0a\x01\0\0\0b";
-        assert_eq!(request(&input, bytes).unwrap(), ["a", "b"]);
+        assert_eq!(request(&input, bytes).unwrap(), [b"a", b"b"]);
         assert!(request(&input, &bytes[..9]).unwrap_err().contains("is 10, and 9 bytes"));
     }
 
@@ -303,7 +310,7 @@ mod tests {
         let labels = ["ham", "spam"].map(str::to_owned);
         let scores = [[0.25, 0.75], [0.5, 0.5]].map(Answer::from);
         let request: Request = serde_json::from_value(request.clone()).unwrap();
-        request.texts(b"").unwrap();
+        request.inputs::<TextEncoder>(b"").unwrap();
         request.outputs(&labels, &scores)
     }
 
@@ -318,7 +325,7 @@ mod tests {
         assert_eq!(outputs(&request).tensors.len(), 1);
         request["outputs"][0]["name"] = json!("x");
         let request: Request = serde_json::from_value(request).unwrap();
-        assert!(request.texts(b"").unwrap_err().contains("no output \"x\""));
+        assert!(request.inputs::<TextEncoder>(b"").unwrap_err().contains("no output \"x\""));
     }
 
     #[test]

@@ -68,8 +68,16 @@ impl BatchMetrics {
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             tokens: Counter::default(),
         };
-        registry.register("queue_depth", "Texts that wait", metrics.queue_depth.clone());
-        registry.register("batch_size", "Texts computed together", metrics.batch_size.clone());
+        registry.register(
+            "queue_depth",
+            "Texts or pictures that wait",
+            metrics.queue_depth.clone(),
+        );
+        registry.register(
+            "batch_size",
+            "Texts or pictures computed together",
+            metrics.batch_size.clone(),
+        );
         registry.register("tokens", "Tokens computed", metrics.tokens.clone());
         metrics
     }

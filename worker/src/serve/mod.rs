@@ -1,6 +1,6 @@
 //! `hearth-worker serve`: a model over HTTP.
 //!
-//! [`start`] makes a server of a directory. Classifiers and embedders: [`texts`] is the way of texts,
+//! [`start`] makes a server of a directory. Classifiers and embedders: [`reads`] is the way of texts and pictures,
 //! [`cache`] what was computed before, [`queue`] decides what is computed together, [`engine`] has
 //! the one thread that computes, by libtorch or by [`onnx`]; [`http`] has the routes of a classifier, [`classify`] and
 //! [`inference`], whose tensors may be [`binary`], the two protocols. Language models:
@@ -18,8 +18,8 @@ pub mod metrics;
 pub mod onnx;
 pub mod openai;
 pub mod queue;
+pub mod reads;
 pub mod start;
-pub mod texts;
 
 use std::future::IntoFuture as _;
 use std::net::{SocketAddr, TcpListener as StdListener};

@@ -1,4 +1,4 @@
-//! A classifier of texts in ONNX Runtime: the model is read by libtorch, written as ONNX in memory,
+//! A classifier in ONNX Runtime: the model is read by libtorch, written as ONNX in memory,
 //! and computed there, once both were seen to agree.
 
 use std::path::PathBuf;
@@ -10,8 +10,9 @@ use ort::session::Session;
 use ort::value::Tensor as OrtTensor;
 use tch::{Device, Kind, Tensor};
 
-use super::engine::{Answer, Compute, TextClassifier, by_row};
-use crate::data::collate;
+use super::engine::{Answer, Compute, PictureClassifier, TextClassifier, by_row};
+use crate::data::pictures::normalize;
+use crate::data::{PixelFormat, collate};
 use crate::model::{Dropout, ModelError};
 
 /// Names the library.
@@ -112,7 +113,53 @@ impl OnnxClassifier {
     }
 }
 
+/// A classifier of pictures that ONNX Runtime computes.
+#[derive(Debug)]
+pub struct OnnxPictures {
+    session: Session,
+    format: PixelFormat,
+}
+
+impl OnnxPictures {
+    /// Has ONNX Runtime compute `model`, if it gives the same logits of these pictures as libtorch.
+    pub fn new(
+        model: &PictureClassifier,
+        place: &Place,
+        samples: &[&[u8]],
+    ) -> Result<Self, ModelError> {
+        let file = model.classifier.onnx()?;
+        let mut own = Self { session: session(&file, place)?, format: model.format };
+        drop(file);
+        let batches = samples.iter().map(std::slice::from_ref).chain([samples]);
+        for rows in batches {
+            check(&own.logits(rows)?, &tch::no_grad(|| model.logits(rows))?)?;
+        }
+        Ok(own)
+    }
+
+    /// Logits `[B, C]` of prepared pictures.
+    pub fn logits(&mut self, rows: &[&[u8]]) -> Result<Tensor, ModelError> {
+        let pixels = normalize(&rows.concat(), rows.len(), self.format, Device::Cpu)?;
+        let shape = pixels.size();
+        let numbers = Vec::<f32>::try_from(&pixels.f_contiguous()?.f_reshape([-1i64])?)?;
+        let pixels = OrtTensor::from_array((shape, numbers))?;
+        let outputs = self.session.run(ort::inputs! { "pixel_values" => pixels })?;
+        let (shape, numbers) = outputs["logits"].try_extract_tensor::<f32>()?;
+        Ok(Tensor::f_from_slice(numbers)?.f_reshape(&shape[..])?)
+    }
+}
+
+impl Compute for OnnxPictures {
+    type Unit = u8;
+
+    fn answers(&mut self, rows: &[&[u8]]) -> Result<Vec<Answer>, ModelError> {
+        by_row(&self.logits(rows)?.f_softmax(-1, Kind::Float)?)
+    }
+}
+
 impl Compute for OnnxClassifier {
+    type Unit = u32;
+
     fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
         by_row(&self.logits(rows)?.f_softmax(-1, Kind::Float)?)
     }

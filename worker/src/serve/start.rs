@@ -10,18 +10,19 @@ use axum::Router;
 use hearth_crds::model_deployment::ServingRuntime;
 use hearth_crds::worker_config::ServeConfig;
 use tch::Device;
+use tokio::sync::Semaphore;
 
 use super::cache::{AnswerCache, CacheMetrics};
 use super::common::Common;
-use super::engine::{Compute, Engine, TextClassifier, TextEmbedder};
+use super::engine::{Compute, Engine, PictureClassifier, TextClassifier, TextEmbedder};
 use super::http::{self, Server};
 use super::metrics::{BatchMetrics, ServingMetrics};
-use super::onnx::{OnnxClassifier, Place};
+use super::onnx::{OnnxClassifier, OnnxPictures, Place};
 use super::openai::{self, EmbeddingServer, LanguageServer};
 use super::queue::Bounds;
-use super::texts::Texts;
+use super::reads::{Reads, Way};
 use crate::cores::cores;
-use crate::data::TextEncoder;
+use crate::data::{Preprocessor, TextEncoder};
 use crate::error::Error;
 use crate::generate::compute::{Computer, memory_for_texts};
 use crate::generate::engine::Limits;
@@ -29,7 +30,7 @@ use crate::generate::language::Vocabulary;
 use crate::generate::metrics::GenerationMetrics;
 use crate::generate::{self, schedule};
 use crate::model::embedder::{self, is_embedder};
-use crate::model::{Family, Head, ModelConfig, saved_head};
+use crate::model::{Family, Head, Model, ModelConfig, saved_head};
 
 /// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
 /// that texts that run wait no longer than for so many.
@@ -41,18 +42,20 @@ const LEAST_ROOM: usize = 1024;
 /// A model that is warm.
 pub enum Loaded {
     /// Tells texts apart.
-    Classifier(Classifier),
+    Texts(Classifier<TextEncoder>),
+    /// Tells pictures apart.
+    Pictures(Classifier<Preprocessor>),
     /// Gives vectors of texts.
     Embedder(TextEmbedder, Box<TextEncoder>),
     /// Continues texts.
     Language(Computer, Arc<Vocabulary>),
 }
 
-/// A classifier of texts.
-pub struct Classifier {
-    model: Box<dyn Compute>,
+/// A classifier.
+pub struct Classifier<R: Reads> {
+    model: Box<dyn Compute<Unit = R::Unit>>,
     labels: Vec<String>,
-    encoder: Box<TextEncoder>,
+    reader: Box<R>,
     runtime: ServingRuntime,
 }
 
@@ -73,9 +76,10 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
     let directory = &asked.model;
     let config = ModelConfig::read(directory)?;
     let place = Place::of(asked.runtime, asked.accelerator, threads())?;
-    if place.is_some() && (config.family != Family::Bert || is_embedder(&config)) {
+    let has_onnx = config.family == Family::Bert || config.family.sees();
+    if place.is_some() && (!has_onnx || is_embedder(&config)) {
         let detail = format!(
-            "serving.runtime {:?} computes classifiers of BERT's family; choose Libtorch for this model",
+            "serving.runtime {:?} computes classifiers of BERT's family and of pictures; choose Libtorch for this model",
             asked.runtime
         );
         return Err(config.unsupported(detail).into());
@@ -102,11 +106,13 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
     // Elsewhere, libtorch only reads the model and says what it should give.
     let device = if place.is_some() { Device::Cpu } else { device };
     let classifier = crate::quantize::load(directory, device)?;
-    classifier.expect_classifier()?;
+    if config.family.sees() {
+        return pictures(asked, classifier, (device, place), bounds.batch);
+    }
     let encoder = TextEncoder::from_export(directory)?;
     let labels = classifier.labels().names().to_vec();
     let own = TextClassifier { classifier, pad: encoder.pad(), device };
-    let mut model: Box<dyn Compute> = match place {
+    let mut model: Box<dyn Compute<Unit = u32>> = match place {
         None => Box::new(own),
         Some(place) => {
             let [short, long] = samples(&encoder)?;
@@ -114,12 +120,35 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
         }
     };
     warm_up(&mut model, &encoder, bounds.batch)?;
-    Ok(Loaded::Classifier(Classifier {
-        model,
-        labels,
-        encoder: Box::new(encoder),
-        runtime: asked.runtime,
-    }))
+    let (reader, runtime) = (Box::new(encoder), asked.runtime);
+    Ok(Loaded::Texts(Classifier { model, labels, reader, runtime }))
+}
+
+/// A warm classifier of pictures.
+fn pictures(
+    asked: &ServeConfig,
+    classifier: Model,
+    (device, place): (Device, Option<Place>),
+    batch: usize,
+) -> Result<Loaded, Error> {
+    let began = Instant::now();
+    let preprocessor = Preprocessor::load(&asked.model)?;
+    let labels = classifier.labels().names().to_vec();
+    let format = preprocessor.format;
+    let own = PictureClassifier { classifier, format, device };
+    let bytes = 3 * format.height * format.width;
+    let black = vec![0; bytes];
+    let stripes: Vec<u8> = (0..=u8::MAX).cycle().take(bytes).collect();
+    let mut model: Box<dyn Compute<Unit = u8>> = match place {
+        None => Box::new(own),
+        Some(place) => Box::new(OnnxPictures::new(&own, &place, &[&black, &stripes])?),
+    };
+    for rows in [vec![&black[..]], vec![&stripes[..]; batch], vec![&black[..]]] {
+        model.answers(&rows)?;
+    }
+    tracing::info!(seconds = began.elapsed().as_secs_f64(), "the model is warm");
+    let (reader, runtime) = (Box::new(preprocessor), asked.runtime);
+    Ok(Loaded::Pictures(Classifier { model, labels, reader, runtime }))
 }
 
 /// A short text and the longest.
@@ -135,7 +164,11 @@ pub fn threads() -> usize {
 }
 
 /// The first passes allocate and choose kernels: not at a client's cost.
-fn warm_up(model: &mut impl Compute, encoder: &TextEncoder, batch: usize) -> Result<(), Error> {
+fn warm_up(
+    model: &mut impl Compute<Unit = u32>,
+    encoder: &TextEncoder,
+    batch: usize,
+) -> Result<(), Error> {
     let began = Instant::now();
     let [short, long] = samples(encoder)?;
     for rows in [vec![&short[..]], vec![&long[..]], vec![&short[..]; batch], vec![&short[..]]] {
@@ -149,19 +182,8 @@ impl Loaded {
     /// Starts what computes, and gives the routes to it.
     pub fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
         match self {
-            Self::Classifier(Classifier { model, labels, encoder, runtime }) => {
-                let (common, texts, thread) =
-                    compute(model, *encoder, labels.len(), (config, bounds))?;
-                let server =
-                    Server { common: common.clone(), labels, runtime, texts: texts.clone() };
-                let router = http::router(&Arc::new(server));
-                Ok(Serving {
-                    common,
-                    router,
-                    close: Box::new(move || texts.engine.close()),
-                    thread,
-                })
-            }
+            Self::Texts(classifier) => classifier.start(config, bounds),
+            Self::Pictures(classifier) => classifier.start(config, bounds),
             Self::Embedder(model, encoder) => {
                 let (width, vocabulary) = (model.embedder.width, model.embedder.vocabulary);
                 let (common, texts, thread) = compute(model, *encoder, width, (config, bounds))?;
@@ -185,13 +207,26 @@ impl Loaded {
     }
 }
 
+impl<R: Reads> Classifier<R> {
+    fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
+        let Self { model, labels, reader, runtime } = self;
+        let (common, way, thread) = compute(model, *reader, labels.len(), (config, bounds))?;
+        let server = Server { common: common.clone(), labels, runtime, way: way.clone() };
+        let router = http::router(&Arc::new(server));
+        Ok(Serving { common, router, close: Box::new(move || way.engine.close()), thread })
+    }
+}
+
+/// What routes share, the way to the computing thread, and that thread.
+type Computing<R> = (Arc<Common>, Arc<Way<R>>, JoinHandle<()>);
+
 /// Starts the thread that computes answers of so many `numbers` each, with the cache before it.
-fn compute(
-    model: impl Compute,
-    encoder: TextEncoder,
+fn compute<R: Reads>(
+    model: impl Compute<Unit = R::Unit>,
+    reader: R,
     numbers: usize,
     (config, bounds): (&ServeConfig, Bounds),
-) -> std::io::Result<(Arc<Common>, Arc<Texts>, JoinHandle<()>)> {
+) -> std::io::Result<Computing<R>> {
     let bytes = config.response_cache_bytes;
     let (metrics, (figures, cached)) = ServingMetrics::with(|registry| {
         let cached = (bytes > 0).then(|| CacheMetrics::new(registry));
@@ -199,8 +234,9 @@ fn compute(
     });
     let cache = cached.map(|figures| AnswerCache::new(bytes, &config.revision, numbers, figures));
     let (engine, thread) = Engine::start(model, bounds, Arc::new(figures))?;
-    let texts = Arc::new(Texts { encoder, engine, cache });
-    Ok((common(config, metrics), texts, thread))
+    let turns = Semaphore::new(threads());
+    let way = Arc::new(Way { reader, engine, cache, turns });
+    Ok((common(config, metrics), way, thread))
 }
 
 fn generate(

@@ -22,9 +22,10 @@ use crate::data::{
 };
 use crate::error::Error;
 use crate::event::EventSink;
-use crate::model::{Family, Head, Model, ModelConfig, ModelError, load_for_training_with};
+use crate::model::{Family, Head, Model, ModelConfig, ModelError, Weights, load_for_training_of};
 use crate::objective::{Classification, NextToken, Objective, Preference, Reference, Teacher};
 use crate::peft::{self, Adapters, LoraConfig};
+use crate::prune::{self, Zeros};
 
 /// What makes token ids, or pixels, of rows.
 #[derive(Debug)]
@@ -290,21 +291,37 @@ pub(super) fn objective(
     })
 }
 
-/// The model that training begins with, quantized where that is asked for, and the adapters in it;
-/// besides, the layers that got fresh weights.
+/// What training begins with.
+pub(super) struct Beginning {
+    /// The model, pruned or quantized where that is asked for.
+    pub(super) model: Model,
+    /// Layers that got fresh weights.
+    pub(super) fresh: Vec<&'static str>,
+    /// The adapters in it.
+    pub(super) adapters: Option<Adapters>,
+    /// Weights that stay 0.
+    pub(super) zeros: Zeros,
+}
+
+/// Reads the model.
 pub(super) fn model(
     config: &Config,
     model: &ModelConfig,
     head: Head,
     device: Device,
-) -> Result<(Model, Vec<&'static str>, Option<Adapters>), Error> {
+) -> Result<Beginning, Error> {
     let bits = match config.peft.as_ref().map(|peft| peft.base_quantization) {
         None | Some(BaseQuantization::None) => None,
         Some(BaseQuantization::INT8) => Some(Bits::Eight),
         Some(BaseQuantization::INT4) => Some(Bits::Four),
     };
-    let (mut loaded, fresh) = load_for_training_with(
-        (model, &config.model),
+    let weights = Weights::read(&config.model, model.family.prefix())?;
+    let (model, weights) = match &config.pruning {
+        Some(pruning) => prune::structured(model.clone(), weights, pruning)?,
+        None => (model.clone(), weights),
+    };
+    let (mut loaded, fresh) = load_for_training_of(
+        (&model, &weights),
         head,
         (device, config.seed),
         &|name, shape, weights| match bits {
@@ -314,7 +331,8 @@ pub(super) fn model(
     )?;
     let adapters =
         config.peft.as_ref().map(|asked| peft::adapt(&mut loaded, &lora(asked))).transpose()?;
-    Ok((loaded, fresh, adapters))
+    let zeros = config.pruning.as_ref().map(|pruning| prune::zero(&loaded, pruning)).transpose()?;
+    Ok(Beginning { model: loaded, fresh, adapters, zeros: zeros.unwrap_or_default() })
 }
 
 /// Gives samples what the model that training begins with thinks of them. Each rank asks it about

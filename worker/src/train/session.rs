@@ -14,7 +14,7 @@ use super::epoch::{Epoch, Sampling};
 use super::evaluate::EvalOptions;
 use super::gang::Gang;
 use super::horizon::Horizon;
-use super::inputs::{self, Encoder};
+use super::inputs::{self, Beginning, Encoder};
 use super::journal::Journal;
 use super::memory::{self, FittingBatch};
 use super::optimizer::Optimizer;
@@ -82,7 +82,8 @@ impl<'a> Session<'a> {
         let encoder = Encoder::load(&config, &model_config, gang.leads(), events)?;
         let mut data = encoder.read(&config, &model_config, &gang)?;
         let head = encoder.head(&data);
-        let (mut model, fresh, adapters) = inputs::model(&config, &model_config, head, device)?;
+        let Beginning { mut model, fresh, adapters, zeros } =
+            inputs::model(&config, &model_config, head, device)?;
         let place = Place {
             packed: config.packing,
             bf16: config.bf16,
@@ -123,7 +124,8 @@ impl<'a> Session<'a> {
         gang.assemble("restored")?;
         let micro_batch = micro_batch(&config, &gang)?;
         let own = (team, parameters, optimizer);
-        let trainer = Trainer::new((model, objective), own, &mut gang, (place, config.seed))?;
+        let mut trainer = Trainer::new((model, objective), own, &mut gang, (place, config.seed))?;
+        trainer.keep_zero(&zeros)?;
         let saver = start_saver(&config, &rank, &checkpoints, &trainer)?;
         let sampling = Sampling::new(&config, encoder.max_length());
         let horizon = horizon(&config, &sampling, &data.train, gang.layout().shares(), &state)?;

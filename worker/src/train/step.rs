@@ -21,6 +21,7 @@ use crate::objective::{Objective, Place};
 use crate::parallel::Chain;
 use crate::parallel::layout::PIPELINE;
 use crate::parallel::pipeline::{Action, one_forward_one_backward};
+use crate::prune::Zeros;
 
 /// What makes steps.
 pub struct Trainer {
@@ -37,6 +38,8 @@ pub struct Trainer {
     pub statistics: Vec<Parameter>,
     /// The optimizer over them.
     pub optimizer: Optimizer,
+    /// Weights of which some are 0 for good, and where.
+    zeros: Vec<(Tensor, Tensor)>,
     team: Team,
     fetched: Fetched,
     /// Spent on reading samples since it was last asked for.
@@ -73,11 +76,25 @@ impl Trainer {
             parameters,
             statistics,
             optimizer,
+            zeros: Vec::new(),
             team,
             fetched: Fetched::default(),
             waited: Duration::ZERO,
             seed,
         })
+    }
+
+    /// Keeps these weights at 0 from now on: they get no gradient, so no optimizer moves them.
+    pub fn keep_zero(&mut self, zeros: &Zeros) -> Result<(), Error> {
+        for (layer, gone) in zeros {
+            let name = format!("{layer}.weight");
+            let found = self.parameters.iter().find(|parameter| parameter.name == name);
+            let Some(weight) = found.filter(|found| found.tensor.size() == gone.size()) else {
+                return Err(Error::Internal(format!("{name} is not whole on this rank")));
+            };
+            self.zeros.push((weight.tensor.shallow_clone(), gone.shallow_clone()));
+        }
+        Ok(())
     }
 
     /// Gradients of the mean loss over the global batch, in every parameter's
@@ -91,9 +108,26 @@ impl Trainer {
         gang: &Gang,
         after_pass: &mut dyn FnMut(),
     ) -> Result<f64, Error> {
-        if let Some(chain) = self.team.chain.clone() {
-            return self.by_stages(&chain, (samples, share), after_pass);
+        let loss_sum = match self.team.chain.clone() {
+            Some(chain) => self.by_stages(&chain, (samples, share), after_pass)?,
+            None => self.by_copies((samples, share), gang, after_pass)?,
+        };
+        for (weight, gone) in &self.zeros {
+            let mut gradient = weight.grad();
+            if gradient.defined() {
+                let _ = gradient.f_masked_fill_(gone, 0.0)?;
+            }
         }
+        Ok(loss_sum)
+    }
+
+    /// [`Self::forward_backward`] of a whole model.
+    fn by_copies(
+        &mut self,
+        (samples, share): (&Samples, &Share),
+        gang: &Gang,
+        after_pass: &mut dyn FnMut(),
+    ) -> Result<f64, Error> {
         self.clear_gradients(share.passes.len())?;
         let last = share.passes.len().saturating_sub(1);
         let mut loss_sum = Tensor::f_zeros([], (Kind::Float, self.place.device))?;

@@ -44,7 +44,10 @@ fn load(directory: &Path, bits: Option<Bits>) -> Model {
         Some(bits) => peft::quantized(name, shape, weights, (bits, Device::Cpu)),
         None => Ok(None),
     };
-    model::load_for_training_with((&config, directory), Head::CausalLm, place, &supply).unwrap().0
+    {
+        let weights = model::Weights::read(directory, config.family.prefix()).unwrap();
+        model::load_for_training_of((&config, &weights), Head::CausalLm, place, &supply).unwrap().0
+    }
 }
 
 /// Loss of fixed tokens.

@@ -28,7 +28,7 @@ use crate::fixture::Fixture;
 use crate::gang::{Ended, Gang};
 use crate::parity_images;
 
-const SHAPES: [&str; 3] = ["cross", "disc", "frame"];
+pub(crate) const SHAPES: [&str; 3] = ["cross", "disc", "frame"];
 
 /// A picture of 20 by 24 pixels of the shape `row % 3`, in a colour and at a place of its own.
 fn shape(row: u32) -> RgbImage {
@@ -50,7 +50,7 @@ fn shape(row: u32) -> RgbImage {
     })
 }
 
-fn png(row: u32) -> Vec<u8> {
+pub(crate) fn png(row: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let picture = DynamicImage::from(shape(row));
     picture.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
@@ -63,7 +63,7 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 /// A fixture with a model of `images.json` and `rows` pictures to learn from.
-fn fixture(case: &str, processor: &Value, rows: u32) -> Fixture {
+pub(crate) fn fixture(case: &str, processor: &Value, rows: u32) -> Fixture {
     let fixture = Fixture::new(0.0);
     fs::remove_dir_all(fixture.path("model")).unwrap();
     parity_images::put(case, &fixture.path("model"));
@@ -82,16 +82,16 @@ fn write_rows(fixture: &Fixture, name: &str, rows: std::ops::Range<u32>) {
     fixture.write(name, &lines.join("\n"));
 }
 
-fn resnet() -> Value {
+pub(crate) fn resnet() -> Value {
     json!({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 20},
            "crop_pct": 1.0, "resample": 2})
 }
 
-fn vit() -> Value {
+pub(crate) fn vit() -> Value {
     json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}})
 }
 
-fn pictures(config: &mut Value) {
+pub(crate) fn pictures(config: &mut Value) {
     config["task"] = "ImageClassification".into();
     config["data"]["clean"] = json!([]);
     config["training"].as_object_mut().unwrap().remove("maxLength");
@@ -349,9 +349,8 @@ fn what_does_not_go_together_is_refused_by_name() {
         assert_eq!(ended.codes, [Some(code)], "{reason}: {message}");
         assert!(message.contains(named), "{message}");
     }
-    // What is trained is not yet served, and says so.
-    let served = model::load(&fixture.path("model"), Device::Cpu).unwrap().expect_classifier();
-    assert!(served.unwrap_err().to_string().contains("pictures"));
+    let read = model::load(&fixture.path("model"), Device::Cpu).unwrap().expect_text();
+    assert!(read.unwrap_err().to_string().contains("pictures"));
 }
 
 /// `{image: {bytes, path}, label}`, as `datasets` writes them.

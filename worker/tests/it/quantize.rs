@@ -15,13 +15,13 @@ use crate::fixture::{Fixture, rows};
 use crate::trained;
 use crate::ways::language_model;
 
-struct Run {
-    exit_code: i32,
-    result: WorkerResult,
+pub(crate) struct Run {
+    pub(crate) exit_code: i32,
+    pub(crate) result: WorkerResult,
 }
 
 /// Runs the command with `change` applied to its configuration.
-fn quantize(fixture: &Fixture, model: &Path, change: impl FnOnce(&mut Value)) -> Run {
+pub(crate) fn quantize(fixture: &Fixture, model: &Path, change: impl FnOnce(&mut Value)) -> Run {
     let mut config = json!({
         "version": "hearth.dev/worker/v1",
         "job": {"namespace": "local", "name": "tiny", "uid": ""},

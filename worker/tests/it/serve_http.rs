@@ -84,6 +84,11 @@ impl Server {
         send(self.port, "POST", path, body).unwrap()
     }
 
+    /// Headers go with the body.
+    pub(crate) fn post_bytes(&self, path: &str, headers: &str, body: &[u8]) -> Answer {
+        send_bytes(self.port, ("POST", path), headers, body).unwrap()
+    }
+
     fn classify(&self, inputs: &Value) -> Answer {
         self.post("/v1/classify", &json!({ "inputs": inputs }).to_string())
     }
@@ -133,15 +138,25 @@ impl Drop for Server {
 
 /// One request on a connection of its own.
 fn send(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
+    send_bytes(port, (method, path), "content-type: application/json", body.as_bytes())
+}
+
+/// With headers that go with the body.
+fn send_bytes(
+    port: u16,
+    (method, path): (&str, &str),
+    headers: &str,
+    body: &[u8],
+) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let length = body.len();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: server\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nhost: server\r\nconnection: close\r\n{headers}\r\ncontent-length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes())?;
     // A refused body need not be read to its end.
-    let _ = stream.write_all(body.as_bytes());
+    let _ = stream.write_all(body);
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

@@ -32,6 +32,7 @@ pub fn build(
     if decision.has_gateway() && decision.http_route {
         children.extend(route::child(&frame));
     }
+    children.extend(decision.train.clone().map(Child::TrainingJob));
     if let Some(target) = target {
         if let Some(artifact) = target.artifact.as_ref().filter(|_| decision.compress) {
             children.extend(quantize::children(&frame, target, artifact));
@@ -61,6 +62,7 @@ fn superfluous(
     live: &LiveChildren,
 ) -> Vec<ChildId> {
     let wanted: Vec<_> = children.iter().map(Child::id).collect();
+    let trains = valid.spec.compression.as_ref().is_some_and(|asked| asked.training.is_some());
     let compresses = wanted.iter().chain(live.keys()).any(|id| id.kind == Kind::Job);
     let unneeded = |id: &ChildId| match id.kind {
         // Its Deployment has one pod from now on.
@@ -68,6 +70,8 @@ fn superfluous(
             wanted.contains(&ChildId { kind: Kind::Deployment, ..id.clone() })
         }
         Kind::HTTPRoute => true,
+        // One of another model or of other settings; kept while it is not known which is wanted.
+        Kind::TrainingJob => decision.train.is_some() || !trains,
         Kind::NetworkPolicy => !compresses && id.name == valid.child_name(QUANTIZE),
         _ => false,
     };

@@ -13,7 +13,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use super::frame::Frame;
 use crate::children::Child;
 use crate::deployment::marks::QUANTIZE;
-use crate::deployment::target::{Artifact, Target};
+use crate::deployment::target::{Artifact, Target, pruning_of};
 use crate::network;
 use crate::pods::{self, MemoryDefault};
 use crate::source_rules::{Backend, path_of};
@@ -71,6 +71,8 @@ fn config(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> Option<Qua
             uid: valid.uid.clone(),
         },
         model: path_of(&artifact.from, &Backend::Cluster),
+        reference: artifact.reference.as_ref().map(|model| path_of(model, &Backend::Cluster)),
+        pruning: pruning_of(compression).cloned(),
         quantization: compression.quantization,
         group_size: compression.group_size(),
         output: path_of(&target.model, &Backend::Cluster),
@@ -98,7 +100,7 @@ fn template(frame: &Frame<'_>, target: &Target, artifact: &Artifact) -> PodTempl
     pods::add_config(&mut pod, &artifact.job);
     let mut claims = BTreeMap::new();
     let rows = [valid.calibration_rows.as_ref(), valid.gate_rows.as_ref()];
-    for read in rows.into_iter().chain([Some(&artifact.from)]) {
+    for read in rows.into_iter().chain([Some(&artifact.from), artifact.reference.as_ref()]) {
         claims.extend(read.and_then(Source::claim).map(|claim| (claim, ClaimUse::Read)));
     }
     claims.extend(target.model.claim().map(|claim| (claim, ClaimUse::Write)));

@@ -9,6 +9,7 @@ mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hearth_crds::TrainingJob;
 use hearth_crds::model_deployment::{CompressionReport, Routing};
 use hearth_crds::routing::Measure;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -31,6 +32,8 @@ const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(30);
 pub struct Decision {
     /// Where the deployment stands.
     pub stage: Stage,
+    /// The job that comes before compression should be there.
+    pub train: Option<Box<TrainingJob>>,
     /// The Job that compresses should be there.
     pub compress: bool,
     /// The target's servers should be there.
@@ -201,6 +204,7 @@ fn step(
         route: routed,
         routed_at: seen.routed_at,
         record: Record { current: None, ..seen.record.clone() },
+        train: seen.training.clone(),
         lost_pods: lost_pods(&seen.quantize_pods, &seen.silent_nodes, DEFAULT_GRACE, now),
         ..Decision::default()
     };

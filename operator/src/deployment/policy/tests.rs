@@ -21,7 +21,7 @@ fn valid() -> ValidDeployment {
 fn target(digest: &str) -> Target {
     let uri = Source::parse("pvc://models/spam/model").unwrap();
     let model = Model::Here { uri, digest: Some(digest.into()) };
-    target::of(&valid(), &model, "w:1").unwrap()
+    target::of(&valid(), (&model, &model), "w:1").unwrap()
 }
 
 fn table(revision: &str) -> RoutingTable {

@@ -48,6 +48,7 @@ pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
                 alpha: distillation.alpha,
             },
         ),
+        pruning: spec.pruning.clone(),
         peft: spec.peft.clone(),
         training: spec.training.clone(),
         stop_at_step: spec.stop_at_step.map(i64::unsigned_abs),

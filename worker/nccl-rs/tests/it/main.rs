@@ -3,6 +3,7 @@
 
 mod autograd;
 mod collectives;
+mod decoder;
 mod faults;
 mod frozen;
 mod fused;

@@ -14,6 +14,11 @@ const MOST_MEMORY: u64 = 1 << 30;
 /// Decodes a picture to RGB, turned as its camera says (EXIF), as Hugging Face `datasets` and
 /// `convert("RGB")` of Pillow do: grey is repeated, transparency is dropped.
 pub fn decode(bytes: &[u8]) -> Result<Pixels, String> {
+    decode_within(bytes, MOST_MEMORY)
+}
+
+/// As [`decode`], for a picture of at most `most` bytes of pixels.
+pub fn decode_within(bytes: &[u8], most: u64) -> Result<Pixels, String> {
     let told = |error: image::ImageError| format!("not a picture that can be read: {error}");
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
@@ -21,10 +26,10 @@ pub fn decode(bytes: &[u8]) -> Result<Pixels, String> {
     let mut limits = Limits::default();
     limits.max_image_width = Some(LONGEST_EDGE);
     limits.max_image_height = Some(LONGEST_EDGE);
-    limits.max_alloc = Some(MOST_MEMORY);
+    limits.max_alloc = Some(most);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(told)?;
-    if decoder.total_bytes() > MOST_MEMORY {
+    if decoder.total_bytes() > most {
         let (width, height) = decoder.dimensions();
         return Err(format!("{width} by {height} pixels are too many"));
     }

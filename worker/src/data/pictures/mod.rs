@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, TchError, Tensor};
 
-pub use decode::decode;
+pub use decode::{decode, decode_within};
 pub use preprocess::Preprocessor;
 
 use super::DataError;

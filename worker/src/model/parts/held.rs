@@ -15,6 +15,10 @@ impl LinearOp for Held {
     fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
         Ok(self.0.forward(&input.f_contiguous()?)?)
     }
+
+    fn narrow(&self) -> Option<&Narrow> {
+        Some(&self.0)
+    }
 }
 
 /// Holds weights in bf16 where they are numbers of bf16, as those of most checkpoints are: half the

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use nccl_rs::narrow::Narrow;
 use tch::Tensor;
 
 use super::dropout::Dropout;
@@ -45,6 +46,11 @@ pub trait LinearOp: Send + fmt::Debug {
         None
     }
 
+    /// What is computed, where that is one product with a weight that is held in few bits.
+    fn narrow(&self) -> Option<&Narrow> {
+        None
+    }
+
     /// The same layer as one dense product, where this is a way to train one.
     fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
         None
@@ -76,6 +82,14 @@ impl Linear {
     /// `x [.., K]` → `y [.., N]`.
     pub fn forward(&self, input: &Tensor, dropout: Dropout) -> Result<Tensor, ModelError> {
         self.kind.forward(input, dropout)
+    }
+
+    /// What is computed, where that is one product with a weight that is held in few bits.
+    pub fn narrow(&self) -> Option<&Narrow> {
+        match &self.kind {
+            LinearKind::Dense { .. } => None,
+            LinearKind::Other(op) => op.narrow(),
+        }
     }
 
     /// Its tensors by their full names, the weight first.

@@ -158,6 +158,17 @@ impl RopeTable {
         Ok(Tensor::f_cat(&[turned, other], 3)?)
     }
 
+    /// Cosine and sine `[T, d/2]` on the CPU, where all rows have the same positions and halves of a
+    /// head turn together.
+    pub fn halves(&self) -> Option<(Tensor, Tensor)> {
+        let half = self.cos.size()[3];
+        let is_plain = self.layout == Layout::Halves
+            && self.cos.size()[0] == 1
+            && self.cos.device() == Device::Cpu;
+        let table = |of: &Tensor| of.f_view([-1, half]).ok();
+        is_plain.then(|| Some((table(&self.cos)?, table(&self.sin)?))).flatten()
+    }
+
     /// Whether one pass over memory does it.
     fn is_fusible(&self, heads: &Tensor) -> bool {
         self.layout == Layout::Halves

@@ -16,16 +16,17 @@ use serde_json::json;
 
 use super::request::Prompt;
 use super::{ApiFailure, card, unknown_route};
+use crate::data::TextEncoder;
 use crate::serve::common::{self, Common, Failure};
 use crate::serve::engine::Answer;
-use crate::serve::texts::Texts;
+use crate::serve::reads::Way;
 
 /// What the routes share.
 pub struct EmbeddingServer {
     /// Name, figures, bounds.
     pub common: Arc<Common>,
     /// The way to the model.
-    pub texts: Arc<Texts>,
+    pub texts: Arc<Way<TextEncoder>>,
     /// Numbers of a vector.
     pub width: usize,
     /// Tokens of the vocabulary.
@@ -144,12 +145,12 @@ impl EmbeddingServer {
         if let Some(empty) = texts.iter().position(String::is_empty) {
             return Err(Failure::bad_request(format!("input {empty} is an empty text")));
         }
-        self.texts.encode(texts).await
+        self.texts.rows(texts.into_iter().map(String::into_bytes).collect()).await
     }
 
     fn check_tokens(&self, many: Vec<Vec<u32>>) -> Result<Vec<Vec<u32>>, Failure> {
         self.texts.check(many.len())?;
-        let most = self.texts.encoder.max_length();
+        let most = self.texts.reader.max_length();
         for (index, tokens) in many.iter().enumerate() {
             if tokens.is_empty() || tokens.len() > most {
                 return Err(Failure::bad_request(format!(
@@ -168,7 +169,7 @@ impl EmbeddingServer {
     }
 
     fn card(&self) -> serde_json::Value {
-        card(&self.common, self.started, self.texts.encoder.max_length())
+        card(&self.common, self.started, self.texts.reader.max_length())
     }
 }
 
