@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use hearth_tests::cluster::{Namespace, Way, await_value, condition, kubectl, kubectl_ok, told};
 use hearth_tests::{http, tiny};
@@ -52,11 +51,11 @@ impl Drop for NodeVolume {
     }
 }
 
-fn deployment(name: &str, replicas: u32, cache: &Value) -> String {
+fn deployment(name: &str, (model, replicas): (&str, u32), cache: &Value) -> String {
     json!({
         "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": name},
         "spec": {
-            "model": {"source": "pvc://models/tiny"},
+            "model": {"source": format!("pvc://models/{model}")},
             "serving": {"replicas": replicas, "nodeCache": cache,
                         "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "50m"}}},
         },
@@ -80,13 +79,12 @@ fn outcomes(namespace: &Namespace, pods: usize) -> Vec<String> {
     await_value(PATIENCE, reasons, &|reasons: &Vec<String>| reasons.len() == pods).unwrap()
 }
 
-/// Whether somebody holds the one entry's lock.
+/// Whether somebody holds the one copy.
 fn is_held(directory: &Path) -> bool {
-    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let locks: Vec<_> = names
-        .filter(|path| path.extension().is_some_and(|extension| extension == "lock"))
-        .collect();
-    let [lock] = &locks[..] else { panic!("{locks:?}") };
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let copies: Vec<_> = paths.filter(|path| path.is_dir()).collect();
+    let [copy] = &copies[..] else { panic!("{copies:?}") };
+    let lock = copy.with_extension("lock");
     let taken = Command::new("flock").arg("--nonblock").arg(lock).arg("true").status().unwrap();
     !taken.success()
 }
@@ -94,15 +92,18 @@ fn is_held(directory: &Path) -> bool {
 #[test]
 fn pods_of_a_node_share_one_copy_of_their_model() {
     let namespace = Namespace::create("e2e-node-cache").unwrap();
-    tiny::write_model(&namespace.volume("models").join("tiny"), 1).unwrap();
+    for (name, seed) in [("tiny", 1), ("other", 2)] {
+        tiny::write_model(&namespace.volume("models").join(name), seed).unwrap();
+    }
     let directory = namespace.volume("node");
     let _volume = NodeVolume::give(&namespace, &directory);
     let cache = json!({"claimName": "node-models"});
-    namespace.apply(&deployment("shop", 2, &cache)).unwrap();
+    namespace.apply(&deployment("shop", ("tiny", 2), &cache)).unwrap();
     // A model that may not be kept, and a claim that is not there.
     let small = json!({"claimName": "node-models", "maxBytes": 10});
-    namespace.apply(&deployment("small", 1, &small)).unwrap();
-    namespace.apply(&deployment("nowhere", 1, &json!({"claimName": "fast"}))).unwrap();
+    namespace.apply(&deployment("small", ("other", 1), &small)).unwrap();
+    let fast = json!({"claimName": "fast"});
+    namespace.apply(&deployment("nowhere", ("other", 1), &fast)).unwrap();
     let progressing = |name: &str, part: &str| {
         let said = |d: &Value| told(d, "Progressing").contains(part);
         namespace.wait("modeldeployment", name, PATIENCE, said).unwrap()
@@ -110,9 +111,10 @@ fn pods_of_a_node_share_one_copy_of_their_model() {
     progressing("nowhere", "PersistentVolumeClaim fast");
 
     assert_eq!(outcomes(&namespace, 2), ["CacheHit", "CacheMiss"]);
-    namespace.apply(&deployment("shop", 3, &cache)).unwrap();
+    namespace.apply(&deployment("shop", ("tiny", 3), &cache)).unwrap();
     assert_eq!(outcomes(&namespace, 3), ["CacheHit", "CacheHit", "CacheMiss"]);
-    let ready = |d: &Value| condition(d, "Ready") == "True";
+    let ready =
+        |d: &Value| condition(d, "Ready") == "True" && condition(d, "Progressing") == "False";
     namespace.wait("modeldeployment", "shop", PATIENCE, ready).unwrap();
     let way = Way::open(&namespace, "shop", 80).unwrap();
     let ask = r#"{"model": "shop", "input": "free money"}"#;
@@ -128,8 +130,4 @@ fn pods_of_a_node_share_one_copy_of_their_model() {
         assert!(log.contains("the model is read from the node's copy"), "{log}");
     }
     progressing("small", "serving.nodeCache.maxBytes allows 10 for all; raise it");
-
-    namespace.kubectl(&["delete", "modeldeployment", "shop", "small"]).unwrap();
-    let held = || Ok(is_held(&directory));
-    await_value(Duration::from_mins(2), held, &|held| !held).unwrap();
 }
