@@ -20,6 +20,7 @@ pub mod room;
 pub mod source;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -125,9 +126,11 @@ pub fn hold(config: &ServeConfig) -> (PathBuf, Option<File>) {
     let Some(cache) = &config.node_cache else { return (config.model.clone(), None) };
     let held = find(config).map_err(|error| error.sentence()).and_then(|model| {
         let path = lock::of_entry(&cache.path, &model.key);
-        let used = lock::shared_as_reader(&path)
-            .map_err(|error| format!("cannot hold {}: {error}", path.display()))?;
         let target = cache.path.join(&model.key);
+        let used = lock::shared_as_reader(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!("the node has no copy {}", target.display()),
+            _ => format!("cannot hold {}: {error}", path.display()),
+        })?;
         match entry::flaw_at_a_glance(&target, &model) {
             None => Ok((target, used)),
             Some(flaw) => Err(flaw),

@@ -134,7 +134,12 @@ fn listed(directory: &Path) -> io::Result<Vec<(String, Metadata)>> {
             // A name that is no text is none that a model's files have.
             let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
             let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-            let metadata = fs::metadata(directory.join(&path))?;
+            let metadata = match fs::metadata(directory.join(&path)) {
+                Ok(metadata) => metadata,
+                // A link to nowhere: whoever needs the file says so.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
             if metadata.is_dir() && prefix.is_empty() {
                 below.push(path);
             } else if metadata.is_file() && !is_unread(name) {
@@ -172,6 +177,7 @@ mod tests {
         for ignored in [".git/HEAD", "pytorch_model.bin", "a/b/c.json"] {
             put(root.path(), ignored, b"x");
         }
+        std::os::unix::fs::symlink("nowhere", root.path().join("vocab.txt")).unwrap();
         let find = |place| ModelFiles::find(root.path(), place).unwrap();
         let first = find("a");
         let names: Vec<_> = first.files.iter().map(|file| file.name.as_str()).collect();

@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use super::*;
