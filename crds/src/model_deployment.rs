@@ -126,6 +126,9 @@ pub struct Serving {
     #[schemars(length(max = 32))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub adapters: Vec<ServedAdapter>,
+    /// Copies of the model on the nodes that serve it. Without, each pod reads the model's claim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_cache: Option<NodeCache>,
     /// Resources of each pod.
     pub resources: Resources,
     /// Which nodes, and how.
@@ -145,6 +148,25 @@ pub struct ServedAdapter {
     pub source: String,
 }
 
+/// Where a node keeps models: the first pod of a node copies its model there, and all pods of the
+/// node read that copy, which they cannot change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCache {
+    /// A claim of the same namespace whose volume lies on the node of each pod, such as a `local` one
+    /// with the same path on all nodes of a pool. Deployments may share it.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub claim_name: String,
+    /// Most bytes of all models on a node. Before there are more, those that nobody reads go, the one
+    /// first that was longest not asked for. Left out, they go when the volume is full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_bytes: Option<i64>,
+}
+
 impl Default for Serving {
     fn default() -> Self {
         Self {
@@ -157,6 +179,7 @@ impl Default for Serving {
             // Some 70,000 answers, in a twentieth of what libtorch takes itself.
             response_cache_bytes: 16 << 20,
             adapters: Vec::new(),
+            node_cache: None,
             resources: Resources::default(),
             placement: PodPlacement::default(),
         }

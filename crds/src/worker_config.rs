@@ -40,6 +40,8 @@ pub const AGENT_PORT: u16 = 8470;
 pub const MASTER_PORT_BASE: u16 = 29500;
 /// Ports from which `MASTER_PORT` is taken.
 pub const MASTER_PORT_COUNT: u16 = 100;
+/// Where server pods have the node's cache of models.
+pub const NODE_CACHE_PATH: &str = "/mnt/hearth-node-cache";
 /// HTTP port of `serve`.
 pub const SERVE_PORT: u16 = 8080;
 
@@ -247,7 +249,7 @@ pub struct QuantizeGate {
     pub max_drop: f64,
 }
 
-/// Configuration of `hearth-worker serve`.
+/// Configuration of `hearth-worker serve`, and of `hearth-worker cache` before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServeConfig {
@@ -279,6 +281,9 @@ pub struct ServeConfig {
     /// LoRA adapters beside a language model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<AdapterDirectory>,
+    /// Where `hearth-worker cache` puts a copy of the model, and the server looks for it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_cache: Option<NodeCacheDirectory>,
     /// Port to listen on, [`SERVE_PORT`] in pods.
     pub port: u16,
 }
@@ -291,6 +296,19 @@ pub struct AdapterDirectory {
     pub name: String,
     /// PEFT's directory.
     pub path: PathBuf,
+}
+
+/// The node's cache of models.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeCacheDirectory {
+    /// [`NODE_CACHE_PATH`] in pods.
+    pub path: PathBuf,
+    /// The claim behind it, for messages.
+    pub claim: String,
+    /// Most bytes of all models in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
 }
 
 /// Where agent 0 takes [`Replicas`] by PUT.
@@ -424,13 +442,13 @@ pub struct Failure {
     pub message: String,
 }
 
-/// The termination message of `agent` (index 0) and `quantize`.
+/// The termination message of `agent` (index 0), `quantize` and `cache`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerResult {
     /// Whether there is a model.
     pub succeeded: bool,
-    /// CamelCase; `Completed` on success.
+    /// CamelCase; `Completed` on success, of `cache` `CacheHit` or `CacheMiss`.
     pub reason: String,
     /// One sentence for the condition.
     pub message: String,

@@ -2,7 +2,7 @@
 
 use crate::children::{ANNOTATION_HASH, ANNOTATION_HTTP_ROUTE, ANNOTATION_SPEC_HASH, Live};
 use crate::kept::{COMPLETION_INDEX, Metadata};
-use crate::seen::Seen;
+use crate::seen::{Container, Seen};
 use hearth_crds::names;
 use hearth_crds::worker_config::WorkerResult;
 use k8s_openapi::api::core::v1::ContainerState;
@@ -158,10 +158,11 @@ impl Exit {
 }
 
 impl PodView {
-    /// The view of a pod of one container.
+    /// The view of a pod of one container. While something runs before it, that is looked at.
     pub fn of(pod: &Seen) -> Self {
         let status = &pod.status;
-        let container = status.container_statuses.first();
+        let first = status.init_container_statuses.iter().find(|first| !has_done(first));
+        let container = first.or(status.container_statuses.first());
         let state = container.and_then(|c| c.state.as_ref());
         let last = container.and_then(|c| c.last_state.as_ref());
         Self {
@@ -216,6 +217,11 @@ fn steady(reason: String, message: String) -> (String, String) {
     ("ErrImagePull".to_owned(), cause.to_owned())
 }
 
+fn has_done(container: &Container) -> bool {
+    let over = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    over.is_some_and(|over| over.exit_code == 0)
+}
+
 fn exit_of(state: &ContainerState) -> Option<Exit> {
     let over = state.terminated.as_ref()?;
     Some(Exit {
@@ -265,4 +271,33 @@ pub fn owner(metadata: &ObjectMeta) -> Option<&str> {
 /// (Kubernetes has promised since 1.35 that they can be; KEP-5504). 0 where unknown.
 pub fn version(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A pod whose server waits for what runs before it.
+    fn pod(first: &Value) -> PodView {
+        let pod = json!({"metadata": {"name": "p"}, "status": {
+            "phase": "Pending",
+            "initContainerStatuses": [{"name": "cache", "state": first["state"],
+                "lastState": first["lastState"]}],
+            "containerStatuses": [{"name": "server",
+                "state": {"waiting": {"reason": "PodInitializing"}}}]}});
+        PodView::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn what_runs_before_the_container_is_looked_at_until_it_has_done() {
+        let ended = |code: i32| json!({"terminated": {"exitCode": code, "message": "why"}});
+        let waits = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}});
+        let again = pod(&json!({"state": waits, "lastState": ended(1)}));
+        assert_eq!(again.waiting, Some(("CrashLoopBackOff".into(), "back-off".into())));
+        assert_eq!(again.exit.unwrap().message, "why");
+        let done = pod(&json!({"state": ended(0), "lastState": ended(1)}));
+        assert_eq!(done.waiting, Some(("PodInitializing".into(), String::new())));
+        assert_eq!(done.exit, None);
+    }
 }

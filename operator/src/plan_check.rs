@@ -121,10 +121,8 @@ fn pod(spec: Option<&PodSpec>, may_have_token: bool, say: &mut impl FnMut(&str))
             say("has an emptyDir without a limit");
         }
     }
-    if spec.init_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
-        say("has an init container, which is not checked");
-    }
-    spec.containers.iter().for_each(|c| container(c, spec, say));
+    let first = spec.init_containers.iter().flatten();
+    first.chain(&spec.containers).for_each(|c| container(c, spec, say));
 }
 
 fn container(container: &Container, pod: &PodSpec, say: &mut impl FnMut(&str)) {

@@ -183,17 +183,32 @@ pub fn add_claims(pod: &mut PodSpec, claims: &BTreeMap<&str, ClaimUse>) {
     for (index, (claim, used)) in claims.iter().enumerate() {
         // A claim's name may be longer than a volume's, so volumes are numbered.
         let name = format!("claim-{index}");
-        let volume = Volume {
-            name: name.clone(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: (*claim).to_owned(),
-                ..PersistentVolumeClaimVolumeSource::default()
-            }),
-            ..Volume::default()
-        };
+        let volume = claim_volume(&name, claim);
         let path = format!("{MOUNT_ROOT}/{claim}");
         add_volume(pod, volume, &mount(&name, &path, *used == ClaimUse::Read));
     }
+}
+
+/// Runs `first` before the pod's container, which reads at `directory` what `first` wrote to the
+/// claim there. What else the container has, `first` has, too.
+pub fn add_cache(pod: &mut PodSpec, mut first: Container, claim: &str, directory: &str) {
+    let behind = |volume: &&Volume| {
+        volume.persistent_volume_claim.as_ref().is_some_and(|of| of.claim_name == claim)
+    };
+    let volumes = pod.volumes.get_or_insert_default();
+    // Kubelets mount a claim once a pod, under one volume's name.
+    let name = volumes.iter().find(behind).map(|volume| volume.name.clone());
+    let name = name.unwrap_or_else(|| {
+        let volume = claim_volume("node-cache", claim);
+        volumes.push(volume.clone());
+        volume.name
+    });
+    for container in &mut pod.containers {
+        first.volume_mounts.clone_from(&container.volume_mounts);
+        container.volume_mounts.get_or_insert_default().push(mount(&name, directory, true));
+    }
+    first.volume_mounts.get_or_insert_default().push(mount(&name, directory, false));
+    pod.init_containers = Some(vec![first]);
 }
 
 /// Shared memory for NCCL, which keeps its queues there.
@@ -206,6 +221,17 @@ fn add_volume(pod: &mut PodSpec, volume: Volume, mount: &VolumeMount) {
     pod.volumes.get_or_insert_default().push(volume);
     for container in &mut pod.containers {
         container.volume_mounts.get_or_insert_default().push(mount.clone());
+    }
+}
+
+fn claim_volume(name: &str, claim: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim.to_owned(),
+            ..PersistentVolumeClaimVolumeSource::default()
+        }),
+        ..Volume::default()
     }
 }
 

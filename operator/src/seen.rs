@@ -231,6 +231,9 @@ pub struct Status {
     /// Of a pod.
     #[serde(deserialize_with = "null_is_default")]
     pub container_statuses: Vec<Container>,
+    /// Of a pod: what runs before its containers.
+    #[serde(deserialize_with = "null_is_default")]
+    pub init_container_statuses: Vec<Container>,
     /// Of an HTTPRoute.
     #[serde(deserialize_with = "null_is_default")]
     pub parents: Vec<RouteParent>,

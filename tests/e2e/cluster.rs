@@ -5,10 +5,12 @@
 mod bad_input;
 mod canary;
 mod clocks;
+mod entrance;
 mod faults;
 mod gang;
 mod language;
 mod many;
+mod node_cache;
 mod resize;
 mod rollout;
 mod smaller;

@@ -1,10 +1,12 @@
 //! A language model behind the gateway, asked as OpenAI's clients ask.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hearth_tests::cluster::{Namespace, Way, condition, root};
-use hearth_tests::http;
+use hearth_tests::{http, tiny};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
@@ -36,15 +38,37 @@ fn import(namespace: &Namespace) {
     assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
 }
 
+/// Adapters of SmolLM2's last block, as PEFT saves them: random, and far from nothing.
+fn adapt(directory: &Path) {
+    let module = "base_model.model.model.layers.29.mlp.down_proj";
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let tensors: Vec<_> = [("lora_A", vec![4, 1536]), ("lora_B", vec![576, 4])]
+        .into_iter()
+        .map(|(part, shape)| {
+            let count: usize = shape.iter().product();
+            let values = (0..count).flat_map(|_| random.random_range(-0.5_f32..0.5).to_le_bytes());
+            (format!("{module}.{part}.weight"), shape, values.collect())
+        })
+        .collect();
+    std::fs::create_dir_all(directory).unwrap();
+    tiny::write_tensors(&directory.join("adapter_model.safetensors"), &tensors).unwrap();
+    let config = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 16,
+                        "target_modules": [module.trim_start_matches("base_model.model.")]});
+    let text = config.to_string();
+    tiny::write_file(&directory.join("adapter_config.json"), text.as_bytes()).unwrap();
+}
+
 #[test]
 fn a_language_model_answers_through_the_gateway_piece_by_piece() {
     let namespace = Namespace::create("e2e-language").unwrap();
     import(&namespace);
+    adapt(&namespace.volume("models").join("mails"));
     let deployment = json!({
         "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "chat"},
         "spec": {
             "model": {"source": "pvc://models/smollm2"},
             "serving": {"maxBatchSize": 4,
+                        "adapters": [{"name": "mails", "source": "pvc://models/mails"}],
                         "resources": {"limits": {"memory": "2Gi"}, "requests": {"cpu": "50m"}}},
         },
     });
@@ -61,6 +85,19 @@ fn a_language_model_answers_through_the_gateway_piece_by_piece() {
     assert!(stream.head.contains("text/event-stream"), "{}", stream.head);
     assert!(stream.body.matches("data: {").count() > 5, "{}", stream.body);
     assert!(stream.body.contains("data: [DONE]"), "{}", stream.body);
+    let adapted = ask(&json!({"model": "mails"}));
+    assert_eq!(adapted.status, 200, "{}", adapted.body);
+    let said = |answer: &http::Answer| {
+        let answer: Value = serde_json::from_str(&answer.body).unwrap();
+        (answer["model"].clone(), answer["choices"][0]["message"]["content"].clone())
+    };
+    let ((model, text), (adapted, other)) = (said(&answer), said(&adapted));
+    assert_eq!((model, adapted), (json!("chat"), json!("mails")));
+    assert_ne!(text, other, "the adapters change nothing");
+    let models = http::get(&way.address, "/v1/models").unwrap();
+    let models: Value = serde_json::from_str(&models.body).unwrap();
+    let names: Vec<_> = models["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
+    assert_eq!(names, ["chat", "mails"]);
     let refused = ask(&json!({"model": "other"}));
     assert_eq!(refused.status, 404, "{}", refused.body);
 }

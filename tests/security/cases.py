@@ -109,6 +109,8 @@ def build(worker):
     volumes = orphan["spec"]["template"]["spec"]["volumes"]
     secret = [*volumes, {"name": "loot", "secret": {"secretName": "loot"}}]
     secrets = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+    container = {name: part for name, part in job()["spec"]["template"]["spec"]["containers"][0].items()
+                 if "Probe" not in name}
     quota = "and namespace limited allows 4 (its label hearth.dev/max-devices)"
     return [
         Case("an editor deletes a job's NetworkPolicy",
@@ -180,6 +182,11 @@ def build(worker):
              *create(OPERATOR, harmed(privileged=True, allowPrivilegeEscalation=True)), "with privileges"),
         Case("the operator makes a Job with a capability",
              *create(OPERATOR, harmed(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]})), "with privileges"),
+        Case("the operator makes a Job with another container before it",
+             *create(OPERATOR, job(initContainers=[dict(container, name="first")]))),
+        Case("the operator makes a Job with a privileged container before it",
+             *create(OPERATOR, job(initContainers=[dict(container, name="first", securityContext={
+                 "privileged": True, "allowPrivilegeEscalation": True})])), "with privileges"),
         Case("an administrator makes a Job with a Secret", *create("kai", job(volumes=secret))),
 
         Case("a job asks for too much", *create("ana", training_job("a", 3, {"nvidia.com/gpu": "2"}), "limited"),

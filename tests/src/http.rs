@@ -1,7 +1,7 @@
 //! A plain HTTP/1.1 client: one request, one connection, so that a test sees
 //! every refused or cut connection.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
@@ -20,24 +20,35 @@ pub struct Answer {
 
 /// `POST` of JSON.
 pub fn post(address: &str, path: &str, body: &str) -> Result<Answer> {
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    exchange(address, &[head.as_bytes(), body.as_bytes()].concat())
+    let lines = ["Content-Type: application/json"];
+    send(connect(address)?, &request("POST", path, address, &lines, body))
 }
 
 /// `GET`.
 pub fn get(address: &str, path: &str) -> Result<Answer> {
-    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    exchange(address, head.as_bytes())
+    send(connect(address)?, &request("GET", path, address, &[], ""))
 }
 
-fn exchange(address: &str, request: &[u8]) -> Result<Answer> {
+/// A request with these header lines besides those that every one has.
+pub fn request(method: &str, path: &str, host: &str, lines: &[&str], body: &str) -> String {
+    let lines = lines.iter().fold(String::new(), |all, line| all + line + "\r\n");
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{lines}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+/// A connection on which nothing is waited for without end.
+pub fn connect(address: &str) -> Result<TcpStream> {
     let target = address.to_socket_addrs()?.next().context("no address")?;
-    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(request)?;
+    Ok(stream)
+}
+
+/// Sends a request on a connection of its own, plain or not.
+pub fn send(mut stream: impl Read + Write, request: &str) -> Result<Answer> {
+    stream.write_all(request.as_bytes())?;
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;
     parse(&String::from_utf8_lossy(&raw))

@@ -193,7 +193,8 @@ fn write_weights(file: &Path, vocabulary: usize, seed: u64) -> Result<()> {
     write_tensors(file, &tensors)
 }
 
-fn write_tensors(file: &Path, tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<()> {
+/// Writes tensors of 32-bit floats: name, shape, bytes.
+pub fn write_tensors(file: &Path, tensors: &[(String, Vec<usize>, Vec<u8>)]) -> Result<()> {
     let views: BTreeMap<&str, TensorView<'_>> = tensors
         .iter()
         .map(|(name, shape, bytes)| {

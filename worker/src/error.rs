@@ -267,7 +267,8 @@ fn comm_code(error: &nccl_rs::Error) -> ExitCode {
     }
 }
 
-fn read_code(error: &io::Error) -> ExitCode {
+/// Exit code of a failed read.
+pub(crate) fn read_code(error: &io::Error) -> ExitCode {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory => ExitCode::NoInput,
         io::ErrorKind::InvalidData => ExitCode::Data,
@@ -275,7 +276,8 @@ fn read_code(error: &io::Error) -> ExitCode {
     }
 }
 
-fn write_code(error: &io::Error) -> ExitCode {
+/// Exit code of a failed write.
+pub(crate) fn write_code(error: &io::Error) -> ExitCode {
     match error.kind() {
         io::ErrorKind::PermissionDenied
         | io::ErrorKind::ReadOnlyFilesystem

@@ -2,7 +2,7 @@
 //!
 //! One way: config → data → onnx → model → parallel → train → checkpoint → export. A file
 //! imports only from earlier stages. `agent` supervises ranks (processes of
-//! `train`), `quantize` and `serve` start from an export.
+//! `train`), `quantize`, `node_cache` and `serve` start from an export.
 
 pub mod agent;
 pub mod backlog;
@@ -19,6 +19,7 @@ pub mod generate;
 pub mod import;
 pub mod model;
 pub mod monitor;
+pub mod node_cache;
 pub mod objective;
 pub mod onnx;
 pub mod parallel;

@@ -1,11 +1,11 @@
-//! `hearth-worker agent | train | quantize | serve | import | merge | export`: parse, start logging, dispatch.
+//! `hearth-worker agent | train | quantize | cache | serve | import | merge | export`: parse, start logging, dispatch.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use hearth_worker::export::{merge, onnx};
-use hearth_worker::{agent, import, quantize, serve, train};
+use hearth_worker::{agent, import, node_cache, quantize, serve, train};
 
 /// Trains, compresses and serves models.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Command {
     Train(Config),
     /// Compress a model and check what it lost.
     Quantize(Config),
+    /// Copy the model of a server to its node, where it is not there yet.
+    Cache(Config),
     /// Answer requests with a model.
     Serve(Config),
     /// Make a Hugging Face directory of a GGUF file.
@@ -56,6 +58,7 @@ fn main() {
             train::run(&config)
         }
         Command::Quantize(Config { config }) => quantize::run(&config),
+        Command::Cache(Config { config }) => node_cache::run(&config),
         Command::Serve(Config { config }) => serve::run(&config),
         Command::Import(arguments) => import::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),

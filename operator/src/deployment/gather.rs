@@ -227,6 +227,7 @@ fn missing_claims(cx: &Context, valid: &ValidDeployment, target: Option<&Target>
             claims.extend(read.into_iter().flatten().filter_map(Source::claim));
         }
     }
+    claims.extend(valid.spec.serving.node_cache.as_ref().map(|cache| cache.claim_name.as_str()));
     let missing = claims.into_iter().filter(|claim| !cx.caches.has_claim(&valid.namespace, claim));
     missing.map(str::to_owned).collect()
 }

@@ -176,6 +176,47 @@ async fn a_model_is_compressed_served_replaced_and_then_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn a_node_that_cannot_keep_the_model_is_told() {
+    let world = world();
+    world.change(MD, |d| {
+        d["spec"]["compression"] = Value::Null;
+        d["spec"]["serving"] = json!({"nodeCache": {"claimName": "fast"}});
+    });
+    trained(&world, "blake3:01");
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.condition(MD, "Progressing"), "True MissingClaim");
+    let said = world.told(MD, "Progressing");
+    assert!(said.contains("PersistentVolumeClaim fast"), "{said}");
+
+    world.put("persistentvolumeclaims", json!({"metadata": {"name": "fast"}}));
+    world.deploy("shop").await.unwrap();
+    let server = world.get(&only(&world, "deployments/shop-server-"));
+    let told = json!({"succeeded": false, "reason": "CacheFull", "exitCode": 1,
+        "message": "the model's 9 bytes do not fit into the node's cache"});
+    world.put(
+        "pods",
+        json!({
+            "metadata": {
+                "name": "shop-server-x",
+                "labels": server["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r",
+                    "uid": "r", "controller": true}],
+            },
+            "spec": {"containers": []},
+            "status": {"phase": "Pending",
+                "initContainerStatuses": [{"name": "cache",
+                    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                    "lastState": {"terminated": {"exitCode": 1, "message": told.to_string()}}}],
+                "containerStatuses": [{"name": "server",
+                    "state": {"waiting": {"reason": "PodInitializing"}}}]},
+        }),
+    );
+    world.deploy("shop").await.unwrap();
+    let said = world.told(MD, "Progressing");
+    assert!(said.contains("its last words: the model's 9 bytes do not fit"), "{said}");
+}
+
+#[tokio::test]
 async fn a_failed_gate_tells_its_figures_and_the_old_revision_serves_on() {
     let world = world();
     let first = first_revision(&world).await;

@@ -147,6 +147,73 @@ fn nothing_is_sent_where_nothing_changed_and_only_what_did() {
     assert_eq!(body["spec"]["replicas"], 3);
 }
 
+/// The server's pod of a deployment whose node keeps models in `claim`.
+fn cached(claim: &str) -> Value {
+    let plan = deployment_plan(
+        serde_json::from_value(json!({
+            "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment",
+            "metadata": {"name": "spam"},
+            "spec": {
+                "model": {"fromTrainingJob": "spam"},
+                "serving": {
+                    "nodeCache": {"claimName": claim, "maxBytes": 8_000_000_000_i64},
+                    "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "8Gi"},
+                                  "requests": {"cpu": 2}},
+                },
+            },
+        }))
+        .unwrap(),
+    );
+    assert_eq!(plan_check::faults(&plan), Vec::<String>::new());
+    let is_server =
+        |child: &&Child| matches!(child, Child::Deployment(_)) && child.name().contains("-server-");
+    let config = plan
+        .children
+        .iter()
+        .find(|child| matches!(child, Child::ConfigMap(_)) && child.name().contains("-server-"));
+    let config = config.unwrap().to_value()["data"]["config.json"].clone();
+    let config: Value = serde_json::from_str(config.as_str().unwrap()).unwrap();
+    assert_eq!(
+        config["nodeCache"],
+        json!({"path": "/mnt/hearth-node-cache", "claim": claim, "maxBytes": 8_000_000_000_i64})
+    );
+    let server = plan.children.iter().find(is_server).unwrap().to_value();
+    server["spec"]["template"]["spec"].clone()
+}
+
+#[test]
+fn a_model_is_copied_to_the_node_before_the_server_reads_it_there() {
+    let pod = cached("fast");
+    let (copier, server) = (&pod["initContainers"][0], &pod["containers"][0]);
+    assert_eq!(copier["args"], json!(["cache", "--config", "/etc/hearth/config.json"]));
+    assert_eq!(copier["image"], server["image"]);
+    assert_eq!(copier["securityContext"], server["securityContext"]);
+    // What the server gets but its GPU: the pod asks for no more than without the cache.
+    assert_eq!(copier["resources"]["limits"], json!({"memory": "8Gi"}));
+    assert_eq!(copier["resources"]["requests"], server["resources"]["requests"]);
+    let mounted = |container: &Value, path: &str| {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == path).unwrap();
+        (mount["name"].as_str().unwrap().to_owned(), mount["readOnly"] == true)
+    };
+    let (model, cache) = ("/mnt/hearth/models", "/mnt/hearth-node-cache");
+    assert_eq!(mounted(copier, model), ("claim-0".into(), true));
+    assert_eq!(mounted(copier, cache), ("node-cache".into(), false));
+    assert_eq!(mounted(server, cache), ("node-cache".into(), true));
+    let volume = |name: &str, pod: &Value| {
+        let volumes = pod["volumes"].as_array().unwrap();
+        volumes.iter().filter(|volume| volume["name"] == name).count()
+    };
+    assert_eq!(volume("node-cache", &pod), 1);
+    // The models' own claim: one volume, since a kubelet mounts a claim once a pod.
+    let pod = cached("models");
+    assert_eq!(volume("node-cache", &pod), 0);
+    let (copier, server) = (&pod["initContainers"][0], &pod["containers"][0]);
+    assert_eq!(mounted(copier, cache), ("claim-0".into(), false));
+    assert_eq!(mounted(copier, model), ("claim-0".into(), true));
+    assert_eq!(mounted(server, cache), ("claim-0".into(), true));
+}
+
 fn names() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?",
@@ -203,6 +270,7 @@ prop_compose! {
         gateways in 1..101,
         compress in any::<bool>(),
         timeout in 1..86_401,
+        cache in proptest::option::of(names()),
     ) -> Value {
         let mut deployment = json!({
             "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment",
@@ -213,6 +281,9 @@ prop_compose! {
                 "gateway": {"replicas": gateways, "requestTimeoutSeconds": timeout},
             },
         });
+        if let Some(cache) = cache {
+            deployment["spec"]["serving"]["nodeCache"] = json!({"claimName": cache});
+        }
         if compress {
             deployment["spec"]["compression"] = json!({"quantization": "INT8",
                 "gate": {"data": {"source": format!("pvc://{claim}/e.jsonl")}, "maxDrop": 0.01}});

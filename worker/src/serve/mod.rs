@@ -38,6 +38,7 @@ use tokio::task::JoinHandle;
 use axum::Router;
 
 use crate::error::Error;
+use crate::node_cache;
 use common::Common;
 use queue::Bounds;
 
@@ -89,8 +90,12 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
     runtime.block_on(async {
         let listener = listen(config.port)?;
         let asked = config.clone();
-        let loading = tokio::task::spawn_blocking(move || start::load(&asked, device, bounds));
-        let loaded = while_loading(&listener, loading).await?;
+        let loading = tokio::task::spawn_blocking(move || {
+            let (model, held) = node_cache::hold(&asked);
+            start::load(&ServeConfig { model, ..asked }, device, bounds).map(|model| (model, held))
+        });
+        // As long as the server runs, nobody removes the copy that it would read again.
+        let (loaded, _held) = while_loading(&listener, loading).await?;
         let serving = loaded.start(config, bounds).map_err(ServeError::Serve)?;
         let outcome = answer(listener, &serving.common, serving.router).await;
         (serving.close)();

@@ -31,6 +31,7 @@ mod gang;
 mod image_classification;
 mod knobs;
 mod language_model;
+mod node_cache;
 mod parallel;
 mod parallel_checkpoints;
 mod parallel_losses;

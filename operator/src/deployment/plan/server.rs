@@ -7,7 +7,8 @@ use hearth_crds::pod::Resources;
 use hearth_crds::source::Source;
 use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{
-    AdapterDirectory, CONFIG_PATH, CONFIG_VERSION, JobIdentity, SERVE_PORT, ServeConfig,
+    AdapterDirectory, CONFIG_PATH, CONFIG_VERSION, JobIdentity, NODE_CACHE_PATH,
+    NodeCacheDirectory, SERVE_PORT, ServeConfig,
 };
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
@@ -20,6 +21,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::frame::{Frame, budget};
+use crate::admission::amounts::is_device;
 use crate::children::Child;
 use crate::deployment::marks::{
     ANNOTATION_ARTIFACT, ANNOTATION_COMPRESSION, ANNOTATION_DIGEST, ANNOTATION_MODEL, GATEWAY,
@@ -93,6 +95,11 @@ fn config(frame: &Frame<'_>, target: &Target) -> ServeConfig {
         max_body_bytes: valid.spec.gateway.max_body_bytes.unsigned_abs(),
         response_cache_bytes: serving.response_cache_bytes.unsigned_abs(),
         adapters: adapters(frame),
+        node_cache: serving.node_cache.as_ref().map(|cache| NodeCacheDirectory {
+            path: NODE_CACHE_PATH.into(),
+            claim: cache.claim_name.clone(),
+            max_bytes: cache.max_bytes.map(i64::unsigned_abs),
+        }),
         port: SERVE_PORT,
     }
 }
@@ -168,10 +175,23 @@ fn pod(frame: &Frame<'_>, target: &Target, config: &str) -> PodSpec {
     let sources = std::iter::once(&target.model).chain(&frame.valid.adapters);
     let claims = sources.filter_map(Source::claim).map(|claim| (claim, ClaimUse::Read));
     pods::add_claims(&mut pod, &claims.collect());
+    if let Some(cache) = &serving.node_cache {
+        pods::add_cache(&mut pod, copier(frame), &cache.claim_name, NODE_CACHE_PATH);
+    }
     if accelerator(&serving.resources) == Accelerator::CUDA {
         pods::add_shared_memory(&mut pod);
     }
     pod
+}
+
+/// What copies the model to the node before the server starts. It gets what the server gets, but
+/// devices: the pod asks for no more than without it, and no quota misses a figure.
+fn copier(frame: &Frame<'_>) -> Container {
+    let mut resources = frame.valid.spec.serving.resources.clone();
+    resources.limits.retain(|name, _| !is_device(name));
+    resources.requests.retain(|name, _| !is_device(name));
+    let args = ["cache", "--config", CONFIG_PATH].map(str::to_owned).into();
+    pods::worker("cache", &frame.settings.images, args, &resources, MEMORY)
 }
 
 /// Names a port, and waits before SIGTERM until nobody sends there any more.
