@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-serve bench-operator bench-gateway faults clean
+.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-serve bench-operator bench-gateway faults scan clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench-serve: ## Speed and memory of servers, against llama.cpp, ONNX Runtime and
 
 faults: ## The operator killed at every write, and every fault of docs/faults.md
 	@HEARTH_FAULTS_ALL=1 tests/faults/run.sh
+
+scan: ## The checks of tests/security with trivy among the scanners, which takes seven minutes to build
+	@tests/security/run.sh --trivy
 
 bench-operator: ## Many jobs at once, against Kubeflow Trainer with JobSet
 	@tests/bench/operator.sh

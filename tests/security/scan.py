@@ -1,10 +1,11 @@
-"""Scans the rendered chart and the planned objects with checkov and kube-score.
+"""Scans the rendered chart and the planned objects with checkov and kube-score, and with trivy where
+it is given.
 
-    python3 scan.py --checkov PROGRAM --kube-score PROGRAM --out FOLDER
+    python3 scan.py --checkov PROGRAM --kube-score PROGRAM [--trivy PROGRAM] --out FOLDER
 
 Fails on each finding that exceptions.txt does not name, and on each exception that nothing
 needs. checkov tells no severities without its maker's service, so all of its findings count;
-of kube-score's those that it calls critical. Then the same is asked about planted faults, one
+of kube-score's those that it calls critical, of trivy's the high and critical ones. Then the same is asked about planted faults, one
 of which not found fails too.
 """
 
@@ -24,6 +25,8 @@ import objects
 
 EXCEPTIONS = pathlib.Path(__file__).with_name("exceptions.txt")
 CRITICAL = 1
+# How trivy's checks of Kubernetes begin.
+TRIVY = "KSV-"
 
 
 class Finding(NamedTuple):
@@ -66,8 +69,21 @@ def kube_score(program, file):
                 yield Finding(check["check"]["id"], target, file.name, comment["summary"])
 
 
+def trivy(program, folder):
+    """What it calls high or critical below a folder, by the rules that it brings along."""
+    command = [program, "config", "--skip-check-update", "--severity", "HIGH,CRITICAL", "--format", "json", "--quiet"]
+    done = subprocess.run([*map(str, command), folder], capture_output=True, text=True, check=True)
+    for result in json.loads(done.stdout)["Results"]:
+        lines = (folder / result["Target"]).read_text().splitlines()
+        for found in result.get("Misconfigurations") or []:
+            before = lines[: found["CauseMetadata"].get("StartLine", 1)]
+            document = list(yaml.safe_load_all("\n".join(lines)))[before.count("---")]
+            target = f"{document['kind']}/{document['metadata']['name']}"
+            yield Finding(found["ID"], target, result["Target"], found["Message"])
+
+
 class Scanners:
-    """Both, over a folder of YAML files."""
+    """All of them, over a folder of YAML files."""
 
     def __init__(self, options):
         self.options = options
@@ -81,11 +97,13 @@ class Scanners:
         found = list(checkov(self.options.checkov, folder))
         for title in sets:
             found += kube_score(self.options.kube_score, folder / f"{title}.yaml")
+        if self.options.trivy:
+            found += trivy(self.options.trivy, folder)
         return found
 
 
-def exceptions():
-    """[(check, target, reason)]."""
+def exceptions(of_trivy):
+    """[(check, target, reason)], without trivy's where it is not there."""
     rows = []
     for number, line in enumerate(EXCEPTIONS.read_text().splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -93,7 +111,8 @@ def exceptions():
         fields = line.split(maxsplit=2)
         if len(fields) < 3:
             raise SystemExit(f"{EXCEPTIONS.name}, line {number}: write CHECK KIND/NAME REASON")
-        rows.append(tuple(fields))
+        if of_trivy or not fields[0].startswith(TRIVY):
+            rows.append(tuple(fields))
     return rows
 
 
@@ -134,6 +153,16 @@ PLANTS = {
 }
 
 
+# The same for trivy.
+TRIVY_PLANTS = {
+    "privileged": "KSV-0017",
+    "writable image": "KSV-0014",
+    "host network": "KSV-0009",
+    "docker's socket": "KSV-0006",
+    "wildcards": "KSV-0046",
+}
+
+
 def planted(good):
     """{name: [object]}."""
     every = [document for documents in good.values() for document in documents]
@@ -151,7 +180,9 @@ def main():
     parser = argparse.ArgumentParser()
     for name in ("checkov", "kube-score", "out"):
         parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
-    scanners, rows, faults = Scanners(parser.parse_args()), exceptions(), []
+    parser.add_argument("--trivy", type=pathlib.Path)
+    options = parser.parse_args()
+    scanners, rows, faults = Scanners(options), exceptions(options.trivy), []
 
     good = {f"chart-{name}": documents for name, documents in objects.charts().items()}
     good |= {f"plan-{name}": documents for name, documents in objects.plans().items()}
@@ -166,8 +197,9 @@ def main():
                not any((check, target) == row[:2] for row in needed)]
 
     bad = scanners.findings("planted", planted(good))
-    unnoticed = 0
-    for name, (_, check, _) in PLANTS.items():
+    unnoticed, plants = 0, [(name, check) for name, (_, check, _) in PLANTS.items()]
+    plants += TRIVY_PLANTS.items() if options.trivy else []
+    for name, check in plants:
         told = any(f.check == check and f.file == f"{name}.yaml" and not excused(f, rows) for f in bad)
         if not told or any(f.check == check and not excused(f, rows) for f in found):
             unnoticed += 1
@@ -175,8 +207,8 @@ def main():
     for fault in sorted(set(faults)):
         print(fault)
     count = sum(len(documents) for documents in good.values())
-    told = len(PLANTS) - unnoticed
-    print(f"{count} objects, {len(rows)} exceptions, {told} of {len(PLANTS)} planted faults told")
+    told = len(plants) - unnoticed
+    print(f"{count} objects, {len(rows)} exceptions, {told} of {len(plants)} planted faults told")
     print(f"{len(set(faults))} faults")
     sys.exit(bool(faults))
 

@@ -4,7 +4,7 @@
 #
 #   scanners=$(tests/security/setup.sh)
 #
-# trivy is not among them: its Go module takes far longer to build than all other tools together.
+# trivy is not among them (trivy.sh): its Go module takes longer to build than all other tools together.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../setup/env.sh"
