@@ -1,4 +1,4 @@
-"""Prints a CycloneDX 1.6 SBOM of a bundle's images: crates, Debian packages, libtorch, files.
+"""Prints a CycloneDX 1.6 SBOM of a bundle's images: crates, Debian packages, libtorch, ONNX Runtime, files.
 
 Usage: sbom.py BUNDLE LAYOUTS. What the images hold is read from their OCI layouts in LAYOUTS;
 which crates are in the binaries from `cargo metadata` for Linux, their hashes from Cargo.lock.
@@ -19,10 +19,11 @@ from urllib.parse import quote
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = "x86_64-unknown-linux-gnu"
 BINARIES = {"hearth-operator": ["hearth-operator", "hearth-gateway"], "hearth-worker": ["hearth-worker"]}
-# Of which wheel a library of /opt/libtorch/lib is, by the start of its name; else torch's.
-WHEELS = {"libcudart": "nvidia-cuda-runtime", "libcupti": "nvidia-cuda-cupti"}
+# Of which wheel a library below /opt is, by the start of its name; else torch's.
+WHEELS = {"libcudart": "nvidia-cuda-runtime", "libcupti": "nvidia-cuda-cupti", "libonnxruntime": "onnxruntime"}
 WHEEL_LICENCES = {
     "torch": {"license": {"id": "BSD-3-Clause"}},
+    "onnxruntime": {"license": {"id": "MIT"}},
     "nvidia-cuda-runtime": {"license": {"name": "NVIDIA CUDA Toolkit EULA"}},
     "nvidia-cuda-cupti": {"license": {"name": "NVIDIA CUDA Toolkit EULA"}},
 }
@@ -148,13 +149,10 @@ def debian_packages(status: str):
 
 
 def wheel_pins() -> dict:
-    pins = re.findall(r"([a-z0-9-]+)==(\$VERSION|[\d.]+) --hash=sha256:([0-9a-f]{64})", libtorch_script())
-    version = re.search(r"^VERSION=(\S+)$", libtorch_script(), re.MULTILINE)[1]
+    libtorch, onnxruntime = [(ROOT / f"tests/setup/{name}.sh").read_text() for name in ("libtorch", "onnxruntime")]
+    pins = re.findall(r"([a-z0-9-]+)==(\$VERSION|[\d.]+) --hash=sha256:([0-9a-f]{64})", libtorch + onnxruntime)
+    version = re.search(r"^VERSION=(\S+)$", libtorch, re.MULTILINE)[1]
     return {name: (version if pinned == "$VERSION" else pinned, digest) for name, pinned, digest in pins}
-
-
-def libtorch_script() -> str:
-    return (ROOT / "tests/setup/libtorch.sh").read_text()
 
 
 def wheel_component(name: str, libraries: list) -> dict:
@@ -178,7 +176,7 @@ def image_content(layout: pathlib.Path) -> tuple:
     for path, content in image_files(layout):
         if path == "var/lib/dpkg/status":
             status = content.read().decode()
-        elif path.startswith(("usr/local/bin/", "opt/libtorch/lib/")):
+        elif path.startswith(("usr/local/bin/", "opt/libtorch/lib/", "opt/onnxruntime/lib")):
             hashes[path] = hashlib.file_digest(content, "sha256").hexdigest()
     return status, hashes
 

@@ -84,7 +84,7 @@ def manifest_of(bundle: pathlib.Path, name: str, digest: str) -> dict:
 
 def unpack(bundle: pathlib.Path, name: str, layer: str, root: pathlib.Path) -> None:
     """What is looked at of a layer: our programs, the packages' status, the small libraries."""
-    wanted = "--wildcards '*usr/local/bin/hearth-*' '*var/lib/dpkg/status' '*opt/libtorch/lib/libc*'"
+    wanted = "--wildcards '*usr/local/bin/hearth-*' '*var/lib/dpkg/status' '*opt/libtorch/lib/libc*' '*opt/onnxruntime/lib*'"
     command = f"tar -xOf '{bundle}/images/{name}.tar' blobs/{layer.replace(':', '/')} | tar --zstd -C '{root}' -xf - {wanted}"
     # tar's status says no more than that a layer lacks one of the patterns: the caller counts.
     subprocess.run(["bash", "-c", command], stderr=subprocess.DEVNULL, check=False)
@@ -101,8 +101,9 @@ def check_image(bom: dict, bundle: pathlib.Path, line: str) -> int:
         root = pathlib.Path(folder)
         for layer in manifest_of(bundle, name, digest)["layers"]:
             unpack(bundle, name, layer["digest"], root)
-        there = [path for where in ("usr/local/bin", "opt/libtorch/lib") for path in (root / where).glob("*")]
-        insist({"hearth-operator": 2, "hearth-worker": 4}[name] == len(there), f"{name} holds {there}")
+        folders = ("usr/local/bin", "opt/libtorch/lib", "opt/onnxruntime")
+        there = [path for where in folders for path in (root / where).glob("*")]
+        insist({"hearth-operator": 2, "hearth-worker": 5}[name] == len(there), f"{name} holds {there}")
         for path in there:
             entry = files.get(str(path.relative_to(root)))
             found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -122,8 +123,9 @@ def main() -> None:
     crates = check_crates(bom)
     for line in (bundle / "IMAGES").read_text().splitlines():
         packages = check_image(bom, bundle, line)
-    torch = [part for part in bom["components"] if part["purl"].startswith("pkg:pypi/torch@")]
-    insist(len(torch) == 1 and torch[0]["hashes"] and torch[0]["licenses"], "libtorch is not told of")
+    for wheel in ("torch", "onnxruntime"):
+        parts = [part for part in bom["components"] if part["purl"].startswith(f"pkg:pypi/{wheel}@")]
+        insist(len(parts) == 1 and parts[0]["hashes"] and parts[0]["licenses"], f"{wheel} is not told of")
     print(f"{crates} crates, {packages} Debian packages, {len(bom['components'])} components")
 
 
