@@ -1,13 +1,12 @@
 //! Ranks, pods and nodes that die in the middle of training.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hearth_tests::cluster::{Namespace, condition, root};
+use hearth_tests::cluster::{Namespace, condition};
 use hearth_tests::{jobs, processes};
 use serde_json::Value;
 
-use crate::support::{PATIENCE, agent_pod, succeeded, under_way};
+use crate::support::{Node, PATIENCE, agent_pod, succeeded, under_way};
 
 const STEPS: u32 = 1200;
 /// Enough that a job still trains after two pods were lost, each for a while.
@@ -88,9 +87,8 @@ fn training_goes_on_after_a_node_died() {
     under_way(&namespace, "hit", 300);
     let pod = agent_pod(&namespace, "hit", 1);
     let node = pod["spec"]["nodeName"].as_str().unwrap().to_owned();
-    let number = node.chars().last().unwrap().to_string();
-    node_script("kill", &number);
-    let _revive = Revive(number);
+    let dead = Node::of(&node);
+    dead.kill();
     let moved = |j: &Value| {
         j["status"]["restarts"].as_i64() >= Some(1) && condition(j, "Running") == "True"
     };
@@ -98,18 +96,4 @@ fn training_goes_on_after_a_node_died() {
     let now = agent_pod(&namespace, "hit", 1);
     assert_ne!(now["spec"]["nodeName"], node.as_str());
     succeeded(&namespace, "hit");
-}
-
-struct Revive(String);
-
-impl Drop for Revive {
-    fn drop(&mut self) {
-        node_script("start", &self.0);
-    }
-}
-
-fn node_script(verb: &str, number: &str) {
-    let done =
-        Command::new(root().join("tests/cluster/node.sh")).args([verb, number]).status().unwrap();
-    assert!(done.success(), "node.sh {verb} {number}");
 }

@@ -1,8 +1,9 @@
 //! Short-hands of the cluster tests.
 
+use std::process::Command;
 use std::time::Duration;
 
-use hearth_tests::cluster::{Namespace, condition, told};
+use hearth_tests::cluster::{Namespace, condition, root, told};
 use serde_json::Value;
 
 /// Longest that a small job may take on a busy machine.
@@ -39,4 +40,31 @@ pub(crate) fn agent_pod(namespace: &Namespace, job: &str, index: u32) -> Value {
         pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running"
     };
     pods.iter().find(live).unwrap_or_else(|| panic!("no running agent {index} of {job}")).clone()
+}
+
+/// A node of tests/cluster, which lives again when this goes.
+pub(crate) struct Node(String);
+
+impl Node {
+    /// By its name.
+    pub(crate) fn of(name: &str) -> Self {
+        Self(name.chars().last().unwrap().to_string())
+    }
+
+    /// As a power failure: kubelet, containerd, shims and every pod's processes.
+    pub(crate) fn kill(&self) {
+        self.script("kill");
+    }
+
+    fn script(&self, verb: &str) {
+        let program = root().join("tests/cluster/node.sh");
+        let done = Command::new(program).args([verb, &self.0]).status().unwrap();
+        assert!(done.success(), "node.sh {verb} {}", self.0);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.script("start");
+    }
 }

@@ -30,6 +30,12 @@ void turned(const at::Tensor& flat, int64_t size, const Tables& tables, To&& to)
   }
 }
 
+// Heads [N, heads * d], each normed where there is a norm.
+at::Tensor normed(const at::Tensor& flat, const at::Tensor* norm, double eps, int64_t size) {
+  return norm == nullptr ? flat
+                         : rms_norm(flat.view({-1, size}), *norm, eps).first.view(flat.sizes());
+}
+
 // A product of `x` and of what `known` holds of it, if that fits.
 at::Tensor again(const at::Tensor& x, const narrow::Input& known, const hearth_narrow& layer) {
   return known.fits(layer) ? narrow::linear(known, layer, kLevel)
@@ -48,10 +54,12 @@ struct Pool {
 at::Tensor attention(const hearth_decoder_layer& layer, const at::Tensor& x, const Tables& tables,
                      Pool& pool) {
   const narrow::Input input(x, layer.query);
-  const at::Tensor query = narrow::linear(input, layer.query, kLevel);
-  const at::Tensor key = again(x, input, layer.key);
-  const at::Tensor value = again(x, input, layer.value);
   const int64_t tokens = x.size(0), size = layer.head_size, row = layer.key.outputs;
+  const at::Tensor query = normed(narrow::linear(input, layer.query, kLevel), layer.query_norm,
+                                  layer.query_eps, size);
+  const at::Tensor key =
+      normed(again(x, input, layer.key), layer.key_norm, layer.key_eps, size);
+  const at::Tensor value = again(x, input, layer.value);
   auto* keys = pool.keys.mutable_data_ptr<float>();
   auto* values = pool.values.mutable_data_ptr<float>();
   const auto* places = pool.places.const_data_ptr<int64_t>();

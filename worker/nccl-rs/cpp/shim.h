@@ -279,10 +279,10 @@ int32_t hearth_paged_attention(const at::Tensor* query, const at::Tensor* keys,
 
 // --- decoder.cpp -----------------------------------------------------------
 // A layer of a Llama: norms [D] f32, attention of heads of `head_size`, a feed-forward part gated by
-// SiLU.
+// SiLU. Norms of query and key heads, [head_size], may be null.
 struct hearth_decoder_layer {
-  const at::Tensor *input_norm, *post_norm;
-  double input_eps, post_eps;
+  const at::Tensor *input_norm, *post_norm, *query_norm, *key_norm;
+  double input_eps, post_eps, query_eps, key_eps;
   hearth_narrow query, key, value, output, gate, up, down;
   int64_t head_size;
 };

@@ -19,6 +19,10 @@ pub struct DecoderLayer<'a> {
     pub input_norm: (&'a Tensor, f64),
     /// The same of the norm before the feed-forward part.
     pub post_norm: (&'a Tensor, f64),
+    /// Scale `[d]` of a norm of each query head, and its eps.
+    pub query_norm: Option<(&'a Tensor, f64)>,
+    /// The same of key heads.
+    pub key_norm: Option<(&'a Tensor, f64)>,
     /// `[H d, D]`.
     pub query: &'a Narrow,
     /// `[G d, D]`.
@@ -67,11 +71,20 @@ impl DecoderLayer<'_> {
         for table in [cos, sin] {
             ensure_cpu(OPERATION, table, Kind::Float, &[rows.size()[0], self.head_size / 2])?;
         }
+        let of_heads = |norm: Option<(&Tensor, f64)>| {
+            norm.map_or((std::ptr::null(), 0.0), |(weight, eps)| (weight.as_ptr(), eps))
+        };
+        let (query_norm, query_eps) = of_heads(self.query_norm);
+        let (key_norm, key_eps) = of_heads(self.key_norm);
         let layer = sys::DecoderLayer {
             input_norm: self.input_norm.0.as_ptr(),
             post_norm: self.post_norm.0.as_ptr(),
+            query_norm,
+            key_norm,
             input_eps: self.input_norm.1,
             post_eps: self.post_norm.1,
+            query_eps,
+            key_eps,
             query: self.query.layer(),
             key: self.key.layer(),
             value: self.value.layer(),
@@ -108,6 +121,9 @@ impl DecoderLayer<'_> {
     fn check(&self, width: i64) -> Result<()> {
         for (norm, _) in [self.input_norm, self.post_norm] {
             ensure_cpu(OPERATION, norm, Kind::Float, &[width])?;
+        }
+        for (norm, _) in [self.query_norm, self.key_norm].into_iter().flatten() {
+            ensure_cpu(OPERATION, norm, Kind::Float, &[self.head_size])?;
         }
         let ([queries, _], [keys, _]) = (self.query.size(), self.key.size());
         let [inner, _] = self.gate.size();

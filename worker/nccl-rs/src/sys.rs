@@ -86,8 +86,12 @@ pub(crate) struct NarrowLayer {
 pub(crate) struct DecoderLayer {
     pub(crate) input_norm: *const C_tensor,
     pub(crate) post_norm: *const C_tensor,
+    pub(crate) query_norm: *const C_tensor,
+    pub(crate) key_norm: *const C_tensor,
     pub(crate) input_eps: f64,
     pub(crate) post_eps: f64,
+    pub(crate) query_eps: f64,
+    pub(crate) key_eps: f64,
     pub(crate) query: NarrowLayer,
     pub(crate) key: NarrowLayer,
     pub(crate) value: NarrowLayer,

@@ -69,7 +69,7 @@ pub fn load(
     adapters: &[&Path],
     device: Device,
 ) -> Result<((Model, Turns), Vocabulary), Error> {
-    let mut model = crate::quantize::load(directory, device)?;
+    let mut model = crate::quantize::load_narrow(directory, device)?;
     hold(&mut model)?;
     let turns = served::serve(&mut model, adapters, device)?;
     let vocabulary = Vocabulary::read(directory, &model)?;

@@ -223,6 +223,13 @@ impl Gguf {
         Ok(Tensor::f_from_slice(&values)?.f_view(place.shape.as_slice())?)
     }
 
+    /// Whether [`Self::blocks`] reads a tensor.
+    pub fn is_whole(&self, name: &str) -> bool {
+        self.tensors
+            .get(name)
+            .is_some_and(|place| place.kind.whole_bits().is_some() && place.shape.len() == 2)
+    }
+
     /// A matrix as it is held, where it is whole numbers and scales.
     pub fn blocks(&self, name: &str) -> Result<Option<Blocks>, ImportError> {
         let kind = self.tensors.get(name).map(|place| (place.kind.whole_bits(), &place.shape[..]));

@@ -119,25 +119,35 @@ impl Model {
         names(gguf)?.into_iter().map(read).collect()
     }
 
-    /// As [`Self::tensors`], but matrices of linear layers stay whole numbers where they are;
-    /// embeddings are there both ways.
-    pub fn parts(&self, gguf: &Gguf) -> Result<Parts, ImportError> {
-        let mut parts = Parts::default();
+    /// As [`Self::tensors`], without the matrices that [`Self::blocks`] reads; embeddings are there
+    /// both ways.
+    pub fn floats(&self, gguf: &Gguf) -> Result<BTreeMap<String, Tensor>, ImportError> {
+        let mut floats = BTreeMap::new();
         for (name, known) in names(gguf)? {
-            if let Some(blocks) = gguf.blocks(name)? {
-                let blocks = Blocks {
-                    values: self.in_halves(name, &blocks.values)?,
-                    scales: self.in_halves(name, &blocks.scales)?,
-                    ..blocks
-                };
-                parts.blocks.insert(known.clone(), blocks);
-                if name != EMBEDDINGS {
-                    continue;
-                }
+            if name == EMBEDDINGS || !gguf.is_whole(name) {
+                floats.insert(known, self.in_halves(name, &gguf.tensor(name)?)?);
             }
-            parts.floats.insert(known, self.in_halves(name, &gguf.tensor(name)?)?);
         }
-        Ok(parts)
+        Ok(floats)
+    }
+
+    /// Hugging Face's names of the matrices of whole numbers, and the file's.
+    pub fn matrices(&self, gguf: &Gguf) -> Result<BTreeMap<String, String>, ImportError> {
+        let all = names(gguf)?.into_iter();
+        let whole = all.filter(|(name, _)| gguf.is_whole(name));
+        Ok(whole.map(|(name, known)| (known, name.to_owned())).collect())
+    }
+
+    /// Such a matrix, by the file's name, as it is held: read when it is asked for, so that a model
+    /// is in memory once while it is loaded.
+    pub fn blocks(&self, gguf: &Gguf, name: &str) -> Result<Blocks, ImportError> {
+        let none = || gguf.malformed(format!("tensor {name} holds no whole numbers"));
+        let blocks = gguf.blocks(name)?.ok_or_else(none)?;
+        Ok(Blocks {
+            values: self.in_halves(name, &blocks.values)?,
+            scales: self.in_halves(name, &blocks.scales)?,
+            ..blocks
+        })
     }
 
     /// Rows as Hugging Face has them.
@@ -149,15 +159,6 @@ impl Model {
         };
         if self.in_pairs { halves(rows, heads) } else { Ok(rows.shallow_clone()) }
     }
-}
-
-/// A decoder's tensors under Hugging Face's names.
-#[derive(Debug, Default)]
-pub struct Parts {
-    /// In f32.
-    pub floats: BTreeMap<String, Tensor>,
-    /// Matrices of whole numbers.
-    pub blocks: BTreeMap<String, Blocks>,
 }
 
 const EMBEDDINGS: &str = "token_embd.weight";

@@ -121,8 +121,7 @@ impl Layer {
         else {
             return Ok(None);
         };
-        let has_head_norms = attention.query_norm.is_some() || attention.key_norm.is_some();
-        if has_head_norms || mlp.activation != Activation::Silu || hidden.kind() != Kind::Float {
+        if mlp.activation != Activation::Silu || hidden.kind() != Kind::Float {
             return Ok(None);
         }
         let parts = [
@@ -148,8 +147,10 @@ impl Layer {
             return Ok(None);
         }
         let layer = DecoderLayer {
-            input_norm: (&self.input_norm.weight.tensor, self.input_norm.eps),
-            post_norm: (&self.post_norm.weight.tensor, self.post_norm.eps),
+            input_norm: scale_of(&self.input_norm),
+            post_norm: scale_of(&self.post_norm),
+            query_norm: attention.query_norm.as_ref().map(scale_of),
+            key_norm: attention.key_norm.as_ref().map(scale_of),
             query,
             key,
             value,
@@ -161,6 +162,10 @@ impl Layer {
         };
         Ok(Some(layer.forward(&hidden.f_contiguous()?, (&cos, &sin), &places)?))
     }
+}
+
+fn scale_of(norm: &RmsNorm) -> (&Tensor, f64) {
+    (&norm.weight.tensor, norm.eps)
 }
 
 impl Top {

@@ -18,9 +18,8 @@ pub(super) fn load_gguf(directory: &Path, device: Device) -> Result<Model, Model
     let path = directory.join(gguf::FILE);
     let file = Gguf::open(&path)?;
     let decoder = llama::Model::of(&file)?;
-    let (floats, blocks) = if device == Device::Cpu {
-        let parts = decoder.parts(&file)?;
-        (parts.floats, parts.blocks)
+    let (floats, matrices) = if device == Device::Cpu {
+        (decoder.floats(&file)?, decoder.matrices(&file)?)
     } else {
         (decoder.tensors(&file)?.into_iter().collect(), BTreeMap::new())
     };
@@ -29,14 +28,15 @@ pub(super) fn load_gguf(directory: &Path, device: Device) -> Result<Model, Model
     let config = ModelConfig::read(directory)?;
     let weights = Weights::of(floats, &path, (config.family.prefix(), hash));
     let mut model = load_of(&config, &weights, device, &|name, shape, weights| {
-        let Some(blocks) = blocks.get(&format!("{name}.weight")) else { return Ok(None) };
+        let Some(theirs) = matrices.get(&format!("{name}.weight")) else { return Ok(None) };
+        let blocks = decoder.blocks(&file, theirs)?;
         let bias = format!("{name}.bias");
         let bias = weights.get(&bias).map(|_| weights.float(&bias, &shape[..1])).transpose()?;
         expect_shape(&path, name, &blocks.values, shape)?;
-        of_blocks(blocks, bias.as_ref()).map(Some)
+        of_blocks(&blocks, bias.as_ref()).map(Some)
     })?;
-    if let Some(embeddings) = blocks.get("model.embed_tokens.weight") {
-        hold_tied(&mut model, embeddings)?;
+    if let Some(theirs) = matrices.get("model.embed_tokens.weight") {
+        hold_tied(&mut model, || Ok(decoder.blocks(&file, theirs)?))?;
     }
     Ok(model)
 }
@@ -59,13 +59,16 @@ fn expect_shape(
 }
 
 /// A head that is the embeddings is computed from their blocks.
-fn hold_tied(model: &mut Model, embeddings: &Blocks) -> Result<(), ModelError> {
+fn hold_tied(
+    model: &mut Model,
+    embeddings: impl FnOnce() -> Result<Blocks, ModelError>,
+) -> Result<(), ModelError> {
     let network = model.network_mut();
     if !network.is_tied() {
         return Ok(());
     }
     network.untie();
-    let mut head = Some(of_blocks(embeddings, None)?);
+    let mut head = Some(of_blocks(&embeddings()?, None)?);
     network.stage_mut(network.stages() - 1).linears_mut(&mut |linear| {
         if let Some(head) = head.take() {
             linear.kind = head;

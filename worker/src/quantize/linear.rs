@@ -5,6 +5,7 @@ use std::path::Path;
 use nccl_rs::frozen::Frozen;
 use nccl_rs::narrow::Narrow;
 use nccl_rs::qlinear::{ActivationBits, QLinear, activation_bits};
+use nccl_rs::storage;
 use tch::{Device, Kind, Tensor};
 
 use super::blocks::load_gguf;
@@ -53,15 +54,27 @@ pub fn is_compressed(directory: &Path) -> Result<bool, ModelError> {
 /// libtorch has no such product, in f32 from the same weights. Layers in fp8 are held and computed
 /// in f32, as are those of a GGUF file that are not `Q8_0` or `Q4_0`.
 pub fn load(directory: &Path, device: Device) -> Result<Model, ModelError> {
+    read(directory, device, false)
+}
+
+/// As [`load`], of a language model: on a CPU, layers in bfloat16 are held so from the start, and never
+/// in 32 bits.
+pub fn load_narrow(directory: &Path, device: Device) -> Result<Model, ModelError> {
+    read(directory, device, device == Device::Cpu)
+}
+
+fn read(directory: &Path, device: Device, halves: bool) -> Result<Model, ModelError> {
     if gguf::is_in(directory) {
         return load_gguf(directory, device);
     }
     let compressed = is_compressed(directory)?;
     load_with(directory, device, &|name, shape, weights| {
-        if !compressed {
-            return Ok(None);
+        let layer = Layer { name, shape, weights, directory, device };
+        let read = if compressed { layer.read()? } else { None };
+        match read {
+            None if halves => layer.halves(),
+            read => Ok(read),
         }
-        Layer { name, shape, weights, directory, device }.read()
     })
 }
 
@@ -79,6 +92,12 @@ pub(super) fn held(
     Ok(LinearKind::Other(Box::new(Held(narrow))))
 }
 
+/// Lets what a layer was made of go: else a model would be in memory twice until all of it is read.
+fn read_once(layer: LinearKind, read: &Tensor) -> Result<LinearKind, ModelError> {
+    storage::release(read)?;
+    Ok(layer)
+}
+
 /// A layer that may be compressed.
 struct Layer<'a> {
     name: &'a str,
@@ -93,7 +112,7 @@ impl Layer<'_> {
     fn read(&self) -> Result<Option<LinearKind>, ModelError> {
         let part = |part: &str| self.weights.get(&format!("{}.{part}", self.name));
         if let Some(words) = part("weight_packed") {
-            return self.packed(&words).map(Some);
+            return self.packed(&words).and_then(|layer| read_once(layer, &words)).map(Some);
         }
         let Some(weight) = part("weight") else { return Ok(None) };
         match weight.kind() {
@@ -103,6 +122,15 @@ impl Layer<'_> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// A layer in bfloat16 as it is.
+    fn halves(&self) -> Result<Option<LinearKind>, ModelError> {
+        let weight = self.weights.get(&format!("{}.weight", self.name));
+        let fits = |weight: &Tensor| weight.kind() == Kind::BFloat16 && weight.size() == self.shape;
+        let Some(weight) = weight.filter(fits) else { return Ok(None) };
+        let narrow = Narrow::halves(&weight, self.bias()?.as_ref())?;
+        read_once(LinearKind::Other(Box::new(Held(narrow))), &weight).map(Some)
     }
 
     fn int8(&self, weight: &Tensor) -> Result<LinearKind, ModelError> {
@@ -117,7 +145,9 @@ impl Layer<'_> {
             ActivationBits::Eight => Box::new(Int8(QLinear::new(weight, &scale, bias.as_ref())?)),
             // Without VNNI, activations of 7 bits would lose more than those of 8 that the gate
             // allowed for, and take longer than floats.
-            ActivationBits::Seven => return held((weight, &scale), bias.as_ref(), 8),
+            ActivationBits::Seven => {
+                return read_once(held((weight, &scale), bias.as_ref(), 8)?, weight);
+            }
         }))
     }
 

@@ -31,7 +31,7 @@ use hearth_crds::worker_config::{
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-pub use linear::load;
+pub use linear::{load, load_narrow};
 
 use crate::checkpoint::manifest::hash_file;
 use crate::cores::cores;

@@ -116,6 +116,37 @@ fn the_written_weights_are_the_dense_ones_within_half_a_step() {
     assert!(steps <= 0.5001, "off by {steps} steps");
 }
 
+/// A language model in bfloat16 is never whole in 32 bits, and answers as one that was.
+#[test]
+fn layers_in_16_bits_are_held_as_they_are_read() {
+    for family in ["llama", "qwen2", "deepseek-v2"] {
+        let fixture = language_model(family);
+        let path = fixture.path("model/model.safetensors");
+        let tensors = Tensor::read_safetensors(&path).unwrap();
+        let halves: Vec<_> = tensors
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.to_kind(Kind::BFloat16)))
+            .collect();
+        Tensor::write_safetensors(&halves, &path).unwrap();
+        let logits = |model: &hearth_worker::model::Model| {
+            let ids = Tensor::from_slice(&[4i64, 16, 8, 9, 3, 16, 17, 22]).view([1, 8]);
+            let pass = Pass::decoder(model.network(), 8, Device::Cpu, Dropout::Off).unwrap();
+            tch::no_grad(|| model.forward(&ids, &pass)).unwrap()
+        };
+        let mut after = hearth_worker::quantize::load(&fixture.path("model"), Device::Cpu).unwrap();
+        let dense = logits(&after);
+        hearth_worker::model::hold(&mut after).unwrap();
+        let mut at_once =
+            hearth_worker::quantize::load_narrow(&fixture.path("model"), Device::Cpu).unwrap();
+        let held = at_once.linears().iter().filter(|linear| linear.narrow().is_some()).count();
+        assert!(held > 7, "{family}: {held} layers are held");
+        hearth_worker::model::hold(&mut at_once).unwrap();
+        assert!(logits(&at_once).equal(&logits(&after)), "{family}");
+        let gap = (logits(&at_once) - dense).abs().max();
+        assert!(f64::try_from(gap).unwrap() < 1e-3, "{family}");
+    }
+}
+
 #[test]
 fn a_second_run_finds_the_work_done_and_a_damaged_output_is_made_again() {
     let fixture = Fixture::new(0.0);

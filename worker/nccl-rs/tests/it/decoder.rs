@@ -43,12 +43,16 @@ fn narrow(held: Held, [outputs, inputs]: [i64; 2], bias: bool) -> Narrow {
 /// Weights of a layer of 4 heads, of which two share keys and values.
 struct Weights {
     norms: [Tensor; 2],
+    /// Of query and key heads.
+    heads: Option<[Tensor; 2]>,
     parts: [Narrow; 7],
 }
 
 impl Weights {
+    /// With biases and without norms of heads, or the other way around.
     fn new(held: [Held; 7], bias: bool) -> Self {
         let norm = || Tensor::rand([WIDTH], CPU) + 0.5;
+        let heads = || [(); 2].map(|()| Tensor::rand([HEAD], CPU) + 0.5);
         let sizes = [
             [4 * HEAD, WIDTH],
             [2 * HEAD, WIDTH],
@@ -60,7 +64,7 @@ impl Weights {
         ];
         let mut sizes = sizes.into_iter();
         let parts = held.map(|held| narrow(held, sizes.next().unwrap(), bias));
-        Self { norms: [norm(), norm()], parts }
+        Self { norms: [norm(), norm()], heads: (!bias).then(heads), parts }
     }
 
     fn layer(&self) -> DecoderLayer<'_> {
@@ -69,6 +73,8 @@ impl Weights {
         DecoderLayer {
             input_norm: (input, EPS),
             post_norm: (post, EPS),
+            query_norm: self.heads.as_ref().map(|[query, _]| (query, EPS)),
+            key_norm: self.heads.as_ref().map(|[_, key]| (key, EPS)),
             query,
             key,
             value,
@@ -93,15 +99,24 @@ impl Weights {
         let normed = fused::rms_norm(hidden, &self.norms[0], EPS).unwrap();
         let heads =
             |of: &Narrow| of.forward(&normed).unwrap().view([1, tokens, -1, HEAD]).transpose(1, 2);
-        let turned = |of: &Narrow| fused::rotary(&heads(of), cos, sin).unwrap();
+        let turned = |of: &Narrow, nth: usize| {
+            let normed = self.heads.as_ref().map_or_else(
+                || heads(of),
+                |norms| {
+                    let rows = heads(of).transpose(1, 2).contiguous();
+                    fused::rms_norm(&rows, &norms[nth], EPS).unwrap().transpose(1, 2)
+                },
+            );
+            fused::rotary(&normed, cos, sin).unwrap()
+        };
         let put = |pool: &Tensor, new: Tensor| {
             let new = new.squeeze_dim(0).transpose(0, 1);
             let _ = pool.shallow_clone().index_copy_(0, slots, &new);
         };
-        put(keys, turned(key));
+        put(keys, turned(key, 1));
         put(values, heads(value));
         let scale = (HEAD as f64).powf(-0.5);
-        let mixed = seen.attend(&turned(query), (keys, values), scale).unwrap();
+        let mixed = seen.attend(&turned(query, 0), (keys, values), scale).unwrap();
         let hidden = hidden + output.forward(&mixed).unwrap();
         let normed = fused::rms_norm(&hidden, &self.norms[1], EPS).unwrap();
         let inner = gate.forward(&normed).unwrap().silu() * up.forward(&normed).unwrap();
