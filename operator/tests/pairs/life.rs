@@ -146,20 +146,20 @@ fn stopped(stage: &Stage, a: &Value, b: &Value, rest: &Rest) -> Result<Way, Stri
     Err(format!("a stop is not for good: {}", rest.status))
 }
 
+/// A gang that was let in goes on, also where the larger one that is asked for would wait, were it new.
+fn keeps_its_place(anew: &Rest, after: &Rest) -> bool {
+    let waits = |rest: &Rest| {
+        rest.children.get("jobs/it-train").is_some_and(|job| job["spec"]["suspend"] == true)
+    };
+    waits(anew) && !waits(after) && condition(after, "Admitted")["status"] == "True"
+}
+
 /// After B nothing is as it is for having been A.
 fn independent(kind: Kind, anew: &Rest, after: &Rest) -> Result<(), String> {
     if kind == Kind::Sweep {
         return Ok(()); // the trials that A ran stay
     }
-    // A gang that was let in goes on, also where the larger one that B asks for would wait.
-    let waits = |rest: &Rest| {
-        rest.children.get("jobs/it-train").is_some_and(|job| job["spec"]["suspend"] == true)
-    };
-    if kind == Kind::TrainingJob
-        && waits(anew)
-        && !waits(after)
-        && condition(after, "Admitted")["status"] == "True"
-    {
+    if kind == Kind::TrainingJob && keeps_its_place(anew, after) {
         return Ok(());
     }
     // A compression that has ended is not made anew to run elsewhere.
@@ -204,6 +204,7 @@ fn returned(kind: Kind, first: &Rest, second: &Rest, third: &Rest) -> Result<(),
             let told = |rest: &Rest| (condition(rest, "Progressing"), condition(rest, "Degraded"));
             same("what is told of A", &told(first), &told(third))
         }
+        Kind::TrainingJob if keeps_its_place(first, third) => Ok(()),
         _ => {
             same("children of A", &first.children, &third.children)?;
             same("status of A", &first.status, &third.status)
