@@ -199,9 +199,10 @@ fn compress(
     {
         return Err(QuantizeError::OtherAnswers);
     }
+    // Rounding makes zeros of its own.
+    let sparsity = prune::sparsity(own.as_ref().unwrap_or(before)).map_err(Error::from)?;
     let recipe = recipe(config, (before, &mut own), reader, &cache)?;
     let written = own.as_ref().unwrap_or(before);
-    let sparsity = prune::sparsity(written).map_err(Error::from)?;
     let digest = write::write(written, &recipe, reader.max_length(), &config.model, built)?;
     drop(own);
     let mut report = Report {

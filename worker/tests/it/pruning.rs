@@ -80,6 +80,8 @@ fn rounding_by_calibration_leaves_two_of_four_zero() {
             }});
         });
         assert_eq!(run.exit_code, 0, "{quantization}: {}", run.result.message);
+        let sparsity = run.result.compression.as_ref().and_then(|report| report.sparsity);
+        assert_eq!(sparsity, Some(0.5), "{quantization}");
         let served = hearth_worker::quantize::load(&fixture.path("int8"), Device::Cpu).unwrap();
         drop(served);
         if quantization == "INT8" {
