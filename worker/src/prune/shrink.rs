@@ -17,17 +17,15 @@ use crate::model::{Family, ModelConfig, ModelError, Weights};
 /// formats work on so many columns at a time.
 const MULTIPLE: i64 = 32;
 
-/// Which dimension of a tensor goes with a unit's parts.
-#[derive(Clone, Copy)]
-enum Side {
-    Rows,
-    Columns,
-}
+/// Units have rows of a matrix, or columns.
+const ROWS: i64 = 0;
+const COLUMNS: i64 = 1;
 
 /// A tensor of a layer, and where units have their parts in it.
 struct Part {
     name: String,
-    side: Side,
+    /// [`ROWS`] or [`COLUMNS`].
+    axis: i64,
     /// Neighbouring rows or columns that a unit has.
     width: i64,
 }
@@ -62,15 +60,15 @@ fn without_neurons(
     let decoder = config.family.is_decoder();
     for layer in layers(&config)? {
         let part =
-            |name: &str, side| Part { name: format!("{prefix}{layer}.{name}"), side, width: 1 };
+            |name: &str, axis| Part { name: format!("{prefix}{layer}.{name}"), axis, width: 1 };
         let parts = if decoder {
             vec![
-                part("mlp.gate_proj", Side::Rows),
-                part("mlp.up_proj", Side::Rows),
-                part("mlp.down_proj", Side::Columns),
+                part("mlp.gate_proj", ROWS),
+                part("mlp.up_proj", ROWS),
+                part("mlp.down_proj", COLUMNS),
             ]
         } else {
-            vec![part("intermediate.dense", Side::Rows), part("output.dense", Side::Columns)]
+            vec![part("intermediate.dense", ROWS), part("output.dense", COLUMNS)]
         };
         cut(&mut weights, &parts, (neurons, kept))?;
     }
@@ -101,16 +99,16 @@ fn without_heads(
     }
     let (sharing, kept) = (heads / groups, (groups - count(groups, share)).max(1));
     for layer in layers(&config)? {
-        let part = |name: &str, side, heads| Part {
+        let part = |name: &str, axis, heads| Part {
             name: format!("model.layers.{layer}.self_attn.{name}_proj"),
-            side,
+            axis,
             width: heads * size,
         };
         let parts = [
-            part("q", Side::Rows, sharing),
-            part("k", Side::Rows, 1),
-            part("v", Side::Rows, 1),
-            part("o", Side::Columns, sharing),
+            part("q", ROWS, sharing),
+            part("k", ROWS, 1),
+            part("v", ROWS, 1),
+            part("o", COLUMNS, sharing),
         ];
         cut(&mut weights, &parts, (groups, kept))?;
     }
@@ -126,29 +124,14 @@ fn without_heads(
 fn cut(weights: &mut Weights, parts: &[Part], (units, kept): (i64, i64)) -> Result<(), ModelError> {
     let mut sizes = Tensor::f_zeros([units], (Kind::Double, tch::Device::Cpu))?;
     for part in parts {
-        let shape = |other| match part.side {
-            Side::Rows => [units * part.width, other],
-            Side::Columns => [other, units * part.width],
-        };
         let name = format!("{}.weight", part.name);
-        let other = weights.get(&name).and_then(|tensor| {
-            let axis = match part.side {
-                Side::Rows => 1,
-                Side::Columns => 0,
-            };
-            tensor.size().get(axis).copied()
-        });
-        let weight = weights.float(&name, &shape(other.unwrap_or_default()))?;
-        let squares = weight.f_to_kind(Kind::Double)?.f_square()?;
-        let by_unit = match part.side {
-            Side::Rows => {
-                squares.f_reshape([units, -1])?.f_sum_dim_intlist(1, false, Kind::Double)?
-            }
-            Side::Columns => squares
-                .f_sum_dim_intlist(0, false, Kind::Double)?
-                .f_reshape([units, -1])?
-                .f_sum_dim_intlist(1, false, Kind::Double)?,
-        };
+        let mut shape = weights.get(&name).map(|weight| weight.size()).unwrap_or_default();
+        if let [rows, columns] = shape.as_mut_slice() {
+            *if part.axis == ROWS { rows } else { columns } = units * part.width;
+        }
+        let squares = weights.float(&name, &shape)?.f_to_kind(Kind::Double)?.f_square()?;
+        let by_unit = squares.f_transpose(0, part.axis)?.f_reshape([units, -1])?;
+        let by_unit = by_unit.f_sum_dim_intlist(1, false, Kind::Double)?;
         let all = by_unit.f_sum(Kind::Double)?.f_clamp_min(f64::MIN_POSITIVE)?;
         sizes = sizes.f_add(&by_unit.f_div(&all)?)?;
     }
@@ -156,11 +139,10 @@ fn cut(weights: &mut Weights, parts: &[Part], (units, kept): (i64, i64)) -> Resu
     let (staying, _) = largest.f_sort(0, false)?;
     for part in parts {
         let places = spread(&staying, part.width)?;
-        let axis = i64::from(matches!(part.side, Side::Columns));
         weights.replace(&format!("{}.weight", part.name), |weight| {
-            weight.f_index_select(axis, &places)
+            weight.f_index_select(part.axis, &places)
         })?;
-        if matches!(part.side, Side::Rows) {
+        if part.axis == ROWS {
             weights
                 .replace(&format!("{}.bias", part.name), |bias| bias.f_index_select(0, &places))?;
         }

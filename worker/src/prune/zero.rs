@@ -24,12 +24,7 @@ pub fn zero(model: &Model, pruning: &Pruning) -> Result<Zeros, ModelError> {
     if pruning.type_ == PruningType::Structured {
         return Ok(zeros);
     }
-    for linear in model.linears() {
-        let LinearKind::Dense { weight, .. } = &linear.kind else { continue };
-        if !is_in_block(&linear.name) {
-            continue;
-        }
-        let mut weight = weight.detach();
+    for (name, mut weight) in dense(model) {
         let gone = match pruning.type_ {
             PruningType::SemiStructured => two_of_four(&weight),
             _ => smallest(&weight, pruning.sparsity.unwrap_or_default()),
@@ -37,12 +32,12 @@ pub fn zero(model: &Model, pruning: &Pruning) -> Result<Zeros, ModelError> {
         let Some(gone) = gone? else {
             return Err(model.config.unsupported(format!(
                 "{} has {} columns, no multiple of {NEIGHBOURS}: pruning.type SemiStructured does not fit; use Unstructured",
-                linear.name,
+                name,
                 weight.size()[1],
             )));
         };
         let _ = weight.f_masked_fill_(&gone, 0.0)?;
-        zeros.insert(linear.name.clone(), gone);
+        zeros.insert(name.to_owned(), gone);
     }
     if zeros.is_empty() {
         return Err(model.config.unsupported(
@@ -57,15 +52,22 @@ pub fn zero(model: &Model, pruning: &Pruning) -> Result<Zeros, ModelError> {
 /// would leave.
 pub fn sparsity(model: &Model) -> Result<Option<f64>, ModelError> {
     let (mut zeros, mut all) = (0, 0);
-    for linear in model.linears() {
-        let LinearKind::Dense { weight, .. } = &linear.kind else { continue };
-        if is_in_block(&linear.name) {
-            zeros += i64::try_from(&weight.detach().f_eq(0.0)?.f_sum(Kind::Int64)?)?;
-            all += i64::try_from(weight.numel()).unwrap_or(i64::MAX);
-        }
+    for (_, weight) in dense(model) {
+        zeros += i64::try_from(&weight.f_eq(0.0)?.f_sum(Kind::Int64)?)?;
+        all += i64::try_from(weight.numel()).unwrap_or(i64::MAX);
     }
     let share = zeros as f64 / (all as f64).max(1.0);
     Ok((share >= LEAST).then_some(share))
+}
+
+/// Dense layers of the blocks by name, with their weights.
+fn dense(model: &Model) -> impl Iterator<Item = (&str, Tensor)> {
+    model.linears().into_iter().filter_map(|linear| match &linear.kind {
+        LinearKind::Dense { weight, .. } if is_in_block(&linear.name) => {
+            Some((linear.name.as_str(), weight.detach()))
+        }
+        _ => None,
+    })
 }
 
 /// The `share` of numbers that are smallest, rounded to whole numbers.

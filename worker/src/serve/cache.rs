@@ -1,8 +1,9 @@
 //! Answers that were computed before.
 //!
 //! The key of a text is a hash of the revision and of its tokens, that of a picture one of its prepared
-//! pixels: texts that the model cannot tell apart share an answer, and no text is kept. Equal texts that come while the first is computed
-//! wait for it. No lock is held meanwhile: an entry stands open instead ([`quick_cache`]).
+//! pixels: texts that the model cannot tell apart share an answer, and no text is kept. Equal texts
+//! that come while the first is computed wait for it. No lock is held meanwhile: an entry stands open
+//! instead ([`quick_cache`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

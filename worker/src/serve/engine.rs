@@ -222,16 +222,18 @@ pub struct TextClassifier {
     pub device: Device,
 }
 
+impl TextClassifier {
+    /// Logits `[B, C]` of rows.
+    pub fn logits(&self, rows: &[&[u32]]) -> Result<Tensor, ModelError> {
+        self.classifier.logits(&collate(rows, self.pad, self.device)?, Dropout::Off)
+    }
+}
+
 impl Compute for TextClassifier {
     type Unit = u32;
 
-    /// Softmax of the logits of each row.
     fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
-        tch::no_grad(|| {
-            let batch = collate(rows, self.pad, self.device)?;
-            let logits = self.classifier.logits(&batch, Dropout::Off)?;
-            by_row(&logits.f_softmax(-1, Kind::Float)?)
-        })
+        tch::no_grad(|| probabilities(&self.logits(rows)?))
     }
 }
 
@@ -275,12 +277,17 @@ impl Compute for PictureClassifier {
     type Unit = u8;
 
     fn answers(&mut self, rows: &[&[u8]]) -> Result<Vec<Answer>, ModelError> {
-        tch::no_grad(|| by_row(&self.logits(rows)?.f_softmax(-1, Kind::Float)?))
+        tch::no_grad(|| probabilities(&self.logits(rows)?))
     }
 }
 
+/// Softmax of the logits of each row.
+pub fn probabilities(logits: &Tensor) -> Result<Vec<Answer>, ModelError> {
+    by_row(&logits.f_softmax(-1, Kind::Float)?)
+}
+
 /// A table's rows. What is not finite is no answer.
-pub fn by_row(table: &Tensor) -> Result<Vec<Answer>, ModelError> {
+fn by_row(table: &Tensor) -> Result<Vec<Answer>, ModelError> {
     let rows = Vec::<Vec<f32>>::try_from(&table.f_to_device(Device::Cpu)?)?;
     if !rows.iter().flatten().all(|number| number.is_finite()) {
         return Err(ModelError::Pass("what the model gives is not finite"));

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use hearth_crds::model_deployment::ServingRuntime;
 use hearth_crds::training_job::Accelerator;
 use ort::ep::{self, ExecutionProviderDispatch};
-use ort::session::Session;
+use ort::session::{Session, SessionOutputs};
 use ort::value::Tensor as OrtTensor;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::engine::{Answer, Compute, PictureClassifier, TextClassifier, by_row};
+use super::engine::{Answer, Compute, PictureClassifier, TextClassifier, probabilities};
 use crate::data::pictures::normalize;
 use crate::data::{PixelFormat, collate};
-use crate::model::{Dropout, ModelError};
+use crate::model::ModelError;
 
 /// Names the library.
 const LIBRARY: &str = "ORT_DYLIB_PATH";
@@ -82,14 +82,7 @@ impl OnnxClassifier {
         let file = model.classifier.onnx()?;
         let mut own = Self { session: session(&file, place)?, pad: model.pad };
         drop(file);
-        let batches = samples.iter().map(std::slice::from_ref).chain([samples]);
-        for rows in batches {
-            let wanted = tch::no_grad(|| {
-                let batch = collate(rows, model.pad, model.device)?;
-                model.classifier.logits(&batch, Dropout::Off)
-            })?;
-            check(&own.logits(rows)?, &wanted)?;
-        }
+        agree(samples, |rows| own.logits(rows), |rows| model.logits(rows))?;
         Ok(own)
     }
 
@@ -108,8 +101,7 @@ impl OnnxClassifier {
         let (ids, mask) = (input(&batch.input_ids)?, input(&mask)?);
         let outputs =
             self.session.run(ort::inputs! { "input_ids" => ids, "attention_mask" => mask })?;
-        let (shape, numbers) = outputs["logits"].try_extract_tensor::<f32>()?;
-        Ok(Tensor::f_from_slice(numbers)?.f_reshape(&shape[..])?)
+        logits_of(&outputs)
     }
 }
 
@@ -130,10 +122,7 @@ impl OnnxPictures {
         let file = model.classifier.onnx()?;
         let mut own = Self { session: session(&file, place)?, format: model.format };
         drop(file);
-        let batches = samples.iter().map(std::slice::from_ref).chain([samples]);
-        for rows in batches {
-            check(&own.logits(rows)?, &tch::no_grad(|| model.logits(rows))?)?;
-        }
+        agree(samples, |rows| own.logits(rows), |rows| model.logits(rows))?;
         Ok(own)
     }
 
@@ -144,8 +133,7 @@ impl OnnxPictures {
         let numbers = Vec::<f32>::try_from(&pixels.f_contiguous()?.f_reshape([-1i64])?)?;
         let pixels = OrtTensor::from_array((shape, numbers))?;
         let outputs = self.session.run(ort::inputs! { "pixel_values" => pixels })?;
-        let (shape, numbers) = outputs["logits"].try_extract_tensor::<f32>()?;
-        Ok(Tensor::f_from_slice(numbers)?.f_reshape(&shape[..])?)
+        logits_of(&outputs)
     }
 }
 
@@ -153,7 +141,7 @@ impl Compute for OnnxPictures {
     type Unit = u8;
 
     fn answers(&mut self, rows: &[&[u8]]) -> Result<Vec<Answer>, ModelError> {
-        by_row(&self.logits(rows)?.f_softmax(-1, Kind::Float)?)
+        probabilities(&self.logits(rows)?)
     }
 }
 
@@ -161,7 +149,7 @@ impl Compute for OnnxClassifier {
     type Unit = u32;
 
     fn answers(&mut self, rows: &[&[u32]]) -> Result<Vec<Answer>, ModelError> {
-        by_row(&self.logits(rows)?.f_softmax(-1, Kind::Float)?)
+        probabilities(&self.logits(rows)?)
     }
 }
 
@@ -186,6 +174,22 @@ fn providers(provider: Provider) -> Vec<ExecutionProviderDispatch> {
         Provider::Cuda => vec![cuda()],
         Provider::TensorRt => vec![ep::TensorRT::default().build().error_on_failure(), cuda()],
     }
+}
+
+/// Compares the logits of samples, one by one and all together.
+fn agree<U>(
+    samples: &[&[U]],
+    mut given: impl FnMut(&[&[U]]) -> Result<Tensor, ModelError>,
+    wanted: impl Fn(&[&[U]]) -> Result<Tensor, ModelError>,
+) -> Result<(), ModelError> {
+    let mut batches = samples.iter().map(std::slice::from_ref).chain([samples]);
+    batches.try_for_each(|rows| check(&given(rows)?, &tch::no_grad(|| wanted(rows))?))
+}
+
+/// What a run of either model gives.
+fn logits_of(outputs: &SessionOutputs<'_>) -> Result<Tensor, ModelError> {
+    let (shape, numbers) = outputs["logits"].try_extract_tensor::<f32>()?;
+    Ok(Tensor::f_from_slice(numbers)?.f_reshape(&shape[..])?)
 }
 
 fn check(given: &Tensor, wanted: &Tensor) -> Result<(), ModelError> {
