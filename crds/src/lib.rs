@@ -12,6 +12,7 @@ pub mod entrance;
 pub mod history;
 pub mod hyperparam_sweep;
 pub mod latency;
+pub mod load;
 pub mod model_deployment;
 pub mod names;
 pub mod objective;

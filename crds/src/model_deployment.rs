@@ -205,6 +205,11 @@ pub struct Autoscaling {
     #[serde(default = "default_in_flight")]
     #[schemars(range(min = 1, max = 10_000))]
     pub target_requests_in_flight: i32,
+    /// Language models: tokens in flight, those of prompts that wait included, that each pod should
+    /// have on the mean of 10 s. There are as many pods as both targets need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub target_tokens_in_flight: Option<i32>,
     /// Time for which fewer pods must have been enough before some end.
     #[serde(default = "default_scale_down")]
     #[schemars(range(min = 10, max = 86_400))]

@@ -3,10 +3,12 @@
 //! gateway counts by it ([`Measured`], `GET /measured` of its admin port).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::latency::Latencies;
+use crate::load::History;
 use crate::names;
 use crate::user_count::UserCount;
 
@@ -141,7 +143,8 @@ pub struct Scaling {
     pub hold_seconds: u32,
 }
 
-/// Requests in flight of one revision, those that wait for a server included.
+/// What is in flight of one revision: to a gateway requests, those that wait for a server included;
+/// to a server of a language model ([`LOAD_PATH`]) tokens, those of prompts that wait included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Load {
@@ -153,6 +156,25 @@ pub struct Load {
     pub peak: f64,
     /// How long it has been watched at its present weight, up to [`Scaling::window_seconds`].
     pub watched_seconds: u32,
+}
+
+/// Where a server tells its [`Load`], or `null` where its model counts no tokens; `?window=SECONDS`
+/// says how far back its peak goes.
+pub const LOAD_PATH: &str = "/load";
+
+/// Longest window that a server remembers, in seconds.
+pub const MAX_LOAD_WINDOW: u32 = 86_400;
+
+impl Load {
+    /// Of what was seen of a revision until `now`.
+    pub fn of(revision: &str, history: &History, now: Duration, window: Duration) -> Self {
+        Self {
+            revision: revision.to_owned(),
+            recent: history.recent(),
+            peak: history.peak(now, window),
+            watched_seconds: history.watched_seconds(now, window),
+        }
+    }
 }
 
 /// What a gateway has counted.

@@ -214,7 +214,8 @@ pub struct DataSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataSource {
-    /// `pvc://CLAIM/FILE.jsonl`, or `file:///FILE.jsonl` in local runs.
+    /// `pvc://CLAIM/FILE.jsonl`, or `file:///FILE.jsonl` in local runs; or a directory, whose files
+    /// of the format are read in the order of their names.
     #[schemars(length(min = 1, max = 1024))]
     pub source: String,
     /// Format of the file; by its ending where left out: `.parquet`, `.txt`, else JSONL.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_crds::routing::{GATEWAY_ADMIN_PORT, Measured, RoutingTable};
-use hearth_crds::worker_config::{AGENT_PORT, REPLICAS_PATH, Replicas, WorkerStatus};
+use hearth_crds::routing::{GATEWAY_ADMIN_PORT, LOAD_PATH, Load, Measured, RoutingTable};
+use hearth_crds::worker_config::{AGENT_PORT, REPLICAS_PATH, Replicas, SERVE_PORT, WorkerStatus};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request};
 use hyper_util::client::legacy::Client;
@@ -98,6 +98,13 @@ impl PodClient {
     /// `GET /measured` of the gateway at this address.
     pub async fn gateway_figures(&self, ip: &str) -> Result<Measured, AskError> {
         self.get(url(ip, GATEWAY_ADMIN_PORT, "measured")).await
+    }
+
+    /// `GET /load` of the server at this address, over so many seconds: tokens in flight; `None`:
+    /// its model counts none.
+    pub async fn server_load(&self, ip: &str, window: u32) -> Result<Option<Load>, AskError> {
+        let path = format!("{}?window={window}", LOAD_PATH.trim_start_matches('/'));
+        self.get(url(ip, SERVE_PORT, &path)).await
     }
 
     /// The JSON document at `url`.

@@ -93,12 +93,16 @@ note_folders() {
 }
 
 control_plane() {
-  # The audit log holds every write, and every request of the operator.
+  # The audit log holds every write, and every request of the operator; pods and what isolates them whole.
   cat >"$DIR/audit.yaml" <<'YAML'
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
+omitManagedFields: true
 rules:
+- level: RequestResponse
+  verbs: [create, patch]
+  resources: [{group: "", resources: [pods]}, {group: networking.k8s.io, resources: [networkpolicies]}]
 - {level: Metadata, userGroups: ["system:serviceaccounts:hearth-system"]}
 - {level: None, verbs: [get, list, watch]}
 - {level: Metadata}

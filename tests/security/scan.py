@@ -102,15 +102,15 @@ class Scanners:
         return found
 
 
-def exceptions(of_trivy):
+def exceptions(file, of_trivy):
     """[(check, target, reason)], without trivy's where it is not there."""
     rows = []
-    for number, line in enumerate(EXCEPTIONS.read_text().splitlines(), 1):
+    for number, line in enumerate(file.read_text().splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.split(maxsplit=2)
         if len(fields) < 3:
-            raise SystemExit(f"{EXCEPTIONS.name}, line {number}: write CHECK KIND/NAME REASON")
+            raise SystemExit(f"{file.name}, line {number}: write CHECK KIND/NAME REASON")
         if of_trivy or not fields[0].startswith(TRIVY):
             rows.append(tuple(fields))
     return rows
@@ -176,25 +176,35 @@ def planted(good):
     return harmed
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    for name in ("checkov", "kube-score", "out"):
-        parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
-    parser.add_argument("--trivy", type=pathlib.Path)
-    options = parser.parse_args()
-    scanners, rows, faults = Scanners(options), exceptions(options.trivy), []
-
-    good = {f"chart-{name}": documents for name, documents in objects.charts().items()}
-    good |= {f"plan-{name}": documents for name, documents in objects.plans().items()}
-    found = scanners.findings("good", good)
-    needed = set()
+def judged(found, rows):
+    """What is wrong: findings that no exception names, and exceptions that nothing needs."""
+    faults, needed = [], set()
     for finding in found:
         named = excused(finding, rows)
         needed.update(named)
         if not named:
             faults.append(f"{finding.check}: {finding.target} of {finding.file}: {finding.text}")
-    faults += [f"exception that nothing needs: {check} {target}" for check, target, _ in rows if
-               not any((check, target) == row[:2] for row in needed)]
+    return faults + [f"exception that nothing needs: {check} {target}" for check, target, _ in rows if
+                     not any((check, target) == row[:2] for row in needed)]
+
+
+def arguments():
+    """Those of a program that scans."""
+    parser = argparse.ArgumentParser()
+    for name in ("checkov", "kube-score", "out"):
+        parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
+    parser.add_argument("--trivy", type=pathlib.Path)
+    return parser
+
+
+def main():
+    options = arguments().parse_args()
+    scanners, rows = Scanners(options), exceptions(EXCEPTIONS, options.trivy)
+
+    good = {f"chart-{name}": documents for name, documents in objects.charts().items()}
+    good |= {f"plan-{name}": documents for name, documents in objects.plans().items()}
+    found = scanners.findings("good", good)
+    faults = judged(found, rows)
 
     bad = scanners.findings("planted", planted(good))
     unnoticed, plants = 0, [(name, check) for name, (_, check, _) in PLANTS.items()]

@@ -13,7 +13,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
-use super::observed::{Model, Observed, Route, Workload};
+use super::observed::{Model, Observed, Route, ServerLoad, Workload};
 use super::rollout::Record;
 use super::target::{self, Target};
 use super::training;
@@ -79,6 +79,9 @@ pub async fn observe(
     }
     if seen.record.current.is_some() || valid.spec.serving.autoscaling.is_some() {
         seen.measured = Box::pin(ask_figures(cx, &gateways())).await;
+    }
+    if let Some(window) = window_of_tokens(valid) {
+        seen.server_loads = Box::pin(ask_servers(cx, valid, window)).await;
     }
     let (route, live) = Box::pin(route(cx, valid)).await?;
     seen.route = route;
@@ -301,6 +304,40 @@ fn answering(cx: &Context, pods: Vec<PodView>) -> Vec<PodView> {
         pod.phase == Phase::Running && pod.deadline.is_none_or(|deadline| deadline > now)
     });
     running.collect()
+}
+
+/// Seconds over which servers are asked for their tokens, where servers are scaled by them.
+fn window_of_tokens(valid: &ValidDeployment) -> Option<u32> {
+    let autoscaling = valid.spec.serving.autoscaling.as_ref()?;
+    autoscaling.target_tokens_in_flight?;
+    Some(autoscaling.scale_down_delay_seconds.unsigned_abs())
+}
+
+async fn ask_servers(
+    cx: &Context,
+    valid: &ValidDeployment,
+    window: u32,
+) -> BTreeMap<String, Vec<ServerLoad>> {
+    let pods = cx.caches.pods_of(&valid.namespace, "ModelDeployment", &valid.name, SERVER);
+    let ask = pods.into_iter().filter_map(|(labels, pod)| {
+        let revision = labels.get(names::LABEL_REVISION)?.to_owned();
+        let [pod] = <[PodView; 1]>::try_from(answering(cx, vec![pod])).ok()?;
+        Some(async move { (revision, ask_server(cx, &pod, window).await) })
+    });
+    let mut loads: BTreeMap<String, Vec<ServerLoad>> = BTreeMap::new();
+    for (revision, load) in futures::future::join_all(ask).await {
+        loads.entry(revision).or_default().push(load);
+    }
+    loads
+}
+
+async fn ask_server(cx: &Context, pod: &PodView, window: u32) -> ServerLoad {
+    let Some(ip) = pod.ip.as_deref() else { return ServerLoad::Silent };
+    match cx.pods.server_load(ip, window).await {
+        Ok(Some(load)) => ServerLoad::Tokens(load),
+        Ok(None) => ServerLoad::NoTokens,
+        Err(_) => ServerLoad::Silent,
+    }
 }
 
 async fn ask_routes(cx: &Context, gateways: &[PodView]) -> Vec<Option<BTreeSet<String>>> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_crds::TrainingJob;
 use hearth_crds::model_deployment::CompressionReport;
-use hearth_crds::routing::{Measured, RoutingTable};
+use hearth_crds::routing::{Load, Measured, RoutingTable};
 use hearth_crds::source::Source;
 use k8s_openapi::jiff::Timestamp;
 
@@ -49,10 +49,24 @@ pub struct Observed {
     /// What each running gateway has counted; asked only during a rollout, and where servers are
     /// scaled.
     pub measured: Vec<Option<Measured>>,
+    /// What running servers say of the tokens in flight, by revision; asked only where servers are
+    /// scaled by them.
+    pub server_loads: BTreeMap<String, Vec<ServerLoad>>,
     /// Nodes of pods that should have ended, where the node does not answer.
     pub silent_nodes: BTreeSet<String>,
     /// Its HTTPRoute.
     pub route: Route,
+}
+
+/// What a server says of the tokens in flight.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerLoad {
+    /// Nothing.
+    Silent,
+    /// Its model counts none.
+    NoTokens,
+    /// So many.
+    Tokens(Load),
 }
 
 /// An HTTPRoute of the Gateway API.

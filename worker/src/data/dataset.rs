@@ -1,6 +1,5 @@
 //! The training and evaluation samples of a job.
 
-use std::fs::Metadata;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -275,8 +274,8 @@ impl<'a, E> Reading<'a, &'a E> {
 impl<E: Encode> Reading<'_, &E> {
     /// Token ids of a file, and the key of their entry: from the cache, or made now.
     fn file(&self, file: &SourceFile) -> Result<(TokenStore, blake3::Hash), DataError> {
-        let before = metadata(file)?;
-        let content = source::digest(&file.path)?;
+        let before = source::folder::stamp(&file.path, file.format)?;
+        let content = source::digest(&file.path, file.format)?;
         let outside = self.encoder.outside(file)?;
         let recipe =
             format!("{:?} {} {outside:?}", file.format, self.encoder.recipe(&file.columns));
@@ -288,8 +287,7 @@ impl<E: Encode> Reading<'_, &E> {
             return Ok((known, key));
         }
         let store = self.tokenize(file, &path)?;
-        let after = metadata(file)?;
-        if (before.len(), before.modified().ok()) != (after.len(), after.modified().ok()) {
+        if source::folder::stamp(&file.path, file.format)? != before {
             // The entry's name would lie.
             let _ = std::fs::remove_file(&path);
             return Err(DataError::Changed { path: file.path.clone() });
@@ -342,8 +340,4 @@ impl<E: Encode> Reading<'_, &E> {
     ) -> Result<cache::Header, IngestError> {
         ingest(file, self.encoder, self.threads, self.max_bad_rows, writer)
     }
-}
-
-fn metadata(file: &SourceFile) -> Result<Metadata, DataError> {
-    std::fs::metadata(&file.path).map_err(|error| source::read_error(&file.path, error))
 }

@@ -305,7 +305,8 @@ impl Worker {
     fn tell(&self) {
         self.shared.lock().waiting = self.schedule.waiting();
         let (running, waiting) = (self.schedule.running().len(), self.schedule.waiting());
-        self.shared.metrics.state(running, waiting, self.schedule.used());
+        let (tokens, used) = (self.schedule.tokens(), self.schedule.used());
+        self.shared.metrics.state(running, waiting, tokens, used);
     }
 
     /// Chooses the next token of each text that has come to its end; `logits` are theirs, in the

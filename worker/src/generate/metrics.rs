@@ -18,6 +18,7 @@ pub struct GenerationMetrics {
     pass_tokens: Histogram,
     running: Gauge,
     waiting: Gauge,
+    tokens_in_flight: Gauge,
     cache_used: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
@@ -34,6 +35,7 @@ impl GenerationMetrics {
             pass_tokens: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             running: Gauge::default(),
             waiting: Gauge::default(),
+            tokens_in_flight: Gauge::default(),
             cache_used: Gauge::default(),
         };
         let of = &metrics;
@@ -58,6 +60,11 @@ impl GenerationMetrics {
         registry.register("running_texts", "Texts that are made", of.running.clone());
         registry.register("queue_depth", "Texts that wait", of.waiting.clone());
         registry.register(
+            "tokens_in_flight",
+            "Tokens of texts that are made or wait, those made so far included",
+            of.tokens_in_flight.clone(),
+        );
+        registry.register(
             "cache_used_ratio",
             "Share of the room for keys and values that running texts use",
             of.cache_used.clone(),
@@ -70,8 +77,14 @@ impl GenerationMetrics {
         self.pass_tokens.observe(tokens as f64);
     }
 
-    /// So many texts run and wait.
-    pub fn state(&self, running: usize, waiting: usize, cache_used: f64) {
+    /// The gauge of tokens in flight.
+    pub fn tokens_in_flight(&self) -> Gauge {
+        self.tokens_in_flight.clone()
+    }
+
+    /// So many texts run and wait, and have so many tokens.
+    pub fn state(&self, running: usize, waiting: usize, tokens: usize, cache_used: f64) {
+        self.tokens_in_flight.set(i64::try_from(tokens).unwrap_or(i64::MAX));
         self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
         self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.cache_used.set(cache_used);

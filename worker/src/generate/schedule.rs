@@ -130,6 +130,11 @@ impl<T> Schedule<T> {
         self.waiting.len()
     }
 
+    /// Tokens of all texts, those that wait included.
+    pub fn tokens(&self) -> usize {
+        self.running.iter().chain(&self.waiting).map(|text| text.tokens.len()).sum()
+    }
+
     /// Share of the pool's blocks that running texts use.
     pub fn used(&self) -> f64 {
         1.0 - self.blocks.available() as f64 / self.blocks.count().max(1) as f64

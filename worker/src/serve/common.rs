@@ -6,15 +6,18 @@ use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hearth_crds::routing::LOAD_PATH;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::load::TokenLoad;
 use super::metrics::ServingMetrics;
 use crate::agent::http::exposition;
 use crate::backlog::Refused;
@@ -32,6 +35,8 @@ pub struct Common {
     pub ready: Arc<AtomicBool>,
     /// Largest body in bytes.
     pub max_body: usize,
+    /// Tokens in flight, where the model counts them.
+    pub tokens: Option<Arc<TokenLoad>>,
 }
 
 /// An error as the client sees it: a status and a sentence.
@@ -139,6 +144,7 @@ pub fn routes(common: Arc<Common>) -> Router {
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route(LOAD_PATH, get(load))
         .with_state(common)
 }
 
@@ -164,6 +170,17 @@ async fn ready(State(common): State<Arc<Common>>) -> Response {
     let ready = common.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": ready }))).into_response()
+}
+
+/// How far back a load's peak goes.
+#[derive(Debug, Deserialize)]
+struct Window {
+    window: u32,
+}
+
+async fn load(State(common): State<Arc<Common>>, Query(asked): Query<Window>) -> Response {
+    let read = |tokens: &Arc<TokenLoad>| tokens.read(&common.revision, asked.window);
+    Json(common.tokens.as_ref().map(read)).into_response()
 }
 
 async fn metrics(State(common): State<Arc<Common>>) -> Response {

@@ -5,7 +5,7 @@
 //! the one thread that computes, by libtorch or by [`onnx`]; [`http`] has the routes of a classifier, [`classify`] and
 //! [`inference`], whose tensors may be [`binary`], the two protocols. Language models:
 //! [`crate::generate`] makes the texts. [`openai`] is the protocol of embedders and of language
-//! models, [`common`] is what all share.
+//! models, [`common`] is what all share; [`load`] tells the operator how much there is to do.
 
 pub mod binary;
 pub mod cache;
@@ -14,6 +14,7 @@ pub mod common;
 pub mod engine;
 pub mod http;
 pub mod inference;
+pub mod load;
 pub mod metrics;
 pub mod onnx;
 pub mod openai;
@@ -167,6 +168,9 @@ async fn answer(listener: StdListener, common: &Common, router: Router) -> Resul
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Serve)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let ready = common.ready.clone();
+    if let Some(tokens) = common.tokens.clone() {
+        tokio::spawn(async move { tokens.watch().await });
+    }
     let serving = axum::serve(listener, router).with_graceful_shutdown(async {
         let _ = stopped.await;
     });

@@ -16,6 +16,7 @@ use super::cache::{AnswerCache, CacheMetrics};
 use super::common::Common;
 use super::engine::{Compute, Engine, PictureClassifier, TextClassifier, TextEmbedder};
 use super::http::{self, Server};
+use super::load::TokenLoad;
 use super::metrics::{BatchMetrics, ServingMetrics};
 use super::onnx::{OnnxClassifier, OnnxPictures, Place};
 use super::openai::{self, EmbeddingServer, LanguageServer};
@@ -236,7 +237,7 @@ fn compute<R: Reads>(
     let (engine, thread) = Engine::start(model, bounds, Arc::new(figures))?;
     let turns = Semaphore::new(threads());
     let way = Arc::new(Way { reader, engine, cache, turns });
-    Ok((common(config, metrics), way, thread))
+    Ok((common(config, metrics, None), way, thread))
 }
 
 fn generate(
@@ -252,9 +253,10 @@ fn generate(
         depth: bounds.depth,
         delay: bounds.delay,
     };
+    let tokens = Arc::new(TokenLoad::new(figures.tokens_in_flight()));
     let (engine, thread) =
         generate::engine::Engine::start(computer, vocabulary.clone(), limits, Arc::new(figures))?;
-    let common = common(config, metrics);
+    let common = common(config, metrics, Some(tokens));
     let closing = engine.clone();
     let adapters = config.adapters.iter().map(|adapter| adapter.name.clone()).collect();
     let server =
@@ -263,13 +265,18 @@ fn generate(
     Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
 }
 
-fn common(config: &ServeConfig, metrics: ServingMetrics) -> Arc<Common> {
+fn common(
+    config: &ServeConfig,
+    metrics: ServingMetrics,
+    tokens: Option<Arc<TokenLoad>>,
+) -> Arc<Common> {
     Arc::new(Common {
         name: config.job.name.clone(),
         revision: config.revision.clone(),
         metrics: Arc::new(metrics),
         ready: Arc::new(AtomicBool::new(true)),
         max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
+        tokens,
     })
 }
 

@@ -232,6 +232,7 @@ fn both_protocols_give_the_numbers_of_the_library() {
     {
         assert_eq!(server.get(path).status, 200, "{path}");
     }
+    assert_eq!(server.get("/load?window=60").json(), Value::Null, "it makes no texts");
 }
 
 #[test]

@@ -304,6 +304,30 @@ fn what_cannot_be_answered_says_why() {
 }
 
 #[test]
+fn a_server_tells_how_many_tokens_are_in_flight() {
+    let server = start(|config| config["maxBatchSize"] = 1.into());
+    let load = || server.get("/load?window=60").json();
+    let idle = load();
+    assert_eq!(idle["revision"], complete(&server, &json!({}))["system_fingerprint"]);
+    assert_eq!((&idle["recent"], &idle["peak"]), (&json!(0.0), &json!(0.0)));
+    // One runs and two wait: all of their tokens count.
+    let body = json!({"model": "tiny", "prompt": [5, 6, 7, 8], "n": 3, "max_tokens": 56,
+                      "ignore_eos": true});
+    let (body, begun) = (body.to_string(), Instant::now());
+    let told = loop {
+        assert_eq!(server.post("/v1/completions", &body).status, 200);
+        let told = load();
+        if told["recent"].as_f64().unwrap() > 4.0 {
+            break told;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{told}");
+    };
+    assert!(told["peak"].as_f64() >= told["recent"].as_f64(), "{told}");
+    assert!(told["watchedSeconds"].as_u64().unwrap() <= begun.elapsed().as_secs() + 60, "{told}");
+    assert_eq!(server.get("/load").status, 400, "it does not say how far back");
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_place() {
     let server = start(|config| config["maxBatchSize"] = 1.into());
     let body = json!({

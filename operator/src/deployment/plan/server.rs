@@ -117,12 +117,11 @@ fn accelerator(resources: &Resources) -> Accelerator {
     if resources.gpus() > 0 { Accelerator::CUDA } else { Accelerator::CPU }
 }
 
-/// Only gateways talk to servers, and servers to nobody.
+/// Only gateways talk to servers, the operator and scrapers ask how they are, and servers talk to
+/// nobody.
 fn wall(frame: &Frame<'_>) -> NetworkPolicy {
     let mut ingress = vec![network::from_pods(frame.parent.selector(GATEWAY), &[SERVE_PORT])];
-    if let Some(scraper) = &frame.settings.metrics_namespace {
-        ingress.push(network::from_namespace(scraper, &[SERVE_PORT]));
-    }
+    ingress.extend(network::from_operators(frame.settings, &[SERVE_PORT]));
     NetworkPolicy {
         metadata: frame.parent.child_meta(&frame.valid.child_name(SERVER), SERVER),
         spec: Some(network::policy(frame.parent.selector(SERVER), ingress, Vec::new())),

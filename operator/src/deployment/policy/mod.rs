@@ -168,8 +168,9 @@ fn replicas(
     let Some(autoscaling) = &valid.spec.serving.autoscaling else { return BTreeMap::new() };
     let there = |revision: &str| seen.servers.get(revision).map(|server| server.wanted);
     let by_traffic = |revision: &str, now: i32| {
-        let traffic = scale::traffic(autoscaling, &seen.measured, revision);
-        scale::wanted(autoscaling, now, &traffic)
+        let requests = scale::requests(autoscaling, &seen.measured, revision);
+        let servers = seen.server_loads.get(revision).map_or(&[][..], Vec::as_slice);
+        scale::wanted(autoscaling, now, &requests, &scale::tokens(autoscaling, servers))
     };
     let begin = valid.spec.serving.replicas;
     let mut all = BTreeMap::new();

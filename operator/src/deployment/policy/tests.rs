@@ -1,10 +1,11 @@
 use super::*;
+use crate::deployment::observed::ServerLoad;
 use crate::deployment::rollout::Rejected;
 use crate::deployment::target;
 use crate::deployment::validate::{self, tests::sample};
 use crate::observed::{Exit, JobEnd, JobView, Phase};
 use hearth_crds::routing::{
-    CANARY, Figures, Limits, Measured, RoutingTable, STABLE, Variant, VariantFigures,
+    CANARY, Figures, Limits, Load, Measured, RoutingTable, STABLE, Variant, VariantFigures,
 };
 use hearth_crds::source::Source;
 use hearth_crds::worker_config::WorkerResult;
@@ -383,7 +384,7 @@ fn scaled(change: impl FnOnce(&mut serde_json::Value)) -> ValidDeployment {
 }
 
 fn load(revisions: &[(&str, f64)]) -> Vec<Option<Measured>> {
-    let of = |(revision, load): &(&str, f64)| hearth_crds::routing::Load {
+    let of = |(revision, load): &(&str, f64)| Load {
         revision: (*revision).into(),
         recent: *load,
         peak: *load,
@@ -412,6 +413,21 @@ fn servers_follow_the_traffic_and_none_is_left_where_nobody_asks() {
     };
     let begin = decide(&valid, Some(&old), &quantize, at(6));
     assert_eq!(begin.replicas, [(old.revision.clone(), 2)].into(), "as many as the spec says");
+
+    let by_tokens =
+        scaled(|d| d["spec"]["serving"]["autoscaling"]["targetTokensInFlight"] = json!(1000));
+    let tokens = |recent| {
+        let (revision, peak) = (old.revision.clone(), recent);
+        let load = Load { revision, recent, peak, watched_seconds: 60 };
+        BTreeMap::from([(old.revision.clone(), vec![ServerLoad::Tokens(load)])])
+    };
+    for (requests, in_flight, want) in [(3.0, 4500.0, 5), (13.0, 100.0, 4)] {
+        let mut seen = alone.clone();
+        seen.measured = load(&[(&old.revision, requests)]);
+        seen.server_loads = tokens(in_flight);
+        let decision = decide(&by_tokens, Some(&old), &seen, at(0));
+        assert_eq!(decision.replicas, [(old.revision.clone(), want)].into(), "{in_flight}");
+    }
 
     // A new revision begins with as many servers as the old one has, which keeps its own.
     let canary = scaled(|d| {

@@ -19,7 +19,7 @@ use kube::Resource;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 
-use super::observed::Observed;
+use super::observed::{Observed, ServerLoad};
 use super::plan::gateway;
 use super::policy::{Decision, Stage};
 use super::target::Target;
@@ -216,6 +216,10 @@ fn unchanged(
     found
 }
 
+/// What helps where servers cannot be scaled as asked.
+const NO_TOKENS: &str = "serving.autoscaling.targetTokensInFlight is for language models, and this is none: requests in \
+     flight alone decide how many servers there are; remove the field";
+
 fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>) {
     let answers = answers(seen, decision);
     let progressing = |reason, message: &str| {
@@ -226,8 +230,14 @@ fn findings(seen: &Observed, decision: &Decision) -> (&'static str, Vec<Finding>
     };
     let degraded =
         |reason, message: &str| finding(types::DEGRADED, Truth::True, reason, message.to_owned());
-    let well =
-        || finding(types::DEGRADED, Truth::False, "AsExpected", "Nothing needs a person.".into());
+    let counts_tokens = !seen.server_loads.values().flatten().any(|l| *l == ServerLoad::NoTokens);
+    let well = || {
+        if counts_tokens {
+            let nothing = "Nothing needs a person.".into();
+            return finding(types::DEGRADED, Truth::False, "AsExpected", nothing);
+        }
+        degraded("NoTokens", NO_TOKENS)
+    };
     let (state, rest) = match &decision.stage {
         Stage::Waiting { reason, message, hopeless: true } => {
             ("Degraded", vec![still(reason, message), degraded(reason, message)])

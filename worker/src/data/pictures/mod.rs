@@ -76,7 +76,8 @@ pub(super) struct PictureEncoder<'a> {
 
 impl<'a> PictureEncoder<'a> {
     pub(super) fn new(preprocessor: &'a Preprocessor, file: &Path) -> Self {
-        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let folder = if file.is_dir() { file } else { file.parent().unwrap_or(Path::new("")) };
+        let folder = folder.to_owned();
         Self { preprocessor, folder }
     }
 

@@ -5,6 +5,7 @@
 //! is refused.
 
 mod columns;
+pub(in crate::data) mod folder;
 mod lines;
 mod parquet;
 
@@ -45,6 +46,17 @@ impl Format {
     }
 }
 
+impl Format {
+    /// How the names of such files end in a directory of them.
+    fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Jsonl => &["jsonl", "json", "ndjson"],
+            Self::Parquet => &["parquet"],
+            Self::Text => &["txt", "text"],
+        }
+    }
+}
+
 impl From<DataFormat> for Format {
     fn from(format: DataFormat) -> Self {
         match format {
@@ -58,7 +70,7 @@ impl From<DataFormat> for Format {
 /// A file, and what its rows hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
-    /// File.
+    /// File, or a directory of files.
     pub path: PathBuf,
     /// How it is written down.
     pub format: Format,
@@ -97,14 +109,27 @@ impl SourceFile {
                 ),
             });
         }
-        match self.format {
-            Format::Parquet => Ok(Box::new(parquet::Rows::open(&self.path, &names)?)),
-            format => {
-                let input = BufReader::with_capacity(1 << 20, open(&self.path)?);
-                Ok(Box::new(Lines::new(input, self.path.clone(), format)))
-            }
+        let mut files = folder::files(&self.path, self.format)?;
+        if files.len() == 1 {
+            return records(files.swap_remove(0), self.format, &names);
         }
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let format = self.format;
+        let open = move |file| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            records(file, format, &names)
+        };
+        Ok(Box::new(folder::Chained::new(files, open)))
     }
+}
+
+/// Rows of one file.
+fn records(file: PathBuf, format: Format, names: &[&str]) -> Result<Records, DataError> {
+    if format == Format::Parquet {
+        return Ok(Box::new(parquet::Rows::open(&file, names)?));
+    }
+    let input = BufReader::with_capacity(1 << 20, open(&file)?);
+    Ok(Box::new(Lines::new(input, file, format)))
 }
 
 /// Rows of a file. After an error there are no more.
@@ -203,8 +228,25 @@ pub(super) fn read_error(path: &Path, source: io::Error) -> DataError {
     }
 }
 
-/// BLAKE3 of a file's content.
-pub(super) fn digest(path: &Path) -> Result<blake3::Hash, DataError> {
+/// BLAKE3 of a source's content: of a file, or of the names and contents of a directory's files.
+pub(super) fn digest(path: &Path, format: Format) -> Result<blake3::Hash, DataError> {
+    let files = folder::files(path, format)?;
+    if let [file] = &files[..]
+        && file == path
+    {
+        return digest_file(file);
+    }
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name);
+        hasher.update(digest_file(&file)?.as_bytes());
+    }
+    Ok(hasher.finalize())
+}
+
+fn digest_file(path: &Path) -> Result<blake3::Hash, DataError> {
     let mut hasher = blake3::Hasher::new();
     let mut file = open(path)?;
     let mut buffer = vec![0; 1 << 20];
