@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::objective::{Distillation, Objective};
 use crate::peft::Peft;
 use crate::pod::{PodPlacement, Resources};
+pub use crate::preparation::CleanStep;
 use crate::pruning::Pruning;
 use crate::training_arguments::{Metric, TrainingArguments};
 
@@ -310,17 +311,6 @@ pub(crate) fn default_chosen() -> String {
 
 pub(crate) fn default_rejected() -> String {
     "rejected".into()
-}
-
-/// One cleaning step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum CleanStep {
-    /// Drop control characters other than tab and newline.
-    StripControl,
-    /// Replace everything but letters, digits, `_` and white space (`[^\w\s]`) by nothing.
-    StripSpecial,
-    /// Replace each run of white space by one space, and trim.
-    CollapseWhitespace,
 }
 
 /// How the model is split over processes. Data parallelism fills the rest.

@@ -1,0 +1,3 @@
+//! Raw rows → clean, split, described ones.
+
+pub mod text;
