@@ -218,7 +218,8 @@ pub struct DataSource {
     /// `pvc://CLAIM/FILE.jsonl`, or `file:///FILE.jsonl` in local runs.
     #[schemars(length(min = 1, max = 1024))]
     pub source: String,
-    /// Format of the file; by its ending where left out: `.parquet`, `.txt`, else JSONL.
+    /// Format of the file; by its ending where left out: `.parquet`, `.txt`, `.csv` or `.tsv`, else
+    /// JSONL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<DataFormat>,
     /// Field that holds the text.
@@ -264,6 +265,7 @@ impl DataSource {
         self.format.unwrap_or(match () {
             () if ends(".parquet") => DataFormat::Parquet,
             () if ends(".txt") => DataFormat::Text,
+            () if ends(".csv") || ends(".tsv") => DataFormat::CSV,
             () => DataFormat::JSONL,
         })
     }
@@ -279,6 +281,9 @@ pub enum DataFormat {
     Parquet,
     /// One text a line; empty lines are skipped.
     Text,
+    /// A header, then a row of values each; of comma, semicolon and tab they are separated by the
+    /// one that the header holds most. Needs `preparation`.
+    CSV,
 }
 
 pub(crate) fn default_text() -> String {

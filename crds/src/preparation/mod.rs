@@ -14,14 +14,17 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use config::{DataCard, PrepareConfig};
+pub use config::{
+    ColumnCard, DataCard, LengthCard, MalformedRow, NumbersCard, PrepareConfig, SourceCard,
+};
 pub use image::{ColorJitter, Flip, ImageAugmentation, ImageFilter, Scale};
 pub use table::{
-    Column, ColumnType, Missing, Outliers, OutlierAction, OutlierMethod, Smote, TableAugmentation,
+    Column, ColumnType, Missing, OutlierAction, OutlierMethod, Outliers, Smote, TableAugmentation,
     TablePreparation, Windows,
 };
 pub use text::{
-    BackTranslation, CleanStep, Cleaning, PersonalData, Replacement, Synonyms, TextAugmentation, TextFilter,
+    BackTranslation, CleanStep, Cleaning, PersonalData, Replacement, Synonyms, TextAugmentation,
+    TextFilter,
 };
 
 /// What is done with rows before a model sees them. Its result is kept in `output` under a name

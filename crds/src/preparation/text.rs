@@ -52,7 +52,9 @@ pub struct Replacement {
 }
 
 /// Kinds of personal data that are found by their form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum PersonalData {
     /// Mail addresses; `[EMAIL]`.
     EmailAddress,

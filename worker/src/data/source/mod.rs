@@ -31,6 +31,8 @@ pub enum Format {
     Parquet,
     /// Plain text: a line is a row, as in the text loader of Hugging Face `datasets`.
     Text,
+    /// Comma-separated values, which preparation reads: no file for training.
+    Csv,
 }
 
 impl Format {
@@ -40,6 +42,7 @@ impl Format {
         match extension.to_ascii_lowercase().as_str() {
             "parquet" => Self::Parquet,
             "txt" | "text" => Self::Text,
+            "csv" | "tsv" => Self::Csv,
             _ => Self::Jsonl,
         }
     }
@@ -51,6 +54,7 @@ impl From<DataFormat> for Format {
             DataFormat::JSONL => Self::Jsonl,
             DataFormat::Parquet => Self::Parquet,
             DataFormat::Text => Self::Text,
+            DataFormat::CSV => Self::Csv,
         }
     }
 }
@@ -98,6 +102,11 @@ impl SourceFile {
             });
         }
         match self.format {
+            Format::Csv => Err(DataError::Setting {
+                path: self.path.clone(),
+                detail: "CSV is read by preparation alone; write data.preparation, or use JSONL or Parquet"
+                    .into(),
+            }),
             Format::Parquet => Ok(Box::new(parquet::Rows::open(&self.path, &names)?)),
             format => {
                 let input = BufReader::with_capacity(1 << 20, open(&self.path)?);
