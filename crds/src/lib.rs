@@ -18,6 +18,7 @@ pub mod names;
 pub mod objective;
 pub mod peft;
 pub mod pod;
+pub mod preparation;
 pub mod pruning;
 pub mod routing;
 pub mod rules;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::objective::{Distillation, Objective};
 use crate::peft::Peft;
 use crate::pod::{PodPlacement, Resources};
+pub use crate::preparation::CleanStep;
 use crate::pruning::Pruning;
 use crate::training_arguments::{Metric, TrainingArguments};
 
@@ -218,7 +219,8 @@ pub struct DataSource {
     /// of the format are read in the order of their names.
     #[schemars(length(min = 1, max = 1024))]
     pub source: String,
-    /// Format of the file; by its ending where left out: `.parquet`, `.txt`, else JSONL.
+    /// Format of the file; by its ending where left out: `.parquet`, `.txt`, `.csv` or `.tsv`, else
+    /// JSONL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<DataFormat>,
     /// Field that holds the text.
@@ -264,6 +266,7 @@ impl DataSource {
         self.format.unwrap_or(match () {
             () if ends(".parquet") => DataFormat::Parquet,
             () if ends(".txt") => DataFormat::Text,
+            () if ends(".csv") || ends(".tsv") => DataFormat::CSV,
             () => DataFormat::JSONL,
         })
     }
@@ -279,6 +282,9 @@ pub enum DataFormat {
     Parquet,
     /// One text a line; empty lines are skipped.
     Text,
+    /// A header, then a row of values each; of comma, semicolon and tab they are separated by the
+    /// one that the header holds most. Needs `preparation`.
+    CSV,
 }
 
 pub(crate) fn default_text() -> String {
@@ -311,17 +317,6 @@ pub(crate) fn default_chosen() -> String {
 
 pub(crate) fn default_rejected() -> String {
     "rejected".into()
-}
-
-/// One cleaning step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum CleanStep {
-    /// Drop control characters other than tab and newline.
-    StripControl,
-    /// Replace everything but letters, digits, `_` and white space (`[^\w\s]`) by nothing.
-    StripSpecial,
-    /// Replace each run of white space by one space, and trim.
-    CollapseWhitespace,
 }
 
 /// How the model is split over processes. Data parallelism fills the rest.

@@ -32,6 +32,8 @@ pub enum Format {
     Parquet,
     /// Plain text: a line is a row, as in the text loader of Hugging Face `datasets`.
     Text,
+    /// Comma-separated values, which preparation reads: no file for training.
+    Csv,
 }
 
 impl Format {
@@ -41,6 +43,7 @@ impl Format {
         match extension.to_ascii_lowercase().as_str() {
             "parquet" => Self::Parquet,
             "txt" | "text" => Self::Text,
+            "csv" | "tsv" => Self::Csv,
             _ => Self::Jsonl,
         }
     }
@@ -53,6 +56,7 @@ impl Format {
             Self::Jsonl => &["jsonl", "json", "ndjson"],
             Self::Parquet => &["parquet"],
             Self::Text => &["txt", "text"],
+            Self::Csv => &["csv"],
         }
     }
 }
@@ -63,6 +67,7 @@ impl From<DataFormat> for Format {
             DataFormat::JSONL => Self::Jsonl,
             DataFormat::Parquet => Self::Parquet,
             DataFormat::Text => Self::Text,
+            DataFormat::CSV => Self::Csv,
         }
     }
 }
@@ -125,11 +130,19 @@ impl SourceFile {
 
 /// Rows of one file.
 fn records(file: PathBuf, format: Format, names: &[&str]) -> Result<Records, DataError> {
-    if format == Format::Parquet {
-        return Ok(Box::new(parquet::Rows::open(&file, names)?));
+    match format {
+        Format::Csv => Err(DataError::Setting {
+            path: file,
+            detail:
+                "CSV is read by preparation alone; write data.preparation, or use JSONL or Parquet"
+                    .into(),
+        }),
+        Format::Parquet => Ok(Box::new(parquet::Rows::open(&file, names)?)),
+        Format::Jsonl | Format::Text => {
+            let input = BufReader::with_capacity(1 << 20, open(&file)?);
+            Ok(Box::new(Lines::new(input, file, format)))
+        }
     }
-    let input = BufReader::with_capacity(1 << 20, open(&file)?);
-    Ok(Box::new(Lines::new(input, file, format)))
 }
 
 /// Rows of a file. After an error there are no more.

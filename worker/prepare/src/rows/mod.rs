@@ -1,0 +1,14 @@
+//! Batches of rows: what is wrong with them, what they are cleaned of, and by what they are told
+//! apart. No files, no clocks.
+
+mod check;
+mod key;
+mod process;
+mod texts;
+mod touched;
+pub(crate) mod value;
+
+pub(crate) use key::{KEY_BYTES, Key};
+pub(crate) use process::{Processed, Recipe};
+pub(crate) use texts::Pieces;
+pub(crate) use touched::Touched;

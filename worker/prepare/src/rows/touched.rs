@@ -1,0 +1,215 @@
+//! The fields that preparation looks into, and of what kind they must be.
+
+use std::path::Path;
+
+use hearth_crds::preparation::{PrepareConfig, SplitBy};
+use indexmap::IndexMap;
+
+use crate::error::PrepareError;
+use crate::source::{Fields, Json, Kind};
+
+/// Fields that preparation looks into.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    texts: Vec<String>,
+    label: Option<String>,
+    /// Whether labels are classes: strings, or whole numbers. Those of a table may be any number.
+    classes: bool,
+    split: Option<(SplitBy, String)>,
+}
+
+impl Touched {
+    pub(crate) fn new(config: &PrepareConfig) -> Self {
+        let classes = !config.text_fields.is_empty() || config.image.is_some();
+        let split = config.preparation.split.as_ref().filter(|_| config.eval_split.is_some());
+        let split = split.and_then(|split| Some((split.by, split.field.clone()?)));
+        let (texts, label) = (config.text_fields.clone(), config.label.clone());
+        Self { texts, label, classes, split }
+    }
+
+    /// Fields of texts.
+    pub(crate) fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
+    /// Field of the label.
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Whether labels are classes.
+    pub(crate) fn classes(&self) -> bool {
+        self.classes
+    }
+
+    /// Field by which rows are split, and how.
+    pub(crate) fn split(&self) -> Option<(SplitBy, &str)> {
+        self.split.as_ref().map(|(by, field)| (*by, field.as_str()))
+    }
+
+    /// All of them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let split = self.split.as_ref().map(|(_, field)| field);
+        self.texts.iter().chain(&self.label).chain(split).map(String::as_str)
+    }
+
+    /// What is wrong with the kinds of a row's values. What is missing or empty is told later, for
+    /// all formats alike.
+    pub(crate) fn check(&self, fields: &Fields<'_>) -> Result<(), String> {
+        let of =
+            |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+        for name in &self.texts {
+            match of(name) {
+                None | Some(Json::Null | Json::Text(_)) => {}
+                Some(Json::List(messages)) => {
+                    for (index, message) in messages.iter().enumerate() {
+                        check_message(message)
+                            .map_err(|what| format!("field {name:?}[{index}] {what}"))?;
+                    }
+                }
+                Some(other) => {
+                    return Err(format!(
+                        "field {name:?} is {}, neither a string nor an array of messages",
+                        other.kind()
+                    ));
+                }
+            }
+        }
+        if let (Some(name), true) = (&self.label, self.classes) {
+            match of(name) {
+                None | Some(Json::Null | Json::Text(_) | Json::Int(_)) => {}
+                Some(other) => {
+                    return Err(format!(
+                        "field {name:?} is {}, neither a string nor a whole number",
+                        other.kind()
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a row beside the others of its source.
+    pub(crate) fn fits(
+        &self,
+        fields: &Fields<'_>,
+        kinds: &IndexMap<String, Kind>,
+    ) -> Result<(), String> {
+        for name in self.texts.iter().filter(|name| kinds.get(*name) == Some(&Kind::Text)) {
+            if fields.iter().any(|(of, value)| of == name && matches!(value, Json::List(_))) {
+                return Err(format!("field {name:?} holds messages, and a string in other rows"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the kinds that were found those that are needed. Texts of CSV are texts even where
+    /// all are digits, and its labels classes.
+    pub(crate) fn settle(
+        &self,
+        kinds: &mut IndexMap<String, Kind>,
+        csv: bool,
+        path: &Path,
+    ) -> Result<(), PrepareError> {
+        for name in &self.texts {
+            match kinds.get_mut(name) {
+                Some(kind) if csv => *kind = Kind::Text,
+                None | Some(Kind::Null | Kind::Text) => {}
+                Some(Kind::List(item)) => match &mut **item {
+                    item @ Kind::Null => {
+                        let parts = ["role", "content"].map(|part| (part.to_owned(), Kind::Text));
+                        *item = Kind::Struct(parts.into());
+                    }
+                    Kind::Struct(fields) => {
+                        for part in ["role", "content"] {
+                            *fields.entry(part.to_owned()).or_default() = Kind::Text;
+                        }
+                    }
+                    _ => {
+                        let detail = format!(
+                            "messages of field {name:?} have too many different names; keep those that vary as one field of JSON"
+                        );
+                        return Err(PrepareError::damaged(path, 0, detail));
+                    }
+                },
+                Some(_) => return Err(PrepareError::internal("a text field that is no text")),
+            }
+        }
+        if let Some(kind) = self.label.as_ref().and_then(|name| kinds.get_mut(name))
+            && csv
+            && self.classes
+            && *kind != Kind::Int
+        {
+            *kind = Kind::Text;
+        }
+        Ok(())
+    }
+}
+
+/// A message has a role, and a string as its content or none.
+fn check_message(message: &Json<'_>) -> Result<(), String> {
+    let Json::Object(fields) = message else {
+        return Err(format!("is {}, not a message {{role, content}}", message.kind()));
+    };
+    for (part, empty) in [("role", false), ("content", true)] {
+        match fields.iter().find(|(name, _)| name == part).map(|(_, value)| value) {
+            Some(Json::Text(_)) => {}
+            Some(Json::Null) | None if empty => {}
+            None => return Err(format!("has no {part}")),
+            Some(other) => {
+                let kind = other.kind();
+                return Err(format!("has a {part} that is {kind}, not a string"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::parse;
+
+    #[test]
+    fn rows_of_the_wrong_kind_are_named() {
+        let touched = Touched {
+            texts: vec!["t".into()],
+            label: Some("l".into()),
+            classes: true,
+            split: None,
+        };
+        for (row, want) in [
+            (r#"{"t": 3}"#, r#"field "t" is a number, neither a string nor an array of messages"#),
+            (r#"{"t": ["a"]}"#, r#"field "t"[0] is a string, not a message {role, content}"#),
+            (r#"{"t": [{"content": "a"}]}"#, r#"field "t"[0] has no role"#),
+            (
+                r#"{"t": [{"role": "user", "content": ["a"]}]}"#,
+                r#"field "t"[0] has a content that is an array, not a string"#,
+            ),
+            (
+                r#"{"t": "a", "l": 1.5}"#,
+                r#"field "l" is a number, neither a string nor a whole number"#,
+            ),
+        ] {
+            assert_eq!(
+                touched.check(&parse(row.as_bytes()).unwrap()),
+                Err(want.to_owned()),
+                "{row}"
+            );
+        }
+        for row in [r#"{"t": "a", "l": 1}"#, r#"{"t": [{"role": "user", "content": null}]}"#, "{}"]
+        {
+            assert_eq!(touched.check(&parse(row.as_bytes()).unwrap()), Ok(()), "{row}");
+        }
+        let table = Touched { classes: false, ..touched };
+        assert_eq!(table.check(&parse(br#"{"l": 1.5}"#).unwrap()), Ok(()));
+    }
+
+    #[test]
+    fn messages_among_strings_do_not_fit() {
+        let touched = Touched { texts: vec!["t".into()], ..Touched::default() };
+        let kinds = [("t".to_owned(), Kind::Text)].into();
+        let row = parse(br#"{"t": [{"role": "user", "content": "a"}]}"#).unwrap();
+        assert!(touched.fits(&row, &kinds).unwrap_err().contains("a string in other rows"));
+    }
+}

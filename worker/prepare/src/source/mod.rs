@@ -1,0 +1,219 @@
+//! Files → batches of rows, each row with the file and line (or row) that it comes from.
+//!
+//! A source is read twice: [`Format::scan`] finds its fields and cuts it into parts, then
+//! [`Format::read`] deals a part's rows in chunks, which [`Format::decode`] turns into Arrow's
+//! batches on other threads. A format that is yet to come (a directory of pictures, say) is one
+//! more [`Format`].
+
+mod build;
+mod csv;
+mod files;
+mod json;
+mod kind;
+mod lines;
+mod pages;
+mod parquet;
+mod table;
+mod text;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use hearth_crds::training_job::DataFormat;
+use hearth_crds::worker_config::DataFile;
+use serde::{Deserialize, Serialize};
+
+use crate::bad_rows::BadRows;
+use crate::error::PrepareError;
+use crate::progress::Counter;
+use crate::rows::{Pieces, Touched};
+
+pub(crate) use files::{SourceFile, list};
+#[cfg(test)]
+pub(crate) use json::parse;
+pub(crate) use json::{Fields, Json};
+pub(crate) use kind::Kind;
+use lines::Lines;
+use text::TextScan;
+
+/// A row that is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bad {
+    /// Line or row in its file, from 1.
+    pub(crate) line: u64,
+    /// What is wrong with it. Never what it holds.
+    pub(crate) reason: String,
+}
+
+/// A part of a file: what is done whole, and done again where it was not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// Which of the source's files.
+    pub(crate) file: usize,
+    /// First byte, or row group.
+    pub(crate) start: u64,
+    /// The byte or row group after the last.
+    pub(crate) end: u64,
+    /// Line or row of the first row, from 1.
+    pub(crate) line: u64,
+    /// Rows, where that is known.
+    pub(crate) rows: Option<u64>,
+    /// Bytes in the file.
+    pub(crate) bytes: u64,
+}
+
+/// What is dealt to threads.
+pub(crate) enum Chunk {
+    /// Rows as they stand in a file.
+    Lines {
+        lines: Lines,
+        /// Which of the source's files.
+        file: usize,
+    },
+    /// Rows that are decoded.
+    Batch {
+        batch: RecordBatch,
+        /// Row in the file of the first of them, from 1.
+        line: u64,
+    },
+}
+
+/// Decoded rows.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) batch: RecordBatch,
+    /// Line or row of each in its file.
+    pub(crate) lines: Vec<u64>,
+    pub(crate) bad: Vec<Bad>,
+}
+
+/// How a source is laid out.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) schema: SchemaRef,
+    pub(crate) parts: Vec<Part>,
+    bounds: Bounds,
+    /// What rows of text are read by.
+    text: Option<TextScan>,
+}
+
+/// The files of a source, and what is asked of their rows.
+pub(crate) struct Source {
+    pub(crate) data: DataFile,
+    pub(crate) files: Vec<SourceFile>,
+    pub(crate) touched: Touched,
+    pub(crate) format: DataFormat,
+}
+
+/// Bounds of what is read at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) threads: NonZeroUsize,
+    /// Bytes of a part, about.
+    pub(crate) part_bytes: u64,
+    /// Bytes of a chunk, about.
+    pub(crate) chunk_bytes: usize,
+}
+
+/// Values of a chunk, over all columns: a sparse table must not fill the memory.
+const CHUNK_VALUES: usize = 1 << 20;
+/// Most rows of a chunk.
+const CHUNK_ROWS: usize = 8192;
+
+impl Bounds {
+    /// Most rows of a chunk of so many columns.
+    fn rows(columns: usize) -> usize {
+        (CHUNK_VALUES / columns.max(1)).clamp(1, CHUNK_ROWS)
+    }
+}
+
+/// How files are written down.
+pub(crate) trait Format: Sync {
+    /// Finds the fields of all rows, and cuts the files into parts.
+    fn scan(
+        &self,
+        source: &Source,
+        bounds: Bounds,
+        bad: &mut BadRows,
+        counter: &mut Counter<'_>,
+    ) -> Result<Scan, PrepareError>;
+
+    /// Deals the rows of a part, in order, each chunk with the bytes that it takes; ends where
+    /// `send` says that nobody wants more.
+    fn read(
+        &self,
+        source: &Source,
+        scan: &Scan,
+        part: &Part,
+        send: &mut dyn FnMut(Chunk, u64) -> bool,
+    ) -> Result<(), PrepareError>;
+
+    /// The rows of a chunk.
+    fn decode(&self, source: &Source, scan: &Scan, chunk: Chunk) -> Result<Rows, PrepareError>;
+}
+
+/// How `format` is read.
+pub(crate) fn format(format: DataFormat) -> &'static dyn Format {
+    match format {
+        DataFormat::JSONL | DataFormat::CSV | DataFormat::Text => &text::TextFormat,
+        DataFormat::Parquet => &table::TableFormat,
+    }
+}
+
+impl Source {
+    /// Looks a source's files up.
+    pub(crate) fn open(data: &DataFile, touched: Touched) -> Result<Self, PrepareError> {
+        let (format, files) = list(data)?;
+        Ok(Self { data: data.clone(), files, touched, format })
+    }
+
+    /// How its files are read.
+    pub(crate) fn format(&self) -> &'static dyn Format {
+        format(self.format)
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// Refuses files that somebody wrote to since they were looked up.
+    pub(crate) fn unchanged(&self) -> Result<(), PrepareError> {
+        self.files.iter().try_for_each(SourceFile::unchanged)
+    }
+
+    /// Refuses texts that are none.
+    pub(crate) fn check(&self, schema: &SchemaRef) -> Result<(), PrepareError> {
+        let known =
+            self.touched.texts().iter().filter_map(|name| schema.field_with_name(name).ok());
+        for field in known {
+            if let Some(detail) = Pieces::refusal(field) {
+                return Err(PrepareError::damaged(&self.data.path, 0, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a source without a column that is needed.
+    fn needs(&self, path: &Path, names: &[&str]) -> Result<(), PrepareError> {
+        match self.touched.names().find(|name| !names.contains(name)) {
+            Some(name) => Err(PrepareError::damaged(
+                path,
+                0,
+                format!(
+                    "it has no column {name:?}, only {}; name the right one in the job's data",
+                    names.iter().take(20).copied().collect::<Vec<_>>().join(", ")
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Scan {
+    fn new(schema: SchemaRef, parts: Vec<Part>, bounds: Bounds) -> Self {
+        Self { schema, parts, bounds, text: None }
+    }
+}

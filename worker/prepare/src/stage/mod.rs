@@ -1,0 +1,26 @@
+//! What is done between the sources and the result, in files that a run which is killed finds
+//! again.
+//!
+//! ```text
+//! clean: a source's parts -> the same, cleaned      decide: all rows -> a fate each
+//!   parts: how they are kept                          compare, near: equal rows    split: evaluation
+//! write: parts and fates -> shards                  sort: more records than fit into memory
+//!   shards: which rows go where
+//! ```
+
+mod clean;
+mod compare;
+mod decide;
+mod fate;
+mod near;
+mod parts;
+mod shards;
+mod sort;
+mod split;
+mod write;
+
+pub(crate) use clean::{Cleaned, Cleaning};
+pub(crate) use compare::Rows;
+pub(crate) use decide::decide;
+pub(crate) use fate::{Fate, Fates};
+pub(crate) use write::{AsTheyAre, Writing, Written};

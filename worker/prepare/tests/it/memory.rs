@@ -1,0 +1,64 @@
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufWriter, Write as _};
+use std::time::Duration;
+
+use hearth_crds::worker_config::DataFile;
+
+use crate::fixture::{Room, full};
+use crate::resume::start;
+
+/// `megabytes` of rows that all differ.
+fn rows(room: &Room, name: &str, megabytes: usize) -> DataFile {
+    let data = room.file(name, "");
+    let mut out = BufWriter::new(fs::File::create(&data.path).unwrap());
+    let (mut text, mut written, mut number) = (String::new(), 0, 0_u64);
+    while written < megabytes << 20 {
+        text.clear();
+        for word in 0..60_u64 {
+            let of = (number * 60 + word).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
+            let _ = write!(text, "w{of} ");
+        }
+        let row = format!(
+            "{{\"text\":\"{text}\",\"label\":\"{}\",\"customer\":{},\"at\":{number}}}\n",
+            number % 3,
+            number % 1000
+        );
+        out.write_all(row.as_bytes()).unwrap();
+        written += row.len();
+        number += 1;
+    }
+    out.flush().unwrap();
+    data
+}
+
+/// Most memory that the program took, in KiB.
+fn peak(room: &Room, name: &str, megabytes: usize) -> u64 {
+    let mut config = full(room, 1);
+    config.train = rows(room, name, megabytes);
+    let sizes = ["--part-bytes", "4194304", "--chunk-bytes", "262144", "--shard-bytes", "8388608"];
+    let more = [&sizes[..], &["--threads", "2", "--sort-bytes", "1048576"]].concat();
+    let mut child = start(room, &config, &room.path(&format!("out-{name}")), &more);
+    let mut peak = 0;
+    loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let told = line.and_then(|line| line.trim().strip_suffix(" kB")).map(str::parse);
+        peak = peak.max(told.and_then(Result::ok).unwrap_or(0));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return peak;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_the_source() {
+    let room = Room::new();
+    let (small, large) = (peak(&room, "small.jsonl", 24), peak(&room, "large.jsonl", 96));
+    assert!(small > 1000, "{small} KiB is too little to be true");
+    // 72 MiB more, and 170,000 rows: some bytes a row are allowed for.
+    assert!(large < small + (12 << 10), "{small} KiB for 24 MiB, {large} KiB for 96 MiB");
+    assert!(large < 100 << 10, "{large} KiB");
+}
