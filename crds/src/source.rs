@@ -99,6 +99,17 @@ impl Source {
         }
     }
 
+    /// The location `name` inside this one, which is a directory.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Self {
+        match self.clone() {
+            Self::Pvc { claim, path } => Self::Pvc { claim, path: path.join(name) },
+            Self::File { path } => Self::File { path: path.join(name) },
+            Self::S3 { bucket, key } => Self::S3 { bucket, key: format!("{key}/{name}") },
+            hub @ Self::HuggingFace { .. } => hub,
+        }
+    }
+
     /// The claim that a pod must mount to read this, if any.
     pub fn claim(&self) -> Option<&str> {
         match self {

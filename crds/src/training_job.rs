@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::objective::{Distillation, Objective};
 use crate::peft::Peft;
 use crate::pod::{PodPlacement, Resources};
-pub use crate::preparation::CleanStep;
+use crate::preparation::{CleanStep, Cleaning, DataStatus, PersonalData, Preparation, Replacement};
 use crate::pruning::Pruning;
 use crate::training_arguments::{Metric, TrainingArguments};
 
@@ -189,7 +189,12 @@ pub struct ModelSource {
 }
 
 /// Training and evaluation data, and how it is cleaned.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.replace) == (has(self.clean) && self.clean.exists(s, s == 'Replace'))").message("data.replace and the step Replace of data.clean need each other"),
+    validation = Rule::new("has(self.mask) == (has(self.clean) && self.clean.exists(s, s == 'Mask'))").message("data.mask and the step Mask of data.clean need each other"),
+    validation = Rule::new("!has(self.preparation) || !has(self.preparation.split) || has(self.evalSplit)").message("data.preparation.split needs data.evalSplit"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct DataSpec {
     /// Rows to learn from.
@@ -205,10 +210,33 @@ pub struct DataSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub clean: Vec<CleanStep>,
+    /// What the step `Replace` does, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub replace: Vec<Replacement>,
+    /// What the step `Mask` looks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub mask: Vec<PersonalData>,
+    /// What is made of the rows before a model sees them: once, by a pod of its own, before workers
+    /// start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparation: Option<Preparation>,
     /// Rows that may be malformed (and are skipped) before the job is refused.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub max_bad_rows: i64,
+}
+
+impl DataSpec {
+    /// All that texts are cleaned of.
+    pub fn cleaning(&self) -> Cleaning {
+        Cleaning {
+            steps: self.clean.clone(),
+            replace: self.replace.clone(),
+            mask: self.mask.clone(),
+        }
+    }
 }
 
 /// A file of rows.
@@ -468,7 +496,7 @@ pub struct TrainingJobStatus {
     /// Newest generation that the operator acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// One word for `kubectl get`: `Pending`, `Suspended`, `Starting`,
+    /// One word for `kubectl get`: `Pending`, `Suspended`, `Preparing`, `Starting`,
     /// `Running`, `Succeeded`, `Failed`, `Stopped`, `Invalid`. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -479,6 +507,9 @@ pub struct TrainingJobStatus {
     /// Hash of the spec that the job started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_hash: Option<String>,
+    /// What preparation made of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataStatus>,
     /// How far training is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<TrainingProgress>,

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::model_deployment::{CompressionReport, Quantization, ServingRuntime};
 use crate::objective::Objective;
 use crate::peft::Peft;
+use crate::preparation::{CleanStep, Cleaning, DataStatus, PersonalData, Replacement};
 use crate::pruning::Pruning;
 use crate::training_arguments::{Metric, TrainingArguments};
 use crate::training_job::{
-    self, Accelerator, CheckpointStatus, CleanStep, DataFormat, Evaluation, ModelStatus,
-    Parallelism, Task, TrainingProgress,
+    self, Accelerator, CheckpointStatus, DataFormat, Evaluation, ModelStatus, Parallelism, Task,
+    TrainingProgress,
 };
 
 /// Format of these documents. A worker refuses any other.
@@ -126,8 +127,29 @@ pub struct TrainData {
     pub eval_split: Option<f64>,
     /// Cleaning steps, in order.
     pub clean: Vec<CleanStep>,
+    /// What the step `Replace` does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replace: Vec<Replacement>,
+    /// What the step `Mask` looks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mask: Vec<PersonalData>,
+    /// File that names the prepared rows ([`crate::preparation::Pointer`]), in a directory of the
+    /// directory of all prepared rows. They are read instead of `train` and `eval`, and are clean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<PathBuf>,
     /// Malformed rows that are skipped before the data is refused.
     pub max_bad_rows: u64,
+}
+
+impl TrainData {
+    /// All that texts are cleaned of.
+    pub fn cleaning(&self) -> Cleaning {
+        Cleaning {
+            steps: self.clean.clone(),
+            replace: self.replace.clone(),
+            mask: self.mask.clone(),
+        }
+    }
 }
 
 /// `spec.distillation` as the worker sees it.
@@ -473,6 +495,9 @@ pub struct WorkerResult {
     /// What compression did, from `quantize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionReport>,
+    /// What was made of rows, from `prepare`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataStatus>,
 }
 
 impl WorkerResult {
@@ -567,6 +592,7 @@ mod tests {
             checkpoint: None,
             model: None,
             compression: None,
+            data: None,
         };
         let text = result.to_termination_message();
         assert!(text.len() <= TERMINATION_LOG_MAX_BYTES);
@@ -600,6 +626,7 @@ mod tests {
             checkpoint: None,
             model: None,
             compression: None,
+            data: None,
         };
         let kept = |result: &WorkerResult| {
             let text = result.to_termination_message();

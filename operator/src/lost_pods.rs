@@ -15,6 +15,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use crate::children::LostPod;
 use crate::observed::PodView;
 
+/// Kubernetes' termination grace period where a pod sets none.
+pub const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
 /// Room for a kubelet that is merely slow to report.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 

@@ -207,6 +207,25 @@ impl PodView {
     }
 }
 
+/// What keeps one of the pods from starting; the first thing that a person can change.
+pub fn blocked(pods: &[PodView]) -> Option<String> {
+    let live = || pods.iter().filter(|pod| !pod.is_over() && pod.deadline.is_none());
+    let unplaced = live().find_map(|pod| Some((pod, pod.unschedulable.as_ref()?)));
+    if let Some((pod, why)) = unplaced {
+        return Some(format!("no node takes pod {}: {why}", pod.name));
+    }
+    live().find_map(|pod| {
+        let (reason, message) = pod.waiting.as_ref()?;
+        let ordinary = ["ContainerCreating", "PodInitializing"].contains(&reason.as_str());
+        let last = pod.exit.as_ref().map(|exit| match exit.result() {
+            Some(result) => format!("; its last words: {}", result.message),
+            None => format!("; its last exit code: {}", exit.code),
+        });
+        let last = last.unwrap_or_default();
+        (!ordinary).then(|| format!("pod {} waits: {reason}: {message}{last}", pod.name))
+    })
+}
+
 /// A kubelet that cannot pull an image alternates between two reasons, which
 /// would be a write each time: both become one.
 fn steady(reason: String, message: String) -> (String, String) {

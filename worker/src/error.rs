@@ -138,10 +138,12 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             _ if self.is_failed_allocation() => "OutOfMemory",
-            Self::Config(ConfigError::Missing { .. })
+            Self::Config(ConfigError::Missing { .. } | ConfigError::Prepared { .. })
             | Self::Data(DataError::Missing { .. })
             | Self::Model(ModelError::Missing { .. }) => "MissingInput",
-            Self::Config(_) | Self::Environment(_) => "BadConfig",
+            Self::Config(_) | Self::Environment(_) | Self::Data(DataError::Cleaning(_)) => {
+                "BadConfig"
+            }
             Self::OtherRun { .. } => "OtherRun",
             Self::Data(
                 DataError::Read { .. } | DataError::Changed { .. } | DataError::Cache { .. },
@@ -184,8 +186,9 @@ impl Error {
             Self::Config(ConfigError::Parse { .. } | ConfigError::Setting { .. })
             | Self::Environment(_)
             | Self::OtherRun { .. }
+            | Self::Data(DataError::Cleaning(_))
             | Self::Model(ModelError::Unsupported { .. }) => ExitCode::Usage,
-            Self::Config(ConfigError::Read { source, .. })
+            Self::Config(ConfigError::Read { source, .. } | ConfigError::Prepared { source, .. })
             | Self::Data(DataError::Read { source, .. } | DataError::Cache { source })
             | Self::Model(ModelError::Read { source, .. }) => read_code(source),
             Self::Output { source, .. } => write_code(source),

@@ -24,6 +24,7 @@ pub mod objective;
 pub mod onnx;
 pub mod parallel;
 pub mod peft;
+pub mod prepare;
 pub mod prune;
 pub mod quantize;
 pub mod serve;

@@ -1,11 +1,11 @@
-//! `hearth-worker agent | train | quantize | cache | serve | import | merge | export`: parse, start logging, dispatch.
+//! `hearth-worker agent | prepare | train | quantize | cache | serve | import | merge | export`: parse, start logging, dispatch.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use hearth_worker::export::{merge, onnx};
-use hearth_worker::{agent, import, node_cache, quantize, serve, train};
+use hearth_worker::{agent, import, node_cache, prepare, quantize, serve, train};
 
 /// Trains, compresses and serves models.
 #[derive(Parser)]
@@ -19,6 +19,8 @@ struct Arguments {
 enum Command {
     /// Start this pod's ranks, watch them, and replace the gang after a failure.
     Agent(agent::Arguments),
+    /// Prepare the rows of a training job.
+    Prepare(Config),
     /// Be one rank of a training job.
     Train(Config),
     /// Compress a model and check what it lost.
@@ -53,6 +55,7 @@ fn main() {
         .init();
     let exit_code = match command {
         Command::Agent(arguments) => agent::run(&arguments),
+        Command::Prepare(Config { config }) => prepare::run(&config),
         Command::Train(Config { config }) => {
             agent::process::die_with_agent();
             train::run(&config)

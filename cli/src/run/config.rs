@@ -26,7 +26,12 @@ impl WorkDirectory {
 
     /// Writes the worker's configuration; its path.
     pub(super) fn write_config<T: Serialize>(&self, config: &T) -> Result<PathBuf, RunError> {
-        let path = self.0.path().join("config.json");
+        self.write("config.json", config)
+    }
+
+    /// Writes a document; its path.
+    pub(super) fn write<T: Serialize>(&self, name: &str, config: &T) -> Result<PathBuf, RunError> {
+        let path = self.0.path().join(name);
         let failed = |source| RunError::Write { path: path.clone(), source };
         let mut file = File::create(&path).map_err(failed)?;
         let text = serde_json::to_vec_pretty(config).map_err(|error| failed(error.into()))?;
@@ -37,6 +42,16 @@ impl WorkDirectory {
     /// Where an agent leaves its result.
     pub(super) fn result(&self, agent: u32) -> PathBuf {
         self.0.path().join(format!("result-{agent}.json"))
+    }
+
+    /// Where the preparation of rows leaves its result.
+    pub(super) fn prepared(&self) -> PathBuf {
+        self.0.path().join("prepared.json")
+    }
+
+    /// Where the preparation of rows logs.
+    pub(super) fn log_of_preparation(&self) -> PathBuf {
+        self.0.path().join("prepare.log")
     }
 
     /// Where an agent logs.

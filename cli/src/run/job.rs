@@ -4,16 +4,18 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hearth_crds::preparation::PrepareConfig;
 use hearth_crds::worker_config::{ExitCode, TrainConfig, WorkerResult};
 use hearth_operator::document;
 use hearth_operator::fault::{Fault, SpecFaults};
-use hearth_operator::training_job::plan::config::train_config;
+use hearth_operator::training_job::plan::config::{prepare_config, train_config};
 use hearth_operator::training_job::{Backend, LocalMachine, validate};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::agents::{Agents, Ended, Recipe};
 use super::config::{WorkDirectory, read_result};
 use super::machine::Machine;
+use super::prepare::{Prepared, prepare};
 use super::status::StatusClient;
 use super::stop::Stop;
 use super::{RunError, took};
@@ -34,6 +36,8 @@ const LOG_LINES: usize = 20;
 #[derive(Debug)]
 pub(super) struct Planned {
     config: TrainConfig,
+    /// What is made of the rows first.
+    prepare: Option<PrepareConfig>,
     /// What a local run does not do, one sentence each.
     notes: Vec<String>,
 }
@@ -70,7 +74,8 @@ pub(super) fn plan(text: &str, machine: &Machine) -> Result<Planned, SpecFaults>
     if !(workers.resources.limits.is_empty() && workers.resources.requests.is_empty()) {
         notes.push("workers.resources are a cluster's and are not enforced here".to_owned());
     }
-    Ok(Planned { config: train_config(&valid, &backend), notes })
+    let prepare = prepare_config(&valid, &backend);
+    Ok(Planned { config: train_config(&valid, &backend), prepare, notes })
 }
 
 /// A port that is free now. Should another process take it before agent 0 does,
@@ -104,6 +109,12 @@ impl Planned {
         for note in &self.notes {
             display.say(&format!("note: {note}"));
         }
+        if let Some(code) = self.prepared(&recipe, &files, &mut display, stop).await? {
+            if code != exit::INTERRUPTED {
+                display::err(&format!("log of the preparation: {}", files.keep().display()));
+            }
+            return Ok(code);
+        }
         let mut agents = Agents::new(recipe);
         for index in 0..self.config.replicas {
             agents.start(index, &files)?;
@@ -128,6 +139,42 @@ impl Planned {
             }
         };
         Ok(code)
+    }
+
+    /// Prepares the rows, where that is asked for; the exit code where there are none in the end.
+    async fn prepared(
+        &self,
+        recipe: &Recipe,
+        files: &WorkDirectory,
+        display: &mut Display,
+        stop: &mut Stop,
+    ) -> Result<Option<i32>, RunError> {
+        let Some(config) = &self.prepare else { return Ok(None) };
+        display.say("preparing rows");
+        match prepare(&recipe.worker, config, files, stop, recipe.verbose).await? {
+            Prepared::Ended(Some(result), _) if result.succeeded => {
+                display.say(&result.message);
+                Ok(None)
+            }
+            Prepared::Ended(result, code) => {
+                display.end();
+                let told = result.map_or_else(
+                    || format!("the end of its log:\n{}", tail(&files.log_of_preparation())),
+                    |result| format!("{}: {}", result.reason, result.message),
+                );
+                let name = &self.config.job.name;
+                display::err(&format!("{name} failed before training: {told}"));
+                Ok(Some(code))
+            }
+            Prepared::Interrupted => {
+                display.end();
+                let name = &self.config.job.name;
+                display::err(&format!(
+                    "{name} stopped while its rows were prepared; the same command goes on there"
+                ));
+                Ok(Some(exit::INTERRUPTED))
+            }
+        }
     }
 
     /// Shows how it goes until agent 0 has ended or someone stops it.

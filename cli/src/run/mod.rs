@@ -4,6 +4,7 @@ mod agents;
 mod config;
 mod job;
 mod machine;
+mod prepare;
 mod status;
 mod stop;
 

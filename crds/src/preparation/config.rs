@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Cleaning, Preparation};
@@ -12,6 +13,8 @@ use crate::worker_config::{DataFile, JobIdentity};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrepareConfig {
+    /// [`crate::worker_config::CONFIG_VERSION`].
+    pub version: String,
     /// For whom.
     pub job: JobIdentity,
     /// Rows to learn from: a file, or a directory of files, which are read in the order of their
@@ -44,6 +47,38 @@ pub struct PrepareConfig {
     pub preparation: Preparation,
     /// Directory below which the prepared data's own directory is made.
     pub output: PathBuf,
+    /// The same, for messages.
+    pub output_uri: String,
+}
+
+/// Below the directory of prepared data: where it is said which of them a job has.
+pub fn pointer(job: &JobIdentity) -> PathBuf {
+    let name = if job.uid.is_empty() { &job.name } else { &job.uid };
+    PathBuf::from("jobs").join(format!("{name}.json"))
+}
+
+/// What a [`pointer`] holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pointer {
+    /// Name of the prepared data, and of their directory.
+    pub id: String,
+}
+
+/// `status.data` of a TrainingJob: what came of its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataStatus {
+    /// Where the prepared rows and their `card.md` are.
+    pub uri: String,
+    /// Rows read.
+    pub rows: i64,
+    /// Training rows, the augmented ones included.
+    pub train_rows: i64,
+    /// Rows for evaluation.
+    pub eval_rows: i64,
+    /// Rows that went, malformed ones included.
+    pub dropped: i64,
 }
 
 /// `card.json`: what was read, what became of it, and what is there. It holds no texts of rows but

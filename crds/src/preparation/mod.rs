@@ -14,8 +14,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pod::Resources;
+
 pub use config::{
-    ColumnCard, DataCard, LengthCard, MalformedRow, NumbersCard, PrepareConfig, SourceCard,
+    ColumnCard, DataCard, DataStatus, LengthCard, MalformedRow, NumbersCard, Pointer, PrepareConfig,
+    SourceCard, pointer,
 };
 pub use image::{ColorJitter, Flip, ImageAugmentation, ImageFilter, Scale};
 pub use table::{
@@ -56,6 +59,9 @@ pub struct Preparation {
     /// Which rows are for evaluation. Needs `evalSplit`; without it rows are drawn by label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
+    /// CPU and memory of the pod that prepares.
+    #[serde(default)]
+    pub resources: Resources,
     /// Rows made of training rows, besides them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<Augmentation>,

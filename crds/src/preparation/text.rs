@@ -27,13 +27,16 @@ pub enum CleanStep {
 
 /// All that a text is cleaned of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Cleaning {
     /// Steps, in order.
+    #[serde(rename = "clean")]
     pub steps: Vec<CleanStep>,
     /// What the step `Replace` does, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replace: Vec<Replacement>,
     /// What the step `Mask` looks for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mask: Vec<PersonalData>,
 }
 

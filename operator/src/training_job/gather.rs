@@ -11,7 +11,8 @@ use crate::context::Context;
 use crate::error::GatherError;
 use crate::lost_pods::suspects;
 use crate::observed::{JobView, Phase, PodView};
-use crate::training_job::plan::COMPONENT;
+use crate::training_job::plan::prepare::PREPARE;
+use crate::training_job::plan::{self, COMPONENT};
 use crate::training_job::policy::{self, Stage};
 use crate::training_job::validate::ValidJob;
 
@@ -24,6 +25,10 @@ pub struct Observed {
     pub job: Option<JobView>,
     /// Worker pods, ended ones included.
     pub pods: Vec<PodView>,
+    /// The Job that prepares the rows.
+    pub prepare: Option<JobView>,
+    /// Its pods, ended ones included.
+    pub prepare_pods: Vec<PodView>,
     /// Claims that it names and that are not there.
     pub missing_claims: Vec<String>,
     /// Whether it may start.
@@ -42,11 +47,18 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
     let children = kinds
         .into_iter()
         .map(|kind| ChildId { kind, name: child.clone() })
+        .chain(valid.prepared.iter().flat_map(|_| plan::prepare::ids(valid)))
         .filter_map(|id| Some((id.clone(), cx.child(namespace, &id)?)))
         .collect();
     let job = cx.caches.job(namespace, &child);
     let stops = valid.spec.stop.is_some();
     let pods = pods_of(&cx.caches, namespace, &valid.name, job.as_ref(), stops);
+    let prepare = cx.caches.job(namespace, &valid.prepare_name());
+    let prepare = prepare.filter(|_| valid.prepared.is_some());
+    let prepare_pods = match &prepare {
+        Some(job) => owned_pods(&cx.caches, valid, PREPARE, job),
+        None => Vec::new(),
+    };
     let missing_claims = valid
         .claims()
         .keys()
@@ -59,9 +71,20 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
         }
         _ => cx.last_answer(&valid.uid),
     };
-    let silent_nodes = cx.silent_nodes(suspects(&pods)).await?;
+    let suspected = [suspects(&pods), suspects(&prepare_pods)].into_iter().flatten().collect();
+    let silent_nodes = cx.silent_nodes(suspected).await?;
     let grant = cx.admission.grant(&cx.caches, valid);
-    Ok(Observed { children, job, pods, missing_claims, grant, agent, silent_nodes })
+    Ok(Observed {
+        children,
+        job,
+        pods,
+        prepare,
+        prepare_pods,
+        missing_claims,
+        grant,
+        agent,
+        silent_nodes,
+    })
 }
 
 /// Tells agent 0 how many agents there should be, where it wants another number. What is lost
@@ -93,6 +116,12 @@ pub(crate) fn pods_of(
         // A job of the same name that was deleted may still have pods.
         .filter(|pod| job.map_or(stops, |job| job.uid == pod.owner))
         .collect()
+}
+
+/// Pods in the role `component` that `job` made.
+fn owned_pods(caches: &Caches, valid: &ValidJob, component: &str, job: &JobView) -> Vec<PodView> {
+    let pods = caches.pods_of(&valid.namespace, "TrainingJob", &valid.name, component);
+    pods.into_iter().map(|(_, pod)| pod).filter(|pod| pod.owner == job.uid).collect()
 }
 
 /// Address of the pod that runs agent 0.

@@ -19,7 +19,7 @@ use crate::cache::GuardedJob;
 use crate::children::Plan;
 use crate::context::Context;
 use crate::error::ReconcileError;
-use crate::lost_pods::lost_pods;
+use crate::lost_pods::{DEFAULT_GRACE, lost_pods};
 pub use crate::source_rules::{Backend, LocalMachine};
 use gather::Observed;
 use policy::Stage;
@@ -68,14 +68,18 @@ pub(crate) fn is_over(job: &TrainingJob) -> bool {
 /// What should be true of the cluster at this stage.
 pub(crate) fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Context) -> Plan {
     let plan = match stage {
+        Stage::Preparing(_) | Stage::Suspended if !policy::is_prepared(valid, seen) => {
+            plan::preparation(valid, seen, &cx.settings)
+        }
         // Nothing is touched: not what runs, not what cannot start.
         Stage::SpecChanged | Stage::MissingClaims(_) | Stage::Ended(_) => Plan::default(),
-        Stage::Stopping => Plan { prune: vec![plan::job_id(valid)], ..Plan::default() },
+        Stage::Stopping => Plan { prune: plan::jobs(valid), ..Plan::default() },
         // Its pods have ended.
         Stage::Stopped => {
             Plan { prune: seen.children.keys().cloned().collect(), ..Plan::default() }
         }
         Stage::Suspended
+        | Stage::Preparing(_)
         | Stage::Queued(_)
         | Stage::Yielding(_)
         | Stage::Starting { .. }
@@ -84,6 +88,8 @@ pub(crate) fn plan_of(valid: &ValidJob, seen: &Observed, stage: &Stage, cx: &Con
         | Stage::Between => plan::build(valid, seen, &cx.settings, policy::held(seen).is_some()),
     };
     let grace = SignedDuration::from_secs(plan::GRACE_SECONDS);
-    let lost_pods = lost_pods(&seen.pods, &seen.silent_nodes, grace, cx.clock.now());
-    Plan { lost_pods, ..plan }
+    let now = cx.clock.now();
+    let mut lost = lost_pods(&seen.pods, &seen.silent_nodes, grace, now);
+    lost.extend(lost_pods(&seen.prepare_pods, &seen.silent_nodes, DEFAULT_GRACE, now));
+    Plan { lost_pods: lost, ..plan }
 }

@@ -7,7 +7,9 @@
 
 use hearth_crds::names;
 use hearth_crds::source::Source;
-use hearth_crds::training_job::{Accelerator, CheckpointStorage, TrainingJob, TrainingJobSpec};
+use hearth_crds::training_job::{
+    Accelerator, CheckpointStorage, DataFormat, TrainingJob, TrainingJobSpec,
+};
 use kube::ResourceExt;
 
 use crate::fault::{Fault, SpecFaults};
@@ -36,6 +38,8 @@ pub struct ValidJob {
     pub teacher: Option<Source>,
     /// The job's directory.
     pub output: Source,
+    /// Directory of prepared rows, where rows are prepared.
+    pub prepared: Option<Source>,
     /// Kueue's queue, where the job is in one.
     pub queue: Option<String>,
 }
@@ -44,6 +48,11 @@ impl ValidJob {
     /// Name of the child Job, Service, ConfigMap, NetworkPolicy and PDB.
     pub fn child_name(&self) -> String {
         child_name(&self.name)
+    }
+
+    /// Name of the Job, ConfigMap and NetworkPolicy that prepare its rows.
+    pub fn prepare_name(&self) -> String {
+        names::child(&self.name, "prepare")
     }
 
     /// Hash of what the job starts with.
@@ -61,9 +70,22 @@ impl ValidJob {
                 claims.insert(claim, ClaimUse::Read);
             }
         }
+        if let Some(claim) = self.prepared.as_ref().and_then(Source::claim) {
+            claims.insert(claim, ClaimUse::Read);
+        }
         if let Some(claim) = self.output.claim() {
             claims.insert(claim, ClaimUse::Write);
         }
+        claims
+    }
+
+    /// Claims that the pod mounts which prepares the rows.
+    pub fn prepare_claims(&self) -> std::collections::BTreeMap<&str, ClaimUse> {
+        let read = [Some(&self.train), self.eval.as_ref()].into_iter().flatten();
+        let mut claims: std::collections::BTreeMap<_, _> =
+            read.filter_map(Source::claim).map(|claim| (claim, ClaimUse::Read)).collect();
+        let written = self.prepared.as_ref().and_then(Source::claim);
+        claims.extend(written.map(|claim| (claim, ClaimUse::Write)));
         claims
     }
 }
@@ -113,6 +135,10 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         source("spec.distillation.teacher.source", &distillation.teacher.source)
     });
     let output = source("spec.output.destination", &spec.output.destination);
+    let prepared = spec.data.preparation.as_ref().map(|preparation| match &preparation.output {
+        Some(uri) => source("spec.data.preparation.output", uri),
+        None => output.as_ref().map(|output| output.join("data")),
+    });
 
     SpecFaults::unless_empty(faults, ())?;
     let (Some(model), Some(train), Some(output)) = (model, train, output) else {
@@ -128,6 +154,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         eval: eval.flatten(),
         teacher: teacher.flatten(),
         output,
+        prepared: prepared.flatten(),
         queue,
     })
 }
@@ -157,6 +184,25 @@ fn bucket_faults(storage: &CheckpointStorage, backend: &Backend) -> Option<Fault
     }
 }
 
+/// What is wrong with formats.
+fn data_faults(spec: &TrainingJobSpec) -> Vec<Fault> {
+    if spec.data.preparation.is_some() {
+        return Vec::new();
+    }
+    let named = [("train", Some(&spec.data.train)), ("eval", spec.data.eval.as_ref())];
+    let raw = named
+        .into_iter()
+        .filter(|(_, rows)| rows.is_some_and(|rows| rows.format() == DataFormat::CSV));
+    raw.map(|(name, _)| {
+        Fault::invalid(
+            format!("spec.data.{name}.format"),
+            "CSV is read by preparation, and there is none",
+            "write spec.data.preparation: {}, or use JSONL or Parquet",
+        )
+    })
+    .collect()
+}
+
 /// Fields that cannot both be as they are.
 fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -168,6 +214,7 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
             "set resources.limits[nvidia.com/gpu] to at least processesPerWorker, or accelerator to CPU",
         ));
     }
+    faults.extend(data_faults(spec));
     if let Some(storage) = &spec.output.checkpoints {
         faults.extend(bucket_faults(storage, backend));
     }

@@ -9,6 +9,7 @@ mod deployment;
 mod kept;
 mod lease;
 mod plans;
+mod preparation;
 mod resize;
 mod sweep;
 mod training_job;

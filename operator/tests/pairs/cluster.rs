@@ -107,7 +107,7 @@ fn collect_garbage(world: &World) -> bool {
 }
 
 fn play_job(world: &World, key: &str, name: &str) -> bool {
-    let (compresses, ended, wanted) = world.look(|objects| {
+    let (component, ended, wanted) = world.look(|objects| {
         let job = &objects[key];
         let wanted = if job["spec"]["suspend"] == true {
             0
@@ -115,10 +115,12 @@ fn play_job(world: &World, key: &str, name: &str) -> bool {
             job["spec"]["parallelism"].as_i64().unwrap_or(1).min(PODS)
         };
         let component = &job["metadata"]["labels"]["app.kubernetes.io/component"];
-        (component == "quantize", !job["status"].is_null(), wanted)
+        (text(component), !job["status"].is_null(), wanted)
     });
-    if compresses {
-        return !ended && compress(world, key, name, &world.get(key));
+    match component.as_str() {
+        "quantize" => return !ended && compress(world, key, name, &world.get(key)),
+        "prepare" => return !ended && wanted > 0 && prepare(world, key, name, &world.get(key)),
+        _ => {}
     }
     let mut moved = false;
     for index in 0..PODS {
@@ -143,14 +145,29 @@ fn compress(world: &World, key: &str, name: &str, job: &Value) -> bool {
         "message": if bad { "f1 fell" } else { "compressed" }, "exitCode": if bad { 76 } else { 0 },
         "compression": {"sizeBeforeBytes": 400, "sizeAfterBytes": 100,
                         "metricBefore": 0.98, "metricAfter": 0.979}});
+    end(world, key, name, job, &told)
+}
+
+/// The rows are prepared.
+fn prepare(world: &World, key: &str, name: &str, job: &Value) -> bool {
+    let data = json!({"uri": "pvc://models/data/0123456789abcdef", "rows": 100, "trainRows": 80,
+        "evalRows": 10, "dropped": 10});
+    let told = json!({"succeeded": true, "reason": "Completed", "message": "80 of 100 rows",
+        "exitCode": 0, "data": data});
+    end(world, key, name, job, &told)
+}
+
+/// A Job of one pod ends with these last words.
+fn end(world: &World, key: &str, name: &str, job: &Value, told: &Value) -> bool {
+    let good = told["succeeded"] == true;
     let now = world.now();
-    let status = json!({"phase": if bad { "Failed" } else { "Succeeded" }, "containerStatuses": [{
-        "name": "quantize", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-        "state": {"terminated": {"exitCode": if bad { 76 } else { 0 }, "message": told.to_string(),
+    let status = json!({"phase": if good { "Succeeded" } else { "Failed" }, "containerStatuses": [{
+        "name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": told["exitCode"], "message": told.to_string(),
                                  "finishedAt": now}}}]});
     world.put("pods", pod_of(job, &format!("{name}-x"), 0, &status));
     world.change(key, |job| {
-        job["status"] = json!({"conditions": [{"type": if bad { "Failed" } else { "Complete" },
+        job["status"] = json!({"conditions": [{"type": if good { "Complete" } else { "Failed" },
             "status": "True", "message": "the Job ended", "lastTransitionTime": now}]});
     });
     true

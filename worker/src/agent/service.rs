@@ -228,6 +228,7 @@ impl Service {
             checkpoint: inner.progress.checkpoint().cloned(),
             model: None,
             compression: None,
+            data: None,
         }
     }
 
@@ -398,6 +399,7 @@ impl Inner {
             checkpoint: self.progress.checkpoint().cloned(),
             model: model.filter(|_| succeeded),
             compression: None,
+            data: None,
         }
     }
 }

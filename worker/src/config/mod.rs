@@ -3,6 +3,7 @@
 //! Invariant: a setting that this worker does not act on is refused here.
 //! Nothing later looks at [`TrainingArguments`] again.
 
+pub mod prepared;
 mod refusals;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,17 @@ pub enum ConfigError {
         path: PathBuf,
         /// What is wrong.
         detail: String,
+    },
+    /// Nobody prepared the rows.
+    #[error(
+        "{} does not say which prepared rows the job has; run `hearth-worker prepare` first",
+        path.display()
+    )]
+    Prepared {
+        /// The file that should.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: std::io::Error,
     },
     /// A setting that is wrong or not supported.
     #[error("{field}: {detail}")]
@@ -293,7 +305,9 @@ pub struct Adam {
 impl Config {
     /// Reads and checks the document at `path`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        Self::resolve(read(path)?)
+        let config: TrainConfig = read(path)?;
+        let data = prepared::follow(config.data)?;
+        Self::resolve(TrainConfig { data, ..config })
     }
 
     /// Checks `config`.

@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use hearth_crds::training_job::CleanStep;
+use hearth_crds::preparation::Cleaning;
+use hearth_prepare::text::clean::{Cleaner, Masked};
 use jiff::civil::DateTime;
 use minijinja::Value;
 use tokenizers::Tokenizer;
 
 use super::DataError;
 use super::chat::{Chat, ChatTemplate, SpecialTokens};
-use super::clean::clean;
 use super::ingest::{Encode, Encoded, Refusal};
 use super::sequence::{Kind, Mask, Tokens};
 use super::source::{Columns, Parts, Said, SourceFile};
@@ -42,8 +42,8 @@ pub enum LossOn {
 pub struct EncoderOptions {
     /// What is learned.
     pub objective: Objective,
-    /// Cleaning steps, in order, for texts and for the contents of messages.
-    pub clean: Vec<CleanStep>,
+    /// Of texts and of the contents of messages.
+    pub cleaning: Cleaning,
     /// Most tokens of a sequence.
     pub max_length: usize,
     /// What a chat template's `strftime_now` tells.
@@ -60,6 +60,7 @@ pub struct SequenceEncoder {
     /// Text and id of what ends a text.
     end: Option<(String, u32)>,
     pad: u32,
+    cleaner: Cleaner,
     options: EncoderOptions,
 }
 
@@ -92,7 +93,8 @@ impl SequenceEncoder {
         let pad = id("pad_token").or_else(|| end.clone()).map_or(0, |(_, id)| id);
         let template = ChatTemplate::load(model, move || options.now)?;
         let fingerprint = blake3::hash(&bytes);
-        Ok(Self { tokenizer, path, fingerprint, template, end, pad, options })
+        let cleaner = Cleaner::new(&options.cleaning)?;
+        Ok(Self { tokenizer, path, fingerprint, template, end, pad, cleaner, options })
     }
 
     /// Id that fills sequences up. It is never learned and never seen by what is.
@@ -174,12 +176,12 @@ impl SequenceEncoder {
     }
 
     fn clean(&self, text: &str) -> String {
-        clean(text, &self.options.clean)
+        self.cleaner.clean(text, &mut Masked::default()).into_owned()
     }
 
     /// Messages with cleaned contents.
     fn clean_messages(&self, messages: Vec<Value>) -> Vec<Value> {
-        if self.options.clean.is_empty() {
+        if self.options.cleaning.steps.is_empty() {
             return messages;
         }
         let cleaned = |message: &Value| {
@@ -347,9 +349,9 @@ impl Encode for SequenceEncoder {
     /// The date that a template may show is left out: a run that goes on tomorrow learns from the
     /// same tokens.
     fn recipe(&self, columns: &Columns) -> String {
-        let EncoderOptions { objective, clean, max_length, now: _ } = &self.options;
+        let EncoderOptions { objective, cleaning, max_length, now: _ } = &self.options;
         let template = self.template.as_ref().map(|template| template.fingerprint);
-        let how = (columns, objective, clean, max_length, &self.end, template);
+        let how = (columns, objective, cleaning, max_length, &self.end, template);
         format!("sequences {} {how:?}", self.fingerprint)
     }
 

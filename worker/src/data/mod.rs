@@ -8,7 +8,6 @@
 
 pub mod cache;
 pub mod chat;
-pub mod clean;
 pub mod collate;
 pub mod dataset;
 pub mod encode;
@@ -115,6 +114,9 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// What texts are to be cleaned of makes no sense.
+    #[error(transparent)]
+    Cleaning(#[from] hearth_prepare::text::clean::CleaningError),
     /// Token ids that were there and cannot be read any more.
     #[error("cannot read the token cache")]
     Cache {

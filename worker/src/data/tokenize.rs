@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_crds::training_job::CleanStep;
+use hearth_crds::preparation::Cleaning;
+use hearth_prepare::text::clean::{Cleaner, Masked};
 use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use super::DataError;
-use super::clean::clean;
 use super::ingest::{Encode, Encoded, Refusal};
 use super::sequence::{Kind, Tokens};
 use super::source::{Columns, Parts};
@@ -19,7 +19,8 @@ pub struct TextEncoder {
     path: PathBuf,
     /// Hash of `tokenizer.json`.
     pub(crate) fingerprint: blake3::Hash,
-    pub(crate) clean: Vec<CleanStep>,
+    pub(crate) cleaning: Cleaning,
+    cleaner: Cleaner,
     pub(crate) max_length: usize,
     pad: u32,
 }
@@ -28,7 +29,8 @@ pub struct TextEncoder {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Recipe {
-    clean: Vec<CleanStep>,
+    #[serde(flatten)]
+    cleaning: Cleaning,
     max_length: usize,
 }
 
@@ -42,7 +44,8 @@ impl TextEncoder {
     /// Reads `tokenizer.json` in `model`. Samples are cut on the right after
     /// `max_length` tokens, special tokens counted; truncation and padding
     /// that the file itself asks for are overridden.
-    pub fn load(model: &Path, clean: Vec<CleanStep>, max_length: usize) -> Result<Self, DataError> {
+    pub fn load(model: &Path, cleaning: Cleaning, max_length: usize) -> Result<Self, DataError> {
+        let cleaner = Cleaner::new(&cleaning)?;
         let path = model.join("tokenizer.json");
         let bytes = super::source::read_file(&path)?;
         let failed = |error: tokenizers::Error| DataError::Tokenizer {
@@ -64,7 +67,7 @@ impl TextEncoder {
         };
         tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
         let fingerprint = blake3::hash(&bytes);
-        Ok(Self { tokenizer, path, fingerprint, clean, max_length, pad })
+        Ok(Self { tokenizer, path, fingerprint, cleaning, cleaner, max_length, pad })
     }
 
     /// Prepares text as the training of an exported model did (`hearth.json`);
@@ -72,11 +75,11 @@ impl TextEncoder {
     pub fn from_export(model: &Path) -> Result<Self, DataError> {
         let recipe = model.join("hearth.json");
         if recipe.exists() {
-            let Recipe { clean, max_length } = read_json(&recipe)?;
-            return Self::load(model, clean, max_length);
+            let Recipe { cleaning, max_length } = read_json(&recipe)?;
+            return Self::load(model, cleaning, max_length);
         }
         let bounds: Bounds = read_json(&model.join("config.json"))?;
-        Self::load(model, Vec::new(), bounds.max_position_embeddings.unwrap_or(512))
+        Self::load(model, Cleaning::default(), bounds.max_position_embeddings.unwrap_or(512))
     }
 
     /// Id that fills rows up.
@@ -96,7 +99,7 @@ impl TextEncoder {
 
     /// Token ids of one text, special tokens included.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let cleaned = clean(text, &self.clean);
+        let cleaned = self.cleaner.clean(text, &mut Masked::default());
         let encoding = self.tokenizer.encode_fast(cleaned, true).map_err(|error| {
             DataError::Tokenizer { path: self.path.clone(), detail: error.to_string() }
         })?;
@@ -111,7 +114,7 @@ impl Encode for TextEncoder {
     }
 
     fn recipe(&self, columns: &Columns) -> String {
-        let how = (columns, &self.clean, self.max_length);
+        let how = (columns, &self.cleaning, self.max_length);
         format!("classes {} {how:?}", self.fingerprint)
     }
 

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use hearth_crds::training_job::{CleanStep, Task};
+use hearth_crds::preparation::Cleaning;
+use hearth_crds::training_job::Task;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::manifest::hash_file;
@@ -26,8 +27,9 @@ pub struct ModelCard {
     pub format_version: u32,
     /// What the model does.
     pub task: Task,
-    /// Cleaning of every text before the tokenizer, in order.
-    pub clean: Vec<CleanStep>,
+    /// Cleaning of every text before the tokenizer.
+    #[serde(flatten)]
+    pub cleaning: Cleaning,
     /// Tokens after which a text is cut.
     pub max_length: usize,
     /// Classes in the order of their ids.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use hearth_crds::preparation::Cleaning;
 use hearth_crds::training_job::Task;
 use hearth_crds::worker_config::ExitCode;
 use tch::Device;
@@ -66,7 +67,7 @@ pub fn merge(base: &Path, adapters: &Path, output: &Path) -> Result<Exported, Er
             Head::CausalLm => Task::CausalLM,
             Head::Classifier(_) => Task::SequenceClassification,
         },
-        clean: Vec::new(),
+        cleaning: Cleaning::default(),
         max_length: config.max_tokens,
         labels: model.labels().names().to_vec(),
         step: None,

@@ -337,6 +337,7 @@ fn succeeded(config: &QuantizeConfig, report: Report) -> WorkerResult {
         checkpoint: None,
         model: report.digest.map(|digest| ModelStatus { uri: config.output_uri.clone(), digest }),
         compression: Some(report.compression),
+        data: None,
     }
 }
 

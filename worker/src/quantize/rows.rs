@@ -38,7 +38,7 @@ impl Reader {
         let longest = card.as_ref().map_or(MAX_LENGTH, |card| card.max_length);
         let options = EncoderOptions {
             objective: Objective::Pretraining,
-            clean: card.map(|card| card.clean).unwrap_or_default(),
+            cleaning: card.map(|card| card.cleaning).unwrap_or_default(),
             max_length: longest.min(model.config.max_tokens),
             now: jiff::Zoned::now().datetime(),
         };

@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use hearth_crds::model_deployment::Quantization;
+use hearth_crds::preparation::Cleaning;
 use hearth_crds::training_job::Task;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -164,7 +165,7 @@ fn card(model: &Model, max_length: usize, source: &Path) -> io::Result<ModelCard
             Head::CausalLm => Task::CausalLM,
             Head::Classifier(_) => Task::SequenceClassification,
         },
-        clean: Vec::new(),
+        cleaning: Cleaning::default(),
         max_length,
         labels: model.labels().names().to_vec(),
         step: None,

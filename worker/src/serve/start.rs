@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use axum::Router;
 use hearth_crds::model_deployment::ServingRuntime;
+use hearth_crds::preparation::Cleaning;
 use hearth_crds::worker_config::ServeConfig;
 use tch::Device;
 use tokio::sync::Semaphore;
@@ -91,7 +92,7 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
     }
     if is_embedder(&config) {
         let embedder = embedder::load(directory, device)?;
-        let encoder = TextEncoder::load(directory, Vec::new(), embedder.max_tokens)?;
+        let encoder = TextEncoder::load(directory, Cleaning::default(), embedder.max_tokens)?;
         let mut model = TextEmbedder { embedder, pad: encoder.pad(), device };
         warm_up(&mut model, &encoder, bounds.batch)?;
         return Ok(Loaded::Embedder(model, Box::new(encoder)));

@@ -12,6 +12,7 @@ use tch::Device;
 use super::evaluate::{self, EvalOptions};
 use super::gang::Gang;
 use super::session::note;
+use crate::config::prepared::to_clean;
 use crate::config::{Config, Lesson};
 use crate::cores::cores;
 use crate::data::dataset::{self, ReadOptions, SequenceFiles};
@@ -63,8 +64,8 @@ impl Encoder {
         }
         let encoder = match &config.lesson {
             Lesson::Classes { .. } => {
-                let clean = config.data.clean.clone();
-                Self::Text(Box::new(TextEncoder::load(&config.model, clean, max_length)?))
+                let cleaning = to_clean(&config.data);
+                Self::Text(Box::new(TextEncoder::load(&config.model, cleaning, max_length)?))
             }
             Lesson::Texts | Lesson::Answers { .. } | Lesson::Preferences { .. } => {
                 Self::sequences(config, max_length)?
@@ -128,7 +129,7 @@ impl Encoder {
         };
         let options = EncoderOptions {
             objective,
-            clean: config.data.clean.clone(),
+            cleaning: to_clean(&config.data),
             max_length,
             now: jiff::Zoned::now().datetime(),
         };

@@ -177,7 +177,7 @@ impl Session<'_> {
         let card = ModelCard {
             format_version: export::card::FORMAT_VERSION,
             task: self.config.task,
-            clean: self.config.data.clean.clone(),
+            cleaning: self.config.data.cleaning(),
             max_length: self.encoder.max_length(),
             labels: model.labels().names().to_vec(),
             step: Some(of_step),

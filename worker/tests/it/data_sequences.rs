@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hearth_crds::preparation::Cleaning;
 use hearth_worker::data::dataset::{ReadOptions, SequenceFiles, load_sequences};
 use hearth_worker::data::encode::EncoderOptions;
 use hearth_worker::data::{
@@ -78,7 +79,7 @@ impl Home {
         threads: usize,
     ) -> Result<TrainingSet, DataError> {
         let now = jiff::civil::date(2026, 7, 4).at(0, 0, 0, 0);
-        let options = EncoderOptions { objective, clean: Vec::new(), max_length: 6, now };
+        let options = EncoderOptions { objective, cleaning: Cleaning::default(), max_length: 6, now };
         let encoder = SequenceEncoder::load(self.root.path(), options)?;
         let files = SequenceFiles { train: source, eval: None, eval_split: None, max_bad_rows };
         let options = ReadOptions {

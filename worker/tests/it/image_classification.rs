@@ -126,6 +126,9 @@ fn try_load(
         eval: None,
         eval_split: None,
         clean: Vec::new(),
+        replace: Vec::new(),
+        mask: Vec::new(),
+        prepared: None,
         max_bad_rows,
     };
     let options = ReadOptions {

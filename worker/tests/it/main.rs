@@ -42,6 +42,7 @@ mod parity_learned;
 mod parity_smollm2;
 mod parity_transformers;
 mod preferences;
+mod prepare;
 mod pruning;
 mod quantize;
 mod resize;

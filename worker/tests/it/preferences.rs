@@ -1,6 +1,7 @@
 //! The better of two answers is learned: alike by one rank and by two, with and without adapters,
 //! and a killed run goes on against the model that it began with.
 
+use hearth_crds::preparation::Cleaning;
 use hearth_worker::data::Samples;
 use hearth_worker::data::dataset::{ReadOptions, SequenceFiles, load_sequences};
 use hearth_worker::data::encode::EncoderOptions;
@@ -122,7 +123,7 @@ fn a_killed_run_goes_on_against_the_model_that_it_began_with() {
 fn samples(fixture: &Fixture) -> Samples {
     let options = EncoderOptions {
         objective: hearth_worker::data::Objective::Preference,
-        clean: Vec::new(),
+        cleaning: Cleaning::default(),
         max_length: 16,
         now: jiff::civil::date(2026, 7, 4).at(0, 0, 0, 0),
     };

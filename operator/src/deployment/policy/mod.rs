@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_crds::TrainingJob;
 use hearth_crds::model_deployment::{CompressionReport, Routing};
 use hearth_crds::routing::Measure;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 
 use super::observed::{Model, Observed, Route, Workload};
 use super::rollout::{Counted, Record, Step};
@@ -20,12 +20,9 @@ use super::scale;
 use super::target::Target;
 use super::validate::ValidDeployment;
 use crate::children::LostPod;
-use crate::lost_pods::lost_pods;
-use crate::observed::PodView;
+use crate::lost_pods::{DEFAULT_GRACE, lost_pods};
+use crate::observed::blocked;
 use compress::{Compressed, compressed};
-
-/// Kubernetes' termination grace period where a pod sets none.
-const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
 /// The next step.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -261,26 +258,6 @@ fn starting(server: Option<&Workload>, pods: &[PodView]) -> Stage {
         (None, None) => Stage::Starting(counts),
     }
 }
-
-/// What keeps a pod from starting, if a person can change it.
-fn blocked(pods: &[PodView]) -> Option<String> {
-    let live = || pods.iter().filter(|pod| !pod.is_over() && pod.deadline.is_none());
-    let unplaced = live().find_map(|pod| Some((pod, pod.unschedulable.as_ref()?)));
-    if let Some((pod, why)) = unplaced {
-        return Some(format!("no node takes pod {}: {why}", pod.name));
-    }
-    live().find_map(|pod| {
-        let (reason, message) = pod.waiting.as_ref()?;
-        let ordinary = ["ContainerCreating", "PodInitializing"].contains(&reason.as_str());
-        let last = pod.exit.as_ref().map(|exit| match exit.result() {
-            Some(result) => format!("; its last words: {}", result.message),
-            None => format!("; its last exit code: {}", exit.code),
-        });
-        let last = last.unwrap_or_default();
-        (!ordinary).then(|| format!("pod {} waits: {reason}: {message}{last}", pod.name))
-    })
-}
-
 fn waiting(model: &Model) -> Stage {
     match model {
         Model::Missing { reason, message, hopeless } => {

@@ -1,8 +1,9 @@
 //! The worker's configuration from a valid job, for pods and local processes.
 
-use hearth_crds::objective::Objective;
+use hearth_crds::objective::{Objective, ObjectiveType};
+use hearth_crds::preparation::{self, PrepareConfig};
 use hearth_crds::source::Source;
-use hearth_crds::training_job::DataSource;
+use hearth_crds::training_job::{DataSource, Task};
 use hearth_crds::worker_config::{
     AGENT_PORT, CONFIG_VERSION, DataFile, JobIdentity, TrainConfig, TrainData, TrainDistillation,
 };
@@ -20,24 +21,20 @@ pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
     };
     TrainConfig {
         version: CONFIG_VERSION.into(),
-        job: JobIdentity {
-            namespace: job.namespace.clone(),
-            name: job.name.clone(),
-            uid: job.uid.clone(),
-        },
+        job: identity(job),
         task: spec.task,
         accelerator: spec.workers.accelerator(),
         model: path_of(&job.model, backend),
         data: TrainData {
             train: data_file(&spec.data.train, &job.train, backend),
-            eval: spec
-                .data
-                .eval
-                .as_ref()
-                .zip(job.eval.as_ref())
-                .map(|(rows, source)| data_file(rows, source, backend)),
+            eval: eval_file(job, backend),
             eval_split: spec.data.eval_split,
             clean: spec.data.clean.clone(),
+            replace: spec.data.replace.clone(),
+            mask: spec.data.mask.clone(),
+            prepared: job.prepared.as_ref().map(|directory| {
+                path_of(directory, backend).join(preparation::pointer(&identity(job)))
+            }),
             max_bad_rows: spec.data.max_bad_rows.unsigned_abs(),
         },
         objective: spec.objective.clone().or_else(|| Objective::of_task(spec.task)),
@@ -73,17 +70,62 @@ fn coordinator_host(job: &ValidJob) -> String {
 
 /// Where the export is once the job has succeeded: `model` below the output.
 pub fn model_uri(job: &ValidJob) -> String {
-    below(&job.output, "model").to_string()
+    job.output.join("model").to_string()
 }
 
-/// The location `name` inside a directory.
-fn below(directory: &Source, name: &str) -> Source {
-    match directory.clone() {
-        Source::Pvc { claim, path } => Source::Pvc { claim, path: path.join(name) },
-        Source::File { path } => Source::File { path: path.join(name) },
-        Source::S3 { bucket, key } => Source::S3 { bucket, key: format!("{key}/{name}") },
-        hub @ Source::HuggingFace { .. } => hub,
+/// What `hearth-worker prepare` is told, where rows are prepared.
+pub fn prepare_config(job: &ValidJob, backend: &Backend) -> Option<PrepareConfig> {
+    let (preparation, output) = job.spec.data.preparation.as_ref().zip(job.prepared.as_ref())?;
+    let data = &job.spec.data;
+    let (texts, label, image) = fields(job);
+    Some(PrepareConfig {
+        version: CONFIG_VERSION.into(),
+        job: identity(job),
+        train: data_file(&data.train, &job.train, backend),
+        eval: eval_file(job, backend),
+        eval_split: data.eval_split,
+        text_fields: texts.iter().map(|field| (*field).to_owned()).collect(),
+        label: label.cloned(),
+        image: image.cloned(),
+        cleaning: data.cleaning(),
+        max_bad_rows: data.max_bad_rows.unsigned_abs(),
+        preparation: preparation.clone(),
+        output: path_of(output, backend),
+        output_uri: output.to_string(),
+    })
+}
+
+/// The fields of texts, of the label and of the picture that a job's task reads.
+fn fields(job: &ValidJob) -> (Vec<&String>, Option<&String>, Option<&String>) {
+    let rows = &job.spec.data.train;
+    let objective = job.spec.objective.clone().or_else(|| Objective::of_task(job.spec.task));
+    match (job.spec.task, objective.map(|objective| objective.type_)) {
+        (Task::ImageClassification, _) => (Vec::new(), Some(&rows.label), Some(&rows.image)),
+        (Task::SequenceClassification, _) => (vec![&rows.text], Some(&rows.label), None),
+        (Task::TabularClassification | Task::TabularRegression, _) => {
+            (Vec::new(), Some(&rows.label), None)
+        }
+        (Task::CausalLM, Some(ObjectiveType::SFT)) => {
+            (vec![&rows.messages, &rows.prompt, &rows.completion, &rows.text], None, None)
+        }
+        (Task::CausalLM, Some(ObjectiveType::DPO)) => {
+            (vec![&rows.prompt, &rows.chosen, &rows.rejected], None, None)
+        }
+        (Task::CausalLM, _) => (vec![&rows.text], None, None),
     }
+}
+
+fn identity(job: &ValidJob) -> JobIdentity {
+    JobIdentity {
+        namespace: job.namespace.clone(),
+        name: job.name.clone(),
+        uid: job.uid.clone(),
+    }
+}
+
+fn eval_file(job: &ValidJob, backend: &Backend) -> Option<DataFile> {
+    let rows = job.spec.data.eval.as_ref().zip(job.eval.as_ref());
+    rows.map(|(rows, source)| data_file(rows, source, backend))
 }
 
 /// A file of rows as the back end's processes see it.
@@ -108,7 +150,6 @@ mod tests {
     use super::*;
     use crate::source_rules::LocalMachine;
     use crate::training_job::validate::{self, tests::sample};
-    use hearth_crds::objective::ObjectiveType;
     use serde_json::json;
     use std::path::{Path, PathBuf};
 

@@ -141,6 +141,7 @@ mod tests {
             checkpoint: None,
             model: None,
             compression: None,
+            data: None,
         }
     }
 

@@ -6,6 +6,7 @@ use hearth_crds::worker_config::{WorkerState, WorkerStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::outcome::{Outcome, outcome};
+use super::preparing::preparing;
 use crate::admission::Grant;
 use crate::admission::policy::Decision;
 use crate::agent_client::AgentAnswer;
@@ -30,6 +31,8 @@ pub enum Stage {
     MissingClaims(Vec<String>),
     /// `suspend` is true.
     Suspended,
+    /// Its rows are being prepared: how far that is.
+    Preparing(String),
     /// Kueue, or admission, has not let it start; what it waits for.
     Queued(String),
     /// Admission took its place away; for whom.
@@ -65,6 +68,8 @@ pub fn stage(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Stage {
             Stage::MissingClaims(seen.missing_claims.clone())
         } else if valid.spec.suspend {
             Stage::Suspended
+        } else if let Some(stage) = preparing(valid, seen, now) {
+            stage
         } else if let Some(stage) = held(seen) {
             stage
         } else {
@@ -138,7 +143,7 @@ fn is_done(pod: &PodView) -> bool {
 }
 
 fn live_or_ending(seen: &Observed) -> bool {
-    seen.pods.iter().any(|pod| !pod.is_over())
+    seen.pods.iter().chain(&seen.prepare_pods).any(|pod| !pod.is_over())
 }
 
 fn live_pods(seen: &Observed) -> impl Iterator<Item = &PodView> {

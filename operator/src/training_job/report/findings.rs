@@ -43,6 +43,10 @@ pub(super) fn findings_of(
             held("Suspended", "spec.suspend is true: set it to false to go on".into()),
             running(Truth::False, "Suspended", "The job is suspended.".into()),
         ]),
+        Stage::Preparing(how) => (Some("Preparing"), vec![
+            valid(),
+            running(Truth::False, "Preparing", full_stop(how)),
+        ]),
         Stage::Queued(why) => (Some("Pending"), vec![
             valid(),
             held("Queued", why.clone()),

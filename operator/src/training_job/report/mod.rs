@@ -159,6 +159,8 @@ fn take_figures(
     stage: &Stage,
     now: Timestamp,
 ) {
+    let prepared = seen.prepare_pods.iter().filter_map(|pod| pod.exit.as_ref()?.result()?.data);
+    after.data = prepared.last().or_else(|| after.data.take());
     match stage {
         Stage::Running(status) => {
             after.restarts = after.restarts.max(count(status.restarts));
@@ -204,6 +206,7 @@ fn take_figures(
         Stage::SpecChanged
         | Stage::MissingClaims(_)
         | Stage::Suspended
+        | Stage::Preparing(_)
         | Stage::Queued(_)
         | Stage::Yielding(_)
         | Stage::Stopping
@@ -251,6 +254,7 @@ fn look_again(verdict: &Verdict<'_>, now: Timestamp) -> Action {
             Stage::Starting { .. }
             | Stage::SpecChanged
             | Stage::Suspended
+            | Stage::Preparing(_)
             | Stage::Queued(_)
             | Stage::Yielding(_) => Action::requeue(RESYNC),
         },

@@ -1,0 +1,107 @@
+//! The objects that prepare a job's rows: one pod, without GPUs, before any worker.
+
+use std::collections::BTreeMap;
+
+use hearth_crds::preparation::PrepareConfig;
+use hearth_crds::worker_config::CONFIG_PATH;
+use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::config::prepare_config;
+use super::job::failure_policy;
+use crate::children::{ANNOTATION_PARENT, ANNOTATION_SPEC_HASH, Child, ChildId, Kind, Parent};
+use crate::network;
+use crate::pods::{self, Images, MemoryDefault};
+use crate::settings::Settings;
+use crate::source_rules::Backend;
+use crate::training_job::validate::ValidJob;
+
+/// Role of the pod.
+pub const PREPARE: &str = "prepare";
+/// Memory of a preparation that asks for none.
+const MEMORY: MemoryDefault = MemoryDefault { request: "1Gi", limit: "4Gi" };
+/// Tries before a preparation is given up; permanent errors are not retried.
+const RETRIES: i32 = 3;
+
+/// The kinds of these objects.
+pub(crate) const KINDS: [Kind; 3] = [Kind::ConfigMap, Kind::NetworkPolicy, Kind::Job];
+
+/// Their names.
+pub(crate) fn ids(valid: &ValidJob) -> impl Iterator<Item = ChildId> {
+    let name = valid.prepare_name();
+    KINDS.into_iter().map(move |kind| ChildId { kind, name: name.clone() })
+}
+
+/// The objects, in the order of writing; none where nothing is prepared. While `suspend`, the Job
+/// makes no pod.
+pub(super) fn children(
+    valid: &ValidJob,
+    parent: &Parent,
+    settings: &Settings,
+    suspend: bool,
+) -> Vec<Child> {
+    let Some(config) = prepare_config(valid, &Backend::Cluster) else { return Vec::new() };
+    let policy = network::policy(parent.selector(PREPARE), Vec::new(), Vec::new());
+    vec![
+        Child::ConfigMap(config_map(valid, parent, &config)),
+        Child::NetworkPolicy(NetworkPolicy {
+            metadata: parent.child_meta(&valid.prepare_name(), PREPARE),
+            spec: Some(policy),
+        }),
+        Child::Job(Box::new(job(valid, parent, &settings.images, suspend))),
+    ]
+}
+
+fn config_map(valid: &ValidJob, parent: &Parent, config: &PrepareConfig) -> ConfigMap {
+    let text = serde_json::to_string_pretty(config).unwrap_or_default();
+    ConfigMap {
+        metadata: parent.child_meta(&valid.prepare_name(), PREPARE),
+        data: Some(BTreeMap::from([("config.json".to_owned(), text)])),
+        immutable: Some(true),
+        ..ConfigMap::default()
+    }
+}
+
+/// Of one pod, with an index as workers have: its last words are worker 0's.
+fn job(valid: &ValidJob, parent: &Parent, images: &Images, suspend: bool) -> Job {
+    let mut metadata = parent.child_meta(&valid.prepare_name(), PREPARE);
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(ANNOTATION_SPEC_HASH.into(), valid.spec_hash());
+    Job {
+        metadata,
+        spec: Some(JobSpec {
+            completion_mode: Some("Indexed".to_owned()),
+            completions: Some(1),
+            parallelism: Some(1),
+            backoff_limit: Some(RETRIES),
+            active_deadline_seconds: valid.spec.active_deadline_seconds,
+            pod_failure_policy: Some(failure_policy(PREPARE)),
+            pod_replacement_policy: Some("Failed".to_owned()),
+            suspend: Some(suspend),
+            template: template(valid, parent, images),
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn template(valid: &ValidJob, parent: &Parent, images: &Images) -> PodTemplateSpec {
+    let asked = valid.spec.data.preparation.as_ref().map(|p| p.resources.clone());
+    let args = ["prepare", "--config", CONFIG_PATH].map(str::to_owned).into();
+    let container = pods::worker(PREPARE, images, args, &asked.unwrap_or_default(), MEMORY);
+    let mut pod = pods::pod(container, &valid.spec.workers.placement);
+    pod.restart_policy = Some("Never".to_owned());
+    pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);
+    pods::add_config(&mut pod, &valid.prepare_name());
+    pods::add_claims(&mut pod, &valid.prepare_claims());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(parent.labels(PREPARE)),
+            annotations: Some([(ANNOTATION_PARENT.to_owned(), valid.name.clone())].into()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod),
+    }
+}
