@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use hearth_crds::preparation::TextFilter;
 use whatlang::Lang;
@@ -137,7 +138,10 @@ fn repeated_lines(text: &str) -> f64 {
 /// one such sequence counts once.
 fn repeated_words(text: &str) -> f64 {
     let lengths: Vec<usize> = units(text).map(|unit| unit.chars().count()).collect();
-    let mut seen = HashSet::new();
+    if lengths.len() < SEQUENCE {
+        return 0.0;
+    }
+    let mut seen = HashSet::<_, BuildHasherDefault<AsItIs>>::default();
     let (mut repeated, mut counted) = (0, 0);
     for (start, sequence) in Shingles::<SEQUENCE>::of(text).enumerate() {
         if !seen.insert(sequence) {
@@ -147,6 +151,24 @@ fn repeated_words(text: &str) -> f64 {
         }
     }
     share(repeated, lengths.iter().sum())
+}
+
+/// For numbers that are hashes already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 fn share(part: usize, whole: usize) -> f64 {

@@ -2,7 +2,7 @@
 
 use twox_hash::XxHash3_64;
 
-use super::units::units;
+use super::units::{Units, units};
 
 /// An odd number with bits all over: 2^64 divided by the golden ratio.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -11,15 +11,14 @@ const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// and nothing where it has none. Made of the units' XXH3 hashes, so that they are the same on all
 /// machines.
 pub(super) struct Shingles<'a, const N: usize> {
-    hashes: Box<dyn Iterator<Item = u64> + 'a>,
+    units: Units<'a>,
     window: [u64; N],
     filled: usize,
 }
 
 impl<'a, const N: usize> Shingles<'a, N> {
     pub(super) fn of(text: &'a str) -> Self {
-        let hashes = units(text).map(|unit| XxHash3_64::oneshot(unit.as_bytes()));
-        Self { hashes: Box::new(hashes), window: [0; N], filled: 0 }
+        Self { units: units(text), window: [0; N], filled: 0 }
     }
 }
 
@@ -27,9 +26,9 @@ impl<const N: usize> Iterator for Shingles<'_, N> {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {
-        for hash in self.hashes.by_ref() {
+        for unit in self.units.by_ref() {
             self.window.rotate_left(1);
-            self.window[N - 1] = hash;
+            self.window[N - 1] = XxHash3_64::oneshot(unit.as_bytes());
             self.filled += 1;
             if self.filled >= N {
                 return Some(mix(&self.window));

@@ -15,6 +15,8 @@ use super::shingle::Shingles;
 const VALUES: usize = 128;
 /// Words of a sequence.
 const SEQUENCE: usize = 5;
+/// Sequences that are hashed together.
+const BLOCK: usize = 32;
 /// Weight of texts that are alike and share no band, against those that are not and do. The latter
 /// cost a comparison of signatures, the former a duplicate in the data.
 const MISSED: f64 = 0.95;
@@ -54,15 +56,14 @@ impl MinHash {
     /// are (a x + b) mod 2^64 / 2^32 of 32 bits x of a sequence's hash (Dietzfelbinger 1996,
     /// strongly universal). A text without words has the greatest number everywhere.
     pub fn sign(&self, text: &str, signature: &mut [u32]) {
-        let mut least = [u32::MAX; VALUES];
-        for shingle in Shingles::<SEQUENCE>::of(text) {
-            let x = shingle >> 32;
-            for ((least, a), b) in least.iter_mut().zip(&self.multipliers).zip(&self.addends) {
-                let value = (a.wrapping_mul(x).wrapping_add(*b) >> 32) as u32;
-                *least = value.min(*least);
-            }
+        let mut xs: Vec<u32> = Shingles::<SEQUENCE>::of(text).map(upper_half).collect();
+        // Whole blocks: a sequence that is there twice changes no minimum.
+        let last = xs.last().copied();
+        xs.extend(last.into_iter().cycle().take(xs.len().next_multiple_of(BLOCK) - xs.len()));
+        let functions = self.multipliers.iter().zip(&self.addends);
+        for (value, (multiplier, addend)) in signature.iter_mut().zip(functions) {
+            *value = least(&xs, *multiplier, *addend);
         }
-        signature.copy_from_slice(&least);
     }
 
     /// A key for each band: texts that share one at the same place may say the same.
@@ -76,6 +77,29 @@ impl MinHash {
     pub fn alike(&self, one: &[u32], other: &[u32]) -> bool {
         similarity(one, other) >= self.threshold
     }
+}
+
+/// The least value of a function over whole blocks of `xs`.
+fn least(xs: &[u32], multiplier: u64, addend: u64) -> u32 {
+    const SIGN: u32 = 1 << 31;
+    // Vectors of plain x86-64 compare signed numbers only, so the order is moved to those.
+    let addend = addend.wrapping_add(u64::from(SIGN) << 32);
+    // Products of 32 bits, which vectors of plain x86-64 have.
+    let (high, low) = (multiplier >> 32, multiplier & u64::from(u32::MAX));
+    let mut least = [i32::MAX; BLOCK];
+    for block in xs.as_chunks::<BLOCK>().0 {
+        for (least, x) in least.iter_mut().zip(block) {
+            let x = u64::from(*x);
+            let value = (low * x).wrapping_add((high * x) << 32).wrapping_add(addend);
+            *least = upper_half(value).cast_signed().min(*least);
+        }
+    }
+    let least = least.into_iter().min().unwrap_or(i32::MAX);
+    least.cast_unsigned() ^ SIGN
+}
+
+fn upper_half(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
 fn key(rows: &[u32]) -> u64 {

@@ -1,12 +1,17 @@
 //! What texts are compared by.
 
+use std::str::SplitWhitespace;
+
 /// Words between white space. Chinese, Japanese, Thai, Lao, Burmese and Khmer are written without
 /// spaces: there, each character is a unit of its own, and what is between such characters another.
-pub(super) fn units(text: &str) -> impl Iterator<Item = &str> {
-    text.split_whitespace().flat_map(|word| Units { rest: word })
+pub(super) fn units(text: &str) -> Units<'_> {
+    Units { words: text.split_whitespace(), rest: "" }
 }
 
-struct Units<'a> {
+/// The units of a text, in order.
+pub(super) struct Units<'a> {
+    words: SplitWhitespace<'a>,
+    /// What is left of a word.
     rest: &'a str,
 }
 
@@ -14,10 +19,13 @@ impl<'a> Iterator for Units<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
+        if self.rest.is_empty() {
+            self.rest = self.words.next()?;
+        }
         let length = if self.rest.is_ascii() { self.rest.len() } else { first_unit(self.rest) };
         let (unit, rest) = self.rest.split_at(length);
         self.rest = rest;
-        (!unit.is_empty()).then_some(unit)
+        Some(unit)
     }
 }
 
