@@ -1,3 +1,4 @@
 //! Raw rows → clean, split, described ones.
 
+pub mod augment;
 pub mod text;

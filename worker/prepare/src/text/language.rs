@@ -18,7 +18,7 @@ pub(super) fn codes() -> Vec<&'static str> {
 }
 
 /// The language of the first 4096 bytes, where whatlang calls it reliable.
-pub(super) fn of(text: &str) -> Option<Lang> {
+pub(crate) fn of(text: &str) -> Option<Lang> {
     let start = &text[..text.floor_char_boundary(LOOKED_AT)];
     whatlang::detect(start).filter(whatlang::Info::is_reliable).map(|info| info.lang())
 }

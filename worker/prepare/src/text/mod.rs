@@ -3,10 +3,10 @@
 pub mod clean;
 pub mod filter;
 pub mod html;
-mod language;
+pub(crate) mod language;
 pub mod mask;
 pub mod normal;
 mod scan;
 mod shingle;
 pub mod similar;
-mod units;
+pub(crate) mod units;
