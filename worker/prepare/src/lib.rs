@@ -1,4 +1,5 @@
 //! Raw rows → clean, split, described ones.
 
 pub mod augment;
+pub mod table;
 pub mod text;
