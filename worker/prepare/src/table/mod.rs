@@ -7,7 +7,8 @@ pub mod smote;
 pub mod statistics;
 pub mod windows;
 
-/// The values of a column, one a row; `None` is a missing one.
+/// The values of a column, one a row; `None` is a missing one. `true` and `false`, and texts of
+/// any kind, are categories; times are numbers in a unit of the caller's choice.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ColumnValues {
     /// Numbers. Those that are not finite count as missing.

@@ -3,7 +3,7 @@
 use whatlang::Lang;
 
 /// Bytes of a text from which its language is told.
-const LOOKED_AT: usize = 4096;
+const LOOKED_AT: usize = 1024;
 
 /// A language by its code of ISO 639-1.
 pub(super) fn by_code(code: &str) -> Option<Lang> {
@@ -17,7 +17,7 @@ pub(super) fn codes() -> Vec<&'static str> {
     codes
 }
 
-/// The language of the first 4096 bytes, where whatlang calls it reliable.
+/// The language of the first 1024 bytes, where whatlang calls it reliable.
 pub(crate) fn of(text: &str) -> Option<Lang> {
     let start = &text[..text.floor_char_boundary(LOOKED_AT)];
     whatlang::detect(start).filter(whatlang::Info::is_reliable).map(|info| info.lang())

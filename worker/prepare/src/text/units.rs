@@ -1,17 +1,13 @@
 //! What texts are compared by.
 
-use std::str::SplitWhitespace;
-
 /// Words between white space. Chinese, Japanese, Thai, Lao, Burmese and Khmer are written without
 /// spaces: there, each character is a unit of its own, and what is between such characters another.
 pub(super) fn units(text: &str) -> Units<'_> {
-    Units { words: text.split_whitespace(), rest: "" }
+    Units { rest: text }
 }
 
 /// The units of a text, in order.
 pub(super) struct Units<'a> {
-    words: SplitWhitespace<'a>,
-    /// What is left of a word.
     rest: &'a str,
 }
 
@@ -19,22 +15,31 @@ impl<'a> Iterator for Units<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        if self.rest.is_empty() {
-            self.rest = self.words.next()?;
+        let is_space = |byte: u8| matches!(byte, b'\t'..=b'\r' | b' ');
+        let bytes = self.rest.as_bytes();
+        let start = bytes.iter().position(|byte| !is_space(*byte))?;
+        let after = |byte: &u8| is_space(*byte) || !byte.is_ascii();
+        let length = bytes[start..].iter().position(after).unwrap_or(bytes.len() - start);
+        if bytes.get(start + length).is_none_or(u8::is_ascii) {
+            let unit = &self.rest[start..start + length];
+            self.rest = &self.rest[start + length..];
+            return Some(unit);
         }
-        let length = if self.rest.is_ascii() { self.rest.len() } else { first_unit(self.rest) };
-        let (unit, rest) = self.rest.split_at(length);
+        let rest = self.rest.trim_start();
+        let (unit, rest) = rest.split_at(first_unit(rest));
         self.rest = rest;
-        Some(unit)
+        (!unit.is_empty()).then_some(unit)
     }
 }
 
-/// Bytes of the first unit.
+/// Bytes of the first unit of a text that begins with no white space.
 fn first_unit(text: &str) -> usize {
     let mut chars = text.char_indices();
     match chars.next() {
         Some((_, c)) if is_unspaced(c) => c.len_utf8(),
-        _ => chars.find(|(_, c)| is_unspaced(*c)).map_or(text.len(), |(at, _)| at),
+        _ => chars
+            .find(|(_, c)| is_unspaced(*c) || c.is_whitespace())
+            .map_or(text.len(), |(at, _)| at),
     }
 }
 
@@ -68,10 +73,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn units_are_all_of_the_text(text in "[a-zé你好，\\s]{0,40}|\\PC{0,40}") {
+        fn units_are_all_of_the_text(text in "[a-zé你好，\\s\u{a0}\u{3000}]{0,40}|\\PC{0,40}") {
             let all: String = units(&text).collect();
             let want: String = text.split_whitespace().collect();
             prop_assert_eq!(all, want);
+            let spaced = text.replace(is_unspaced, "x");
+            let words: Vec<&str> = spaced.split_whitespace().collect();
+            prop_assert_eq!(units(&spaced).collect::<Vec<_>>(), words);
         }
     }
 }

@@ -94,6 +94,12 @@ fn copies_rows_and_seeds_differ() {
     }
 }
 
+#[test]
+fn copies_are_those_that_were_made_before() {
+    let copy = augmenter(&spec(0.2, 0.2, 0.2, 0.2)).copy(TEXT, b"row", 0);
+    assert_eq!(copy, "The, being fast, rapid idle jumps over 2 Rapid dogs. Quick thinking!");
+}
+
 proptest! {
     #[test]
     fn any_text_has_the_same_copy_for_the_same_seed(text in "[a-z ,.高兴公园quick]{0,30}|\\PC{0,30}") {
