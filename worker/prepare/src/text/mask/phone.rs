@@ -15,14 +15,17 @@ pub(super) fn phone(text: &[u8], word: &Range<usize>, floor: usize) -> Option<Ra
         return None;
     }
     let before = &text[floor..word.start];
-    let groups = Groups::read(text, word);
     if before.ends_with(b"+") {
+        let groups = Groups::read(text, word);
         let plus = word.start - 1;
         let stands_alone = plus == floor || !is_word_byte(text[plus - 1]);
         let end = stands_alone.then(|| international(&groups)).flatten()?;
         return Some(plus..end);
     }
-    let place = word.start..chinese(text, &groups)?;
+    if !may_begin_chinese(&text[word.clone()]) {
+        return None;
+    }
+    let place = word.start..chinese(text, &Groups::read(text, word))?;
     if is_part_of_decimal(text, &place) {
         return None;
     }
@@ -87,6 +90,16 @@ fn international(groups: &Groups) -> Option<usize> {
         _ => (8..=15).contains(&digits.len()),
     };
     groups.prefixes().find(|(_, digits, _)| fits(digits)).map(|(_, _, end)| end)
+}
+
+/// Whether a Chinese number may begin with this group of digits, which most numbers do not.
+fn may_begin_chinese(group: &[u8]) -> bool {
+    match group {
+        [b'8', b'6', ..] | [b'0', b'0', b'8', b'6', ..] => true,
+        [b'0', ..] => matches!(group.len(), 3 | 4 | 10..=12),
+        [b'1', b'3'..=b'9', ..] => matches!(group.len(), 3 | 7 | 11),
+        _ => false,
+    }
 }
 
 /// The end of a Chinese number, its extension with it.
