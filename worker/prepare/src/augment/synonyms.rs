@@ -47,7 +47,8 @@ pub struct Synonyms {
 impl Synonyms {
     /// Reads a file of sets, one a line, with tabs between its words; or, of a directory, WordNet's
     /// files (`data.noun`, `data.verb`, `data.adj`, `data.adv`; format: `wndb(5WN)`), of which some
-    /// may be missing.
+    /// may be missing. Of WordNet, sets with names are left out: a service is no Robert William
+    /// Service.
     ///
     /// # Errors
     ///
@@ -106,7 +107,10 @@ fn wordnet(directory: &Path) -> Result<Vec<Vec<String>>, SynonymsError> {
                 continue;
             }
             let set = wordnet_set(line);
-            sets.push(set.ok_or(SynonymsError::WordNet { path: path.clone(), line: number + 1 })?);
+            let set = set.ok_or(SynonymsError::WordNet { path: path.clone(), line: number + 1 })?;
+            if !set.iter().any(|word| word.starts_with(char::is_uppercase)) {
+                sets.push(set);
+            }
         }
     }
     Ok(sets)
@@ -136,7 +140,8 @@ mod tests {
 
     const NOUNS: &str = "  1 This software and database is being provided to you\n\
         02958343 06 n 03 car 0 auto 0 automobile 0 001 @ 03791235 n 0000 | a motor vehicle\n\
-        08249207 14 n 02 motor_pool 0 Car_pool 1 000 | vehicles\n\
+        08249207 14 n 02 motor_pool 0 car_pool 1 000 | vehicles\n\
+        11295000 18 n 02 Service 0 car 1 000 | a poet\n\
         00001740 03 n 01 entity 0 000 | that which is\n";
     const ADJECTIVES: &str = "00013887 00 a 02 galore(ip) 0 abounding 0 000 | in great numbers\n";
 
@@ -147,7 +152,7 @@ mod tests {
         fs::write(directory.path().join("data.adj"), ADJECTIVES).unwrap();
         let synonyms = Synonyms::load(directory.path()).unwrap();
         assert_eq!(synonyms.of("Car"), ["auto", "automobile"]);
-        assert_eq!(synonyms.of("motor pool"), ["Car pool"]);
+        assert_eq!(synonyms.of("motor pool"), ["car pool"]);
         assert_eq!(synonyms.of("abounding"), ["galore"]);
         assert!(synonyms.of("entity").is_empty());
     }
