@@ -65,7 +65,6 @@ mod tests {
                 resident_id(number.as_bytes().try_into().unwrap())
             });
         }
-        // Alibaba's and Tencent's.
         for number in ["91330100799655058B", "9144030071526726XG"] {
             assert_one_last(number, b"0123456789ABCDEFGHJKLMNPQRTUWXY", |number| {
                 social_credit_code(number.as_bytes().try_into().unwrap())

@@ -66,7 +66,7 @@ pub(super) fn iban(text: &[u8], word: &Range<usize>) -> Option<Range<usize>> {
     (word_end(text, at) == at && check::iban(&characters)).then_some(word.start..at)
 }
 
-/// Characters of a country's IBANs (SWIFT's registry, release 99).
+/// Characters of a country's IBANs (SWIFT's IBAN registry).
 #[rustfmt::skip]
 fn iban_length(country: [u8; 2]) -> Option<usize> {
     Some(match &country {
@@ -82,7 +82,7 @@ fn iban_length(country: [u8; 2]) -> Option<usize> {
         b"LY" | b"PT" | b"ST" => 25,
         b"IS" | b"TR" => 26,
         b"BI" | b"DJ" | b"FR" | b"GR" | b"IT" | b"MC" | b"MR" | b"SM" => 27,
-        b"AL" | b"AZ" | b"BY" | b"CY" | b"DO" | b"EG" | b"GT" | b"HN" | b"HU" | b"LB" | b"NI" | b"PL" => 28,
+        b"AL" | b"AZ" | b"BY" | b"CY" | b"DO" | b"EG" | b"GT" | b"HN" | b"HU" | b"LB" | b"NI" | b"PL" | b"SV" => 28,
         b"BR" | b"PS" | b"QA" | b"UA" => 29,
         b"JO" | b"KW" | b"MU" | b"YE" => 30,
         b"MT" | b"SC" => 31,
