@@ -65,6 +65,33 @@ fn each_kind_is_found_and_nothing_else() {
     }
 }
 
+/// Examples of SWIFT's IBAN registry, one of each length and of countries that joined late.
+#[test]
+fn examples_of_the_registry_are_found() {
+    for iban in [
+        "NO9386011117947",
+        "BE68539007547034",
+        "NL91ABNA0417164300",
+        "SI56263300012039086",
+        "XK051212012345678906",
+        "LI21088100002324013AA",
+        "VA59001123000012345678",
+        "IQ98NBIQ850123456789012",
+        "VG96VPVG0000012345678901",
+        "ST23000100010051845310146",
+        "TR330006100519786457841326",
+        "FR1420041010050500013M02606",
+        "SV62CENR00000000000000700025",
+        "EG380019000500000000263180002",
+        "KW81CBKU0000000000001234560101",
+        "MU17BOMM0101101030300200000MUR",
+        "SC18SSCB11010000000000001497USD",
+        "LC55HEMM000100010012001200023015",
+    ] {
+        assert_eq!(masked(&[PersonalData::IBAN], iban), "[IBAN]", "{iban}");
+    }
+}
+
 #[test]
 fn only_what_is_asked_for_is_masked() {
     let text = "a@b.de 13812345678 10.0.0.1 123-45-6789";
