@@ -54,7 +54,9 @@ impl Recipe {
         let touched = Touched::new(config);
         let cleaner = Cleaner::new(&config.cleaning)
             .map_err(|error| setting("data.clean", error.to_string()))?;
-        let filter = config.preparation.filter.as_ref().map(Filter::new);
+        let filter = config.preparation.filter.as_ref().map(Filter::new).transpose();
+        let filter =
+            filter.map_err(|error| setting("data.preparation.filter", error.to_string()))?;
         let near = config.preparation.deduplicate.as_ref().and_then(|d| d.near);
         if touched.texts().is_empty() && (filter.is_some() || near.is_some()) {
             let what = if filter.is_some() { "filter" } else { "deduplicate.near" };
@@ -145,7 +147,7 @@ impl Recipe {
                     Some(EMPTY.to_owned())
                 } else {
                     let refusal = self.filter.as_ref().and_then(|filter| filter.refusal(&text));
-                    refusal.map(|refusal| format!("{refusal:?}"))
+                    refusal.map(|refusal| refusal.to_string())
                 };
                 if let Some(reason) = refusal {
                     *stays = false;

@@ -15,6 +15,7 @@ mod pages;
 mod parquet;
 mod table;
 mod text;
+mod thrift;
 
 use std::num::NonZeroUsize;
 use std::path::Path;

@@ -49,7 +49,7 @@ fn what_is_known_is_found_and_what_is_damaged_is_made_again() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert_eq!(names, [made.card.id.clone()], "nothing else is left behind");
+    assert_eq!(names, [made.card.id.as_str()], "nothing else is left behind");
 }
 
 #[test]

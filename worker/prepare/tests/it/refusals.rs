@@ -29,7 +29,7 @@ fn malformed_rows_are_counted_and_refused_past_the_permitted_number() {
 #[test]
 fn each_kind_of_useless_source_is_named_with_its_place() {
     let room = Room::new();
-    let wide = format!("{}\n", ["c"; 100_000].join(","));
+    let wide = format!("{}\n", vec!["c"; 100_000].join(","));
     for (name, content, want) in [
         ("none.jsonl", String::new(), "holds no row to use: there are no rows in it"),
         ("header.csv", "text,label\n".to_owned(), "there are no rows in it"),
