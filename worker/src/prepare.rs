@@ -10,6 +10,7 @@ use hearth_crds::worker_config::{ExitCode, WorkerResult};
 use hearth_prepare::{PrepareError, Prepared, Progress, Stage, Update};
 
 use crate::config::ConfigError;
+use crate::data::{DataError, source};
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::termination::{failure, tell};
@@ -23,17 +24,21 @@ enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
     Prepare(#[from] PrepareError),
 }
 
 impl Failure {
+    fn known(error: &Error) -> (&'static str, String, i32) {
+        (error.reason(), error.sentence(), error.exit_code() as i32)
+    }
+
     /// Reason, sentence and exit code.
     fn told(self) -> (&'static str, String, i32) {
         match self {
-            Self::Config(error) => {
-                let error = Error::from(error);
-                (error.reason(), error.sentence(), error.exit_code() as i32)
-            }
+            Self::Config(error) => Self::known(&error.into()),
+            Self::Data(error) => Self::known(&error.into()),
             Self::Prepare(error) => {
                 let code = match error.reason() {
                     "MissingInput" => ExitCode::NoInput,
@@ -63,7 +68,12 @@ pub fn run(config: &Path) -> i32 {
 }
 
 fn prepare(config: &Path) -> Result<WorkerResult, Failure> {
-    let config: PrepareConfig = crate::config::read(config)?;
+    let mut config: PrepareConfig = crate::config::read(config)?;
+    if config.text_fields.len() > 1 {
+        // A conversation, a prompt with its answer, or a text: what the first row has.
+        let known = source::first_fields(&config.train)?;
+        config.text_fields.retain(|field| known.contains(field));
+    }
     let prepared = hearth_prepare::run(&config, &mut Log::default())?;
     point(&config, &prepared)?;
     Ok(succeeded(&config, &prepared))

@@ -42,9 +42,9 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// Name of its file.
+    /// Name of its file, in a directory of its side.
     pub(crate) fn name(&self) -> String {
-        format!("{}-{:05}.parquet", self.side.name(), self.number)
+        format!("{}/{:05}.parquet", self.side.name(), self.number)
     }
 }
 
@@ -114,9 +114,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                (name("train-00000.parquet"), 0, 4, 2),
-                (name("train-00001.parquet"), 4, 5, 1),
-                (name("eval-00000.parquet"), 1, 6, 2),
+                (name("train/00000.parquet"), 0, 4, 2),
+                (name("train/00001.parquet"), 4, 5, 1),
+                (name("eval/00000.parquet"), 1, 6, 2),
             ]
         );
     }

@@ -131,12 +131,14 @@ impl Writing<'_> {
 
     fn shard(&self, shard: &Shard) -> Result<ShardReport, PrepareError> {
         let name = shard.name();
-        let told = self.work.join(format!("{name}.json"));
+        let told = self.work.join(format!("{}.json", name.replace('/', "-")));
         if let Some(known) = read_json(&told) {
             return Ok(known);
         }
         let path = self.out.join(&name);
+        let directory = path.parent().unwrap_or(self.out);
         let unwritten = |error| PrepareError::writing(&path, error);
+        std::fs::create_dir_all(directory).map_err(unwritten)?;
         let out = Hashing::new(Whole::create(&path).map_err(unwritten)?);
         let mut writer = self.writer(shard, out)?;
         let mut summary = Summary::default();
@@ -158,7 +160,11 @@ impl Writing<'_> {
             blake3: out.hasher.finalize().to_hex().to_string(),
         };
         let report = ShardReport { file, summary };
-        let finished = out.inner.finish().and_then(|()| sync_directory(self.out));
+        let finished = out
+            .inner
+            .finish()
+            .and_then(|()| sync_directory(directory))
+            .and_then(|()| sync_directory(self.out));
         finished.and_then(|()| write_json(&told, &report)).map_err(unwritten)?;
         Ok(report)
     }

@@ -116,7 +116,7 @@ fn what_was_prepared_can_be_prepared_again() {
         "m": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "id": 1
     });
     assert_eq!(rows(&made, "train"), std::slice::from_ref(&want));
-    config.train.path = made.directory.join("train-00000.parquet");
+    config.train.path = made.directory.join("train/00000.parquet");
     config.train.format = DataFormat::Parquet;
     let again = prepare(&config).unwrap();
     assert_eq!(rows(&again, "train"), [want]);

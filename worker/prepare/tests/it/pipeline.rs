@@ -36,7 +36,7 @@ fn what_is_known_is_found_and_what_is_damaged_is_made_again() {
     assert!(again.known);
     assert_eq!(again.card, made.card);
 
-    let shard = made.directory.join("train-00000.parquet");
+    let shard = made.directory.join("train/00000.parquet");
     let mut content = fs::read(&shard).unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;

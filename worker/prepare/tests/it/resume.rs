@@ -109,5 +109,5 @@ fn what_an_earlier_run_left_is_used_and_the_comparison_can_fail() {
     finish(start(&room, &config, &output, &[])).unwrap();
     let found = bytes(&result(&output));
     assert_ne!(found["card.json"], want["card.json"]);
-    assert_eq!(found["train-00000.parquet"], want["train-00000.parquet"]);
+    assert_eq!(found["train/00000.parquet"], want["train/00000.parquet"]);
 }

@@ -9,9 +9,9 @@ pub(in crate::data) mod folder;
 mod lines;
 mod parquet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use hearth_crds::training_job::DataFormat;
@@ -143,6 +143,34 @@ fn records(file: PathBuf, format: Format, names: &[&str]) -> Result<Records, Dat
             Ok(Box::new(Lines::new(input, file, format)))
         }
     }
+}
+
+/// Names of the fields that the first row of a source has.
+pub fn first_fields(data: &DataFile) -> Result<BTreeSet<String>, DataError> {
+    let format = Format::from(data.format);
+    let file = folder::files(&data.path, format)?.swap_remove(0);
+    match format {
+        Format::Parquet => parquet::columns(&file),
+        Format::Text => Ok(BTreeSet::from(["text".to_owned()])),
+        Format::Csv => header(&file),
+        Format::Jsonl => {
+            let first = records(file, format, &[])?.next().transpose()?;
+            let Some(Content::Json { bytes, .. }) = first.map(|record| record.content) else {
+                return Err(DataError::Empty { path: data.path.clone() });
+            };
+            // A malformed row is told of by whoever reads them all.
+            Ok(parse_json(&bytes).unwrap_or_default().into_keys().collect())
+        }
+    }
+}
+
+/// Names in the header of a CSV file.
+fn header(path: &Path) -> Result<BTreeSet<String>, DataError> {
+    let mut line = String::new();
+    let read = BufReader::new(open(path)?.take(1 << 20)).read_line(&mut line);
+    read.map_err(|error| read_error(path, error))?;
+    let names = line.trim_end().split([',', ';', '\t']);
+    Ok(names.map(|name| name.trim_matches(['"', '\u{feff}']).to_owned()).collect())
 }
 
 /// Rows of a file. After an error there are no more.

@@ -1,5 +1,6 @@
 //! Rows of Parquet files: page by page, only the columns that are wanted.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +36,17 @@ impl Rows {
         let records = records.map_err(|error| damaged(path, &error))?;
         Ok(Self { records, path: path.to_owned(), line: 0, ended: false })
     }
+}
+
+/// Names of the columns of the file at `path`.
+pub(super) fn columns(path: &Path) -> Result<BTreeSet<String>, DataError> {
+    let file = open(path)?;
+    let names = guarded(|| {
+        let reader = SerializedFileReader::new(file)?;
+        let root = reader.metadata().file_metadata().schema_descr().root_schema();
+        Ok(root.get_fields().iter().map(|field| field.name().to_owned()).collect())
+    });
+    names.map_err(|error| damaged(path, &error))
 }
 
 impl Iterator for Rows {
