@@ -188,7 +188,9 @@ impl Error {
             | Self::OtherRun { .. }
             | Self::Data(DataError::Cleaning(_))
             | Self::Model(ModelError::Unsupported { .. }) => ExitCode::Usage,
-            Self::Config(ConfigError::Read { source, .. } | ConfigError::Prepared { source, .. })
+            Self::Config(
+                ConfigError::Read { source, .. } | ConfigError::Prepared { source, .. },
+            )
             | Self::Data(DataError::Read { source, .. } | DataError::Cache { source })
             | Self::Model(ModelError::Read { source, .. }) => read_code(source),
             Self::Output { source, .. } => write_code(source),

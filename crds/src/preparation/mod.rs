@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::pod::Resources;
 
 pub use config::{
-    ColumnCard, DataCard, DataStatus, LengthCard, MalformedRow, NumbersCard, Pointer, PrepareConfig,
-    SourceCard, pointer,
+    ColumnCard, DataCard, DataStatus, LengthCard, MalformedRow, NumbersCard, Pointer,
+    PrepareConfig, SourceCard, pointer,
 };
 pub use image::{ColorJitter, Flip, ImageAugmentation, ImageFilter, Scale};
 pub use table::{

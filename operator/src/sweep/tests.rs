@@ -112,6 +112,24 @@ fn run(valid: &ValidSweep, world: &mut World) -> Decision {
 }
 
 #[test]
+fn trials_prepare_their_rows_in_one_place() {
+    for (written, want) in [
+        (json!({}), "pvc://models/search/data"),
+        (json!({"output": "pvc://models/prepared"}), "pvc://models/prepared"),
+    ] {
+        let valid = valid(|sweep| sweep["spec"]["job"]["data"]["preparation"] = written);
+        let mut world = World::default();
+        world.look(&valid);
+        let outputs: Vec<_> = world
+            .jobs
+            .iter()
+            .map(|job| job.spec.data.preparation.clone().unwrap().output)
+            .collect();
+        assert_eq!(outputs, vec![Some(want.to_owned()); 3]);
+    }
+}
+
+#[test]
 fn a_sweep_runs_to_its_end_and_names_the_best() {
     let (valid, mut world) = (valid(|_| {}), World::default());
     let decision = run(&valid, &mut world);

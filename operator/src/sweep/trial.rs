@@ -83,6 +83,10 @@ pub fn job(
         serde_json::from_value(spec).map_err(|error| error.to_string())?;
     let below = spec.output.destination.trim_end_matches('/').to_owned();
     spec.output.destination = format!("{below}/trial-{number}");
+    if let Some(preparation) = &mut spec.data.preparation {
+        // What trials prepare alike is prepared once.
+        preparation.output.get_or_insert_with(|| format!("{below}/data"));
+    }
     let ladder = valid.ladder.as_ref().map(Halving::rungs).unwrap_or_default();
     if rung + 1 < ladder.len() {
         spec.stop_at_step = i64::try_from(ladder[rung]).ok();

@@ -18,7 +18,7 @@ type Gap<'a> = (bool, &'a str, String, &'a str);
 /// Everything in the spec that this version does not do.
 pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let gaps = [engine_gaps(spec), objective_gaps(spec), step_gaps(spec)];
+    let gaps = [engine_gaps(spec), objective_gaps(spec), step_gaps(spec), preparation_gaps(spec)];
     for (asked, field, problem, fix) in gaps.into_iter().flatten() {
         if asked {
             faults.push(Fault::unsupported(field, problem, fix));
@@ -64,6 +64,34 @@ pub fn unread_rows(
         }
     }
     faults
+}
+
+fn preparation_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
+    let Some(preparation) = &spec.data.preparation else { return Vec::new() };
+    let distance = preparation.deduplicate.as_ref().and_then(|asked| asked.hash_distance);
+    let gap = |asked: bool, field, problem: &str| (asked, field, problem.to_owned(), "remove it");
+    vec![
+        gap(
+            spec.task == Task::ImageClassification,
+            "spec.data.preparation",
+            "this version does not prepare the rows of pictures",
+        ),
+        gap(
+            preparation.table.is_some(),
+            "spec.data.preparation.table",
+            "this version does not mend columns",
+        ),
+        gap(
+            preparation.images.is_some() || distance.is_some(),
+            "spec.data.preparation.images",
+            "this version does not look at pictures (nor at deduplicate.hashDistance)",
+        ),
+        gap(
+            preparation.augment.is_some(),
+            "spec.data.preparation.augment",
+            "this version makes no rows of rows",
+        ),
+    ]
 }
 
 fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {

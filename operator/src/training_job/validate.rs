@@ -8,7 +8,7 @@
 use hearth_crds::names;
 use hearth_crds::source::Source;
 use hearth_crds::training_job::{
-    Accelerator, CheckpointStorage, DataFormat, TrainingJob, TrainingJobSpec,
+    Accelerator, CheckpointStorage, DataFormat, DataSource, TrainingJob, TrainingJobSpec,
 };
 use kube::ResourceExt;
 
@@ -186,10 +186,19 @@ fn bucket_faults(storage: &CheckpointStorage, backend: &Backend) -> Option<Fault
 
 /// What is wrong with formats.
 fn data_faults(spec: &TrainingJobSpec) -> Vec<Fault> {
-    if spec.data.preparation.is_some() {
-        return Vec::new();
+    let data = &spec.data;
+    if data.preparation.is_some() {
+        let fields =
+            |rows: &DataSource| DataSource { source: String::new(), format: None, ..rows.clone() };
+        let differ = data.eval.as_ref().is_some_and(|rows| fields(rows) != fields(&data.train));
+        let fault = Fault::invalid(
+            "spec.data.eval",
+            "names its fields otherwise than data.train, and both are prepared alike",
+            "name them alike in both files and here",
+        );
+        return differ.then_some(fault).into_iter().collect();
     }
-    let named = [("train", Some(&spec.data.train)), ("eval", spec.data.eval.as_ref())];
+    let named = [("train", Some(&data.train)), ("eval", data.eval.as_ref())];
     let raw = named
         .into_iter()
         .filter(|(_, rows)| rows.is_some_and(|rows| rows.format() == DataFormat::CSV));

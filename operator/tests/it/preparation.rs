@@ -52,8 +52,12 @@ fn prepared() -> Value {
 async fn workers_come_once_the_rows_are_prepared() {
     let world = world(|job| prepares(&mut job["spec"]));
     world.train("spam").await.unwrap();
-    let first = ["apply configmaps/spam-prepare", "apply networkpolicies/spam-prepare",
-                 "apply jobs/spam-prepare", "status trainingjobs/spam"];
+    let first = [
+        "apply configmaps/spam-prepare",
+        "apply networkpolicies/spam-prepare",
+        "apply jobs/spam-prepare",
+        "status trainingjobs/spam",
+    ];
     assert_eq!(world.writes(), first);
     assert_eq!(world.get(JOB)["status"]["state"], "Preparing");
     assert_eq!(world.condition(JOB, "Running"), "False Preparing");
@@ -61,7 +65,10 @@ async fn workers_come_once_the_rows_are_prepared() {
     let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
     let read_only = |claim: &str| {
         let path = format!("/mnt/hearth/{claim}");
-        mounts.iter().find(|mount| mount["mountPath"] == path.as_str()).map(|m| m["readOnly"] == true)
+        mounts
+            .iter()
+            .find(|mount| mount["mountPath"] == path.as_str())
+            .map(|m| m["readOnly"] == true)
     };
     assert_eq!((read_only("data"), read_only("models")), (Some(true), Some(false)));
     world.train("spam").await.unwrap();
@@ -91,8 +98,11 @@ async fn rows_that_cannot_be_prepared_end_the_job_with_the_reason() {
     let world = world(|job| prepares(&mut job["spec"]));
     world.train("spam").await.unwrap();
     let message = "/mnt/hearth/data/train.jsonl:7: not a JSON object";
-    ends(&world, &json!({"succeeded": false, "reason": "BadData", "message": message,
-                         "exitCode": 65, "restarts": 0}));
+    ends(
+        &world,
+        &json!({"succeeded": false, "reason": "BadData", "message": message,
+                         "exitCode": 65, "restarts": 0}),
+    );
     world.train("spam").await.unwrap();
     assert_eq!(world.condition(JOB, "Failed"), "True BadData");
     assert!(world.told(JOB, "Failed").contains("train.jsonl:7"));

@@ -16,9 +16,10 @@ pub const EVAL: &str = "eval";
 /// The data with prepared rows, where a job has them: they are split already.
 pub(super) fn follow(data: TrainData) -> Result<TrainData, ConfigError> {
     let Some(pointer) = &data.prepared else { return Ok(data) };
-    let read = |path: &Path| std::fs::read(path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
-    let Pointer { id } = read(pointer)
-        .map_err(|source| ConfigError::Prepared { path: pointer.clone(), source })?;
+    let read =
+        |path: &Path| std::fs::read(path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    let Pointer { id } =
+        read(pointer).map_err(|source| ConfigError::Prepared { path: pointer.clone(), source })?;
     let root = pointer.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     let directory = root.join(&id);
     let file = |name: &str| DataFile {

@@ -79,7 +79,8 @@ impl Home {
         threads: usize,
     ) -> Result<TrainingSet, DataError> {
         let now = jiff::civil::date(2026, 7, 4).at(0, 0, 0, 0);
-        let options = EncoderOptions { objective, cleaning: Cleaning::default(), max_length: 6, now };
+        let options =
+            EncoderOptions { objective, cleaning: Cleaning::default(), max_length: 6, now };
         let encoder = SequenceEncoder::load(self.root.path(), options)?;
         let files = SequenceFiles { train: source, eval: None, eval_split: None, max_bad_rows };
         let options = ReadOptions {

@@ -116,11 +116,7 @@ fn fields(job: &ValidJob) -> (Vec<&String>, Option<&String>, Option<&String>) {
 }
 
 fn identity(job: &ValidJob) -> JobIdentity {
-    JobIdentity {
-        namespace: job.namespace.clone(),
-        name: job.name.clone(),
-        uid: job.uid.clone(),
-    }
+    JobIdentity { namespace: job.namespace.clone(), name: job.name.clone(), uid: job.uid.clone() }
 }
 
 fn eval_file(job: &ValidJob, backend: &Backend) -> Option<DataFile> {

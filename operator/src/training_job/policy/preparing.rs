@@ -43,9 +43,9 @@ pub(super) fn preparing(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Op
 mod tests {
     use super::*;
     use crate::observed::{JobView, PodView};
+    use crate::training_job::Backend;
     use crate::training_job::policy::stage;
     use crate::training_job::validate::{self, tests::sample};
-    use crate::training_job::Backend;
     use serde_json::json;
 
     fn at(second: i64) -> Timestamp {
