@@ -11,6 +11,7 @@
 //! 2. Memory does not grow with the sources but by some bytes a row.
 //! 3. A result is there whole, under its name, or not at all.
 
+pub mod augment;
 mod bad_rows;
 mod card;
 mod error;
@@ -22,6 +23,7 @@ mod rows;
 mod run;
 mod source;
 mod stage;
+pub mod table;
 pub mod text;
 
 pub use card::markdown;

@@ -47,7 +47,7 @@ fn prepare() -> anyhow::Result<()> {
         serde_json::from_reader(BufReader::new(file)).with_context(|| path.clone())?;
     let mut bar = Bar::new();
     let prepared = run_with(&config, &settings, &mut bar)?;
-    bar.bar.finish_and_clear();
+    bar.shown.finish_and_clear();
     let known = if prepared.known { " (it was there)" } else { "" };
     say(&format!("{}{known}", prepared.directory.display()));
     Ok(())
@@ -60,7 +60,7 @@ fn say(text: &str) {
 
 /// A bar on a terminal, else a line every ten seconds and at each stage.
 struct Bar {
-    bar: ProgressBar,
+    shown: ProgressBar,
     stage: Option<Stage>,
     said: Instant,
 }
@@ -69,19 +69,19 @@ const EVERY: Duration = Duration::from_secs(10);
 
 impl Bar {
     fn new() -> Self {
-        let bar = ProgressBar::new(0);
+        let shown = ProgressBar::new(0);
         let template = "{msg:17} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            shown.set_style(style);
         }
-        Self { bar, stage: None, said: Instant::now() }
+        Self { shown, stage: None, said: Instant::now() }
     }
 }
 
 impl Progress for Bar {
     fn update(&mut self, update: &Update) {
         let new = self.stage.replace(update.stage) != Some(update.stage);
-        if self.bar.is_hidden() {
+        if self.shown.is_hidden() {
             if new || self.said.elapsed() >= EVERY {
                 self.said = Instant::now();
                 let Update { stage, rows, bytes, total } = update;
@@ -90,10 +90,10 @@ impl Progress for Bar {
             return;
         }
         if new {
-            self.bar.reset();
-            self.bar.set_message(update.stage.to_string());
+            self.shown.reset();
+            self.shown.set_message(update.stage.to_string());
         }
-        self.bar.set_length(update.total);
-        self.bar.set_position(update.bytes);
+        self.shown.set_length(update.total);
+        self.shown.set_position(update.bytes);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use arrow_array::builder::StringBuilder;
 use arrow_array::{Array, BooleanArray, RecordBatch, StringArray};
 use arrow_select::filter::filter_record_batch;
-use hearth_crds::preparation::PrepareConfig;
+use hearth_crds::preparation::{Preparation, PrepareConfig};
 
 use super::check::flaws;
 use super::key::keys;
@@ -54,11 +54,17 @@ impl Recipe {
         let touched = Touched::new(config);
         let cleaner = Cleaner::new(&config.cleaning)
             .map_err(|error| setting("data.clean", error.to_string()))?;
-        let filter = config.preparation.filter.as_ref().map(Filter::new);
+        let filter = config.preparation.filter.as_ref().map(Filter::new).transpose();
+        let filter =
+            filter.map_err(|error| setting("data.preparation.filter", error.to_string()))?;
         let near = config.preparation.deduplicate.as_ref().and_then(|d| d.near);
         if touched.texts().is_empty() && (filter.is_some() || near.is_some()) {
             let what = if filter.is_some() { "filter" } else { "deduplicate.near" };
             let told = "rows have no field of texts to look at; leave it out";
+            return Err(setting(&format!("data.preparation.{what}"), told.to_owned()));
+        }
+        if let Some(what) = not_yet(&config.preparation) {
+            let told = "this version does not do it yet; leave it out";
             return Err(setting(&format!("data.preparation.{what}"), told.to_owned()));
         }
         let seed = config.preparation.seed.cast_unsigned();
@@ -145,7 +151,7 @@ impl Recipe {
                     Some(EMPTY.to_owned())
                 } else {
                     let refusal = self.filter.as_ref().and_then(|filter| filter.refusal(&text));
-                    refusal.map(|refusal| format!("{refusal:?}"))
+                    refusal.map(|refusal| refusal.to_string())
                 };
                 if let Some(reason) = refusal {
                     *stays = false;
@@ -170,6 +176,21 @@ impl Recipe {
         }
         Ok(signatures)
     }
+}
+
+/// A setting that nothing heeds. Data that lack what was asked for must not look as if they had it.
+fn not_yet(asked: &Preparation) -> Option<&'static str> {
+    let deduplicate = asked.deduplicate.as_ref();
+    let settings = [
+        ("table", asked.table.is_some()),
+        ("images", asked.images.is_some()),
+        ("augment", asked.augment.is_some()),
+        (
+            "deduplicate.hashDistance",
+            deduplicate.is_some_and(|asked| asked.hash_distance.is_some()),
+        ),
+    ];
+    settings.into_iter().find_map(|(name, is_asked)| is_asked.then_some(name))
 }
 
 fn pieces<'a>(batch: &'a RecordBatch, name: &str) -> Result<Pieces<'a>, PrepareError> {

@@ -206,7 +206,9 @@ mod tests {
         fn the_order_of_rows_does_not_matter(a in any_kind(), b in any_kind(), c in any_kind()) {
             let join = |kinds: [&Kind; 3]| {
                 let mut all = Kind::Null;
-                kinds.into_iter().for_each(|kind| all.join(kind.clone()));
+                for kind in kinds {
+                    all.join(kind.clone());
+                }
                 all
             };
             let want = join([&a, &b, &c]);

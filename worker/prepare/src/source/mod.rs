@@ -8,6 +8,8 @@
 mod build;
 mod csv;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod kind;
 mod lines;
@@ -15,6 +17,7 @@ mod pages;
 mod parquet;
 mod table;
 mod text;
+mod thrift;
 
 use std::num::NonZeroUsize;
 use std::path::Path;

@@ -8,6 +8,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
+use super::thrift::{I32, Input, LIST, STRUCT};
+
 /// Most bytes of a page, packed or not.
 const MAX_PAGE: i64 = 256 << 20;
 /// Most values of a page: some megabytes when packed well, and gigabytes in memory.
@@ -16,8 +18,8 @@ const MAX_VALUES: i64 = 64 << 20;
 /// are read again in full.
 const HEADER: usize = 512;
 const MAX_HEADER: usize = 1 << 20;
-/// Levels of structs in a header.
-const MAX_DEPTH: u32 = 8;
+/// Levels of columns in one another.
+const MAX_NESTING: usize = 128;
 
 /// Checks the headers of the pages between two places in the file. Those that claim what they
 /// cannot hold, or more than fits, are refused.
@@ -49,9 +51,8 @@ fn header(file: &File, at: u64, end: u64) -> Result<(Header, usize), String> {
         let mut bytes = vec![0; room];
         file.read_exact_at(&mut bytes, at).map_err(|error| error.to_string())?;
         let mut input = Input { bytes: &bytes, at: 0 };
-        let mut header = Header::default();
-        match input.header(&mut header) {
-            Some(()) => return Ok((header, input.at)),
+        match page(&mut input) {
+            Some(header) => return Ok((header, input.at)),
             None if input.at >= room && room == size && size < MAX_HEADER => size = MAX_HEADER,
             None => return Err(format!("no page header at byte {at}")),
         }
@@ -65,114 +66,79 @@ struct Header {
     values: i64,
 }
 
-struct Input<'a> {
-    bytes: &'a [u8],
-    at: usize,
+fn page(input: &mut Input<'_>) -> Option<Header> {
+    let (mut header, mut last) = (Header::default(), 0);
+    while let Some((number, kind)) = input.field(last)? {
+        last = number;
+        match (number, kind) {
+            (2, I32) => header.unpacked = input.signed()?,
+            (3, I32) => header.packed = input.signed()?,
+            (5 | 8, STRUCT) => header.values = data_page(input)?,
+            _ => input.skip(kind, 0)?,
+        }
+    }
+    Some(header)
 }
 
-// Types of the compact protocol.
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const I32: u8 = 5;
-const STRUCT: u8 = 12;
-
-impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = self.bytes.get(self.at).copied();
-        self.at += 1;
-        byte
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn signed(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
-    }
-
-    /// Number and type of the next field; `Some(None)` at the end of a struct.
-    #[expect(clippy::option_option, reason = "the end of the bytes, and that of a struct")]
-    fn field(&mut self, last: i64) -> Option<Option<(i64, u8)>> {
-        let byte = self.byte()?;
-        match (byte >> 4, byte & 15) {
-            (_, 0) => Some(None),
-            (0, kind) => Some(Some((self.signed()?, kind))),
-            (step, kind) => Some(Some((last.checked_add(i64::from(step))?, kind))),
+fn data_page(input: &mut Input<'_>) -> Option<i64> {
+    let (mut values, mut last) = (0, 0);
+    while let Some((number, kind)) = input.field(last)? {
+        last = number;
+        match (number, kind) {
+            (1, I32) => values = input.signed()?,
+            _ => input.skip(kind, 0)?,
         }
     }
+    Some(values)
+}
 
-    fn header(&mut self, header: &mut Header) -> Option<()> {
-        let mut last = 0;
-        while let Some((number, kind)) = self.field(last)? {
-            last = number;
-            match (number, kind) {
-                (2, I32) => header.unpacked = self.signed()?,
-                (3, I32) => header.packed = self.signed()?,
-                (5 | 8, STRUCT) => self.data_page(header)?,
-                _ => self.skip(kind, 0)?,
-            }
-        }
-        Some(())
+/// Checks how deep a file's columns are in one another: the library goes down into them without a
+/// bound. The footer is a struct `FileMetaData`, whose field 2 lists the columns, parents first;
+/// field 5 of each says how many children follow.
+pub(super) fn check_nesting(footer: &[u8]) -> Result<(), String> {
+    match nesting(&mut Input { bytes: footer, at: 0 }) {
+        Some(depth) if depth <= MAX_NESTING => Ok(()),
+        Some(_) => Err(format!("columns are more than {MAX_NESTING} levels deep in one another")),
+        None => Err("its footer cannot be understood".to_owned()),
     }
+}
 
-    fn data_page(&mut self, header: &mut Header) -> Option<()> {
-        let mut last = 0;
-        while let Some((number, kind)) = self.field(last)? {
-            last = number;
-            match (number, kind) {
-                (1, I32) => header.values = self.signed()?,
-                _ => self.skip(kind, 1)?,
+fn nesting(input: &mut Input<'_>) -> Option<usize> {
+    let (mut deepest, mut last) = (0, 0);
+    while let Some((number, kind)) = input.field(last)? {
+        last = number;
+        if (number, kind) != (2, LIST) {
+            input.skip(kind, 0)?;
+            continue;
+        }
+        // Children of each level that are still to come.
+        let mut open: Vec<i64> = Vec::new();
+        let (count, STRUCT) = input.list()? else { return None };
+        for _ in 0..count {
+            while open.pop_if(|left| *left == 0).is_some() {}
+            if let Some(left) = open.last_mut() {
+                *left -= 1;
+            }
+            open.push(children(input)?);
+            deepest = deepest.max(open.len());
+            if deepest > MAX_NESTING {
+                return Some(deepest);
             }
         }
-        Some(())
     }
+    Some(deepest)
+}
 
-    fn skip(&mut self, kind: u8, depth: u32) -> Option<()> {
-        if depth > MAX_DEPTH {
-            return None;
+fn children(input: &mut Input<'_>) -> Option<i64> {
+    let (mut children, mut last) = (0, 0);
+    while let Some((number, kind)) = input.field(last)? {
+        last = number;
+        match (number, kind) {
+            (5, I32) => children = input.signed()?.max(0),
+            _ => input.skip(kind, 0)?,
         }
-        match kind {
-            TRUE | FALSE => {}
-            3 => {
-                self.byte()?;
-            }
-            4..=6 => {
-                self.varint()?;
-            }
-            7 => self.at += 8,
-            8 => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                self.at = self.at.saturating_add(length);
-            }
-            9 | 10 => {
-                let byte = self.byte()?;
-                let count = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
-                for _ in 0..count {
-                    // In lists booleans take a byte.
-                    self.skip(if byte & 15 <= FALSE { 3 } else { byte & 15 }, depth + 1)?;
-                }
-            }
-            STRUCT => {
-                let mut last = 0;
-                while let Some((number, kind)) = self.field(last)? {
-                    last = number;
-                    self.skip(kind, depth + 1)?;
-                }
-            }
-            _ => return None,
-        }
-        (self.at <= self.bytes.len()).then_some(())
     }
+    Some(children)
 }
 
 #[cfg(test)]
@@ -188,16 +154,28 @@ mod tests {
             0x15, 0x06, 0x15, 0x06, 0x00, 0x00, 0xff,
         ];
         let mut input = Input { bytes: &bytes, at: 0 };
-        let mut header = Header::default();
-        input.header(&mut header).unwrap();
+        let header = page(&mut input).unwrap();
         assert_eq!(header, Header { unpacked: 300, packed: 150, values: 64 });
         assert_eq!(input.at, bytes.len() - 1);
+    }
+
+    #[test]
+    fn columns_deep_in_one_another_are_refused() {
+        // Version 1; a list of 300 structs {field 5: one child}; the end.
+        let mut deep = vec![0x15, 0x02, 0x19, 0xfc, 0xac, 0x02];
+        deep.extend([0x55, 0x02, 0x00].repeat(300));
+        deep.push(0);
+        assert!(check_nesting(&deep).unwrap_err().contains("more than 128 levels"));
+        let mut flat = vec![0x15, 0x02, 0x19, 0x2c, 0x55, 0x02, 0x00, 0x00];
+        flat.push(0);
+        assert_eq!(nesting(&mut Input { bytes: &flat, at: 0 }), Some(2));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Input { bytes: &bytes, at: 0 }.header(&mut Header::default());
+            let _ = page(&mut Input { bytes: &bytes, at: 0 });
+            let _ = check_nesting(&bytes);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Rows of Parquet files, a row group at a time.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,9 +59,14 @@ fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), PrepareError> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
     let (size, file) = opened.map_err(|error| PrepareError::reading(path, error))?;
     let claimed = footer_size(&file, size);
-    if claimed.is_none_or(|claimed| claimed > size.min(MAX_FOOTER)) {
+    let Some(claimed) = claimed.filter(|claimed| *claimed <= size.min(MAX_FOOTER) - 8) else {
         return Err(unreadable(path, "it does not end as one: truncated?"));
-    }
+    };
+    let mut footer = vec![0; usize::try_from(claimed).unwrap_or(0)];
+    file.read_exact_at(&mut footer, size - 8 - claimed)
+        .map_err(|error| PrepareError::reading(path, error))?;
+    pages::check_nesting(&footer).map_err(|detail| unreadable(path, detail))?;
+    drop(footer);
     // What a writer says of Arrow's types is passed over: dictionaries and views become texts.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let metadata = guarded(|| ArrowReaderMetadata::load(&file, options))
@@ -70,7 +76,6 @@ fn open(path: &Path) -> Result<(File, ArrowReaderMetadata), PrepareError> {
 
 /// Bytes of the footer, as the file's last eight say.
 fn footer_size(file: &File, size: u64) -> Option<u64> {
-    use std::os::unix::fs::FileExt as _;
     let mut tail = [0; 8];
     file.read_exact_at(&mut tail, size.checked_sub(8)?).ok()?;
     let [a, b, c, d, magic @ ..] = tail;

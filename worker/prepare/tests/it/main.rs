@@ -1,5 +1,11 @@
 //! Tests of the whole preparation, by what it writes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy allows them in functions marked as tests alone"
+)]
+
 mod fixture;
 mod formats;
 mod memory;

@@ -49,7 +49,7 @@ fn what_is_known_is_found_and_what_is_damaged_is_made_again() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    assert_eq!(names, [made.card.id.clone()], "nothing else is left behind");
+    assert_eq!(names, [made.card.id.as_str()], "nothing else is left behind");
 }
 
 #[test]
@@ -122,6 +122,29 @@ fn training_rows_that_are_for_evaluation_too_go() {
     assert_eq!(texts(&made, "eval", "text"), ["b", "d", "d"], "nobody asked to deduplicate");
     assert_eq!(made.card.dropped, [("also in eval".to_owned(), 1)].into());
     assert_eq!((made.card.rows, made.card.train_rows, made.card.eval_rows), (7, 3, 3));
+}
+
+#[test]
+fn rows_that_say_nearly_the_same_go_and_those_of_evaluation_stay() {
+    let room = Room::new();
+    let words = |from: u32| {
+        let words: Vec<String> = (from..from + 200).map(|word| format!("w{word}")).collect();
+        words.join(" ")
+    };
+    let line = |text: String| format!("{{\"text\":\"{text}\",\"label\":\"x\"}}\n");
+    // One word of 200 differs: five of 196 sequences.
+    let like = |from: u32| words(from).replace(&format!("w{} ", from + 50), "another ");
+    let train = [words(0), like(0), words(1000), words(2000), like(3000)].map(line).concat();
+    let mut config = room.config(room.file("train.jsonl", train));
+    config.eval = Some(room.file("eval.jsonl", [words(3000), words(4000)].map(line).concat()));
+    config.preparation.deduplicate =
+        Some(Deduplication { near: Some(0.8), ..Deduplication::default() });
+    let made = prepare(&config).unwrap();
+    assert_eq!(texts(&made, "train", "text"), [words(0), words(1000), words(2000)]);
+    assert_eq!(texts(&made, "eval", "text"), [words(3000), words(4000)]);
+    let want =
+        [("near duplicate", 1), ("also in eval", 1)].map(|(why, rows)| (why.to_owned(), rows));
+    assert_eq!(made.card.dropped, want.into());
 }
 
 #[test]

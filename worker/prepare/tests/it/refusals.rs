@@ -1,4 +1,4 @@
-use hearth_crds::preparation::{Cleaning, TextFilter};
+use hearth_crds::preparation::{Cleaning, TablePreparation, TextFilter};
 
 use crate::fixture::{Room, prepare, refusal};
 
@@ -29,7 +29,7 @@ fn malformed_rows_are_counted_and_refused_past_the_permitted_number() {
 #[test]
 fn each_kind_of_useless_source_is_named_with_its_place() {
     let room = Room::new();
-    let wide = format!("{}\n", ["c"; 100_000].join(","));
+    let wide = format!("{}\n", vec!["c"; 100_000].join(","));
     for (name, content, want) in [
         ("none.jsonl", String::new(), "holds no row to use: there are no rows in it"),
         ("header.csv", "text,label\n".to_owned(), "there are no rows in it"),
@@ -54,6 +54,7 @@ fn each_kind_of_useless_source_is_named_with_its_place() {
             "{\"text\":\"a\",\"label\":null}\n".to_owned(),
             ":1: field \"label\" is missing",
         ),
+        ("lacks.jsonl", "{\"label\":\"x\"}\n".to_owned(), ":1: field \"text\" is missing"),
         (
             "mixed.jsonl",
             format!(
@@ -88,6 +89,10 @@ fn settings_that_make_no_sense_are_refused() {
     let told = refusal(&config);
     assert!(told.contains("data.preparation.filter: rows have no field of texts"), "{told}");
     config.preparation.filter = None;
+    config.preparation.table = Some(TablePreparation::default());
+    let told = refusal(&config);
+    assert!(told.contains("data.preparation.table: this version does not do it yet"), "{told}");
+    config.preparation.table = None;
     config.cleaning = Cleaning::default();
     assert!(prepare(&config).is_ok());
 }
