@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use arrow_array::builder::StringBuilder;
 use arrow_array::{Array, BooleanArray, RecordBatch, StringArray};
 use arrow_select::filter::filter_record_batch;
-use hearth_crds::preparation::PrepareConfig;
+use hearth_crds::preparation::{Preparation, PrepareConfig};
 
 use super::check::flaws;
 use super::key::keys;
@@ -61,6 +61,10 @@ impl Recipe {
         if touched.texts().is_empty() && (filter.is_some() || near.is_some()) {
             let what = if filter.is_some() { "filter" } else { "deduplicate.near" };
             let told = "rows have no field of texts to look at; leave it out";
+            return Err(setting(&format!("data.preparation.{what}"), told.to_owned()));
+        }
+        if let Some(what) = not_yet(&config.preparation) {
+            let told = "this version does not do it yet; leave it out";
             return Err(setting(&format!("data.preparation.{what}"), told.to_owned()));
         }
         let seed = config.preparation.seed.cast_unsigned();
@@ -172,6 +176,21 @@ impl Recipe {
         }
         Ok(signatures)
     }
+}
+
+/// A setting that nothing heeds. Data that lack what was asked for must not look as if they had it.
+fn not_yet(asked: &Preparation) -> Option<&'static str> {
+    let deduplicate = asked.deduplicate.as_ref();
+    let settings = [
+        ("table", asked.table.is_some()),
+        ("images", asked.images.is_some()),
+        ("augment", asked.augment.is_some()),
+        (
+            "deduplicate.hashDistance",
+            deduplicate.is_some_and(|asked| asked.hash_distance.is_some()),
+        ),
+    ];
+    settings.into_iter().find_map(|(name, is_asked)| is_asked.then_some(name))
 }
 
 fn pieces<'a>(batch: &'a RecordBatch, name: &str) -> Result<Pieces<'a>, PrepareError> {

@@ -112,6 +112,8 @@ impl Touched {
         path: &Path,
     ) -> Result<(), PrepareError> {
         for name in &self.texts {
+            // Where no row has it, every row is malformed, and told to lack it.
+            kinds.entry(name.clone()).or_insert(Kind::Text);
             match kinds.get_mut(name) {
                 Some(kind) if csv => *kind = Kind::Text,
                 None | Some(Kind::Null | Kind::Text) => {}

@@ -8,6 +8,8 @@
 mod build;
 mod csv;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod kind;
 mod lines;

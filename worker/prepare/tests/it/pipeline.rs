@@ -125,6 +125,29 @@ fn training_rows_that_are_for_evaluation_too_go() {
 }
 
 #[test]
+fn rows_that_say_nearly_the_same_go_and_those_of_evaluation_stay() {
+    let room = Room::new();
+    let words = |from: u32| {
+        let words: Vec<String> = (from..from + 200).map(|word| format!("w{word}")).collect();
+        words.join(" ")
+    };
+    let line = |text: String| format!("{{\"text\":\"{text}\",\"label\":\"x\"}}\n");
+    // One word of 200 differs: five of 196 sequences.
+    let like = |from: u32| words(from).replace(&format!("w{} ", from + 50), "another ");
+    let train = [words(0), like(0), words(1000), words(2000), like(3000)].map(line).concat();
+    let mut config = room.config(room.file("train.jsonl", train));
+    config.eval = Some(room.file("eval.jsonl", [words(3000), words(4000)].map(line).concat()));
+    config.preparation.deduplicate =
+        Some(Deduplication { near: Some(0.8), ..Deduplication::default() });
+    let made = prepare(&config).unwrap();
+    assert_eq!(texts(&made, "train", "text"), [words(0), words(1000), words(2000)]);
+    assert_eq!(texts(&made, "eval", "text"), [words(3000), words(4000)]);
+    let want =
+        [("near duplicate", 1), ("also in eval", 1)].map(|(why, rows)| (why.to_owned(), rows));
+    assert_eq!(made.card.dropped, want.into());
+}
+
+#[test]
 fn the_card_tells_what_became_of_rows_and_nothing_of_their_texts() {
     let room = Room::new();
     let mut config = full(&room, 1000);

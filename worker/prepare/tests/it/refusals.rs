@@ -1,4 +1,4 @@
-use hearth_crds::preparation::{Cleaning, TextFilter};
+use hearth_crds::preparation::{Cleaning, TablePreparation, TextFilter};
 
 use crate::fixture::{Room, prepare, refusal};
 
@@ -54,6 +54,7 @@ fn each_kind_of_useless_source_is_named_with_its_place() {
             "{\"text\":\"a\",\"label\":null}\n".to_owned(),
             ":1: field \"label\" is missing",
         ),
+        ("lacks.jsonl", "{\"label\":\"x\"}\n".to_owned(), ":1: field \"text\" is missing"),
         (
             "mixed.jsonl",
             format!(
@@ -88,6 +89,10 @@ fn settings_that_make_no_sense_are_refused() {
     let told = refusal(&config);
     assert!(told.contains("data.preparation.filter: rows have no field of texts"), "{told}");
     config.preparation.filter = None;
+    config.preparation.table = Some(TablePreparation::default());
+    let told = refusal(&config);
+    assert!(told.contains("data.preparation.table: this version does not do it yet"), "{told}");
+    config.preparation.table = None;
     config.cleaning = Cleaning::default();
     assert!(prepare(&config).is_ok());
 }
