@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-serve bench-operator bench-gateway faults scan clean
+.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-serve bench-data bench-operator bench-gateway faults scan clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ bench-train: ## Speed and memory against transformers' Trainer and TRL
 
 bench-serve: ## Speed and memory of servers, against llama.cpp, ONNX Runtime and transformers
 	@tests/bench/serve.sh
+
+bench-data: ## Speed and memory of preparing texts, against datasets.map
+	@tests/bench/data.sh
 
 faults: ## The operator killed at every write, and every fault of docs/faults.md
 	@HEARTH_FAULTS_ALL=1 tests/faults/run.sh

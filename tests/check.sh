@@ -85,6 +85,7 @@ unit() {
   stage serving tests/serving/run.sh
   stage bench-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/train.sh --smoke
   stage bench-serve-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/serve.sh --smoke
+  stage bench-data-smoke env HEARTH_WORKER="$HEARTH_BIN/hearth-worker" tests/bench/data.sh --smoke
   stage bench-operator-smoke tests/bench/operator.sh --smoke
   stage bench-gateway-smoke tests/bench/gateway.sh --smoke
   stage security tests/security/run.sh
