@@ -133,8 +133,8 @@ fn rows_that_say_nearly_the_same_go_and_those_of_evaluation_stay() {
     };
     let line = |text: String| format!("{{\"text\":\"{text}\",\"label\":\"x\"}}\n");
     // One word of 200 differs: five of 196 sequences.
-    let like = |from: u32| words(from).replace(&format!("w{} ", from + 50), "another ");
-    let train = [words(0), like(0), words(1000), words(2000), like(3000)].map(line).concat();
+    let nearly = |from: u32| words(from).replace(&format!("w{} ", from + 50), "another ");
+    let train = [words(0), nearly(0), words(1000), words(2000), nearly(3000)].map(line).concat();
     let mut config = room.config(room.file("train.jsonl", train));
     config.eval = Some(room.file("eval.jsonl", [words(3000), words(4000)].map(line).concat()));
     config.preparation.deduplicate =
