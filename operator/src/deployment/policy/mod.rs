@@ -21,7 +21,7 @@ use super::target::Target;
 use super::validate::ValidDeployment;
 use crate::children::LostPod;
 use crate::lost_pods::{DEFAULT_GRACE, lost_pods};
-use crate::observed::blocked;
+use crate::observed::{PodView, blocked};
 use compress::{Compressed, compressed};
 
 /// The next step.
