@@ -191,8 +191,8 @@ pub struct ModelSource {
 /// Training and evaluation data, and how it is cleaned.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("has(self.replace) == (has(self.clean) && self.clean.exists(s, s == 'Replace'))").message("data.replace and the step Replace of data.clean need each other"),
-    validation = Rule::new("has(self.mask) == (has(self.clean) && self.clean.exists(s, s == 'Mask'))").message("data.mask and the step Mask of data.clean need each other"),
+    validation = Rule::new("(has(self.replace) && self.replace.size() > 0) == (has(self.clean) && self.clean.exists(s, s == 'Replace'))").message("data.replace and the step Replace of data.clean need each other"),
+    validation = Rule::new("(has(self.mask) && self.mask.size() > 0) == (has(self.clean) && self.clean.exists(s, s == 'Mask'))").message("data.mask and the step Mask of data.clean need each other"),
     validation = Rule::new("!has(self.preparation) || !has(self.preparation.split) || has(self.evalSplit)").message("data.preparation.split needs data.evalSplit"),
 )]
 #[serde(rename_all = "camelCase")]
