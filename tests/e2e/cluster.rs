@@ -11,6 +11,7 @@ mod gang;
 mod language;
 mod many;
 mod node_cache;
+mod prepare;
 mod resize;
 mod rollout;
 mod smaller;
