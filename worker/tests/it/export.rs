@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use hearth_crds::preparation::Cleaning;
 use hearth_worker::data::{Labels, TextEncoder, dataset};
 use hearth_worker::event::RankEvent;
 use hearth_worker::export::ModelCard;
@@ -85,7 +86,7 @@ fn the_export_is_whole_and_evaluates_to_the_reported_figures() {
 #[test]
 fn settings_stored_in_the_tokenizer_file_do_not_cut_or_pad_samples() {
     let fixture = Fixture::new(0.0);
-    let encoder = TextEncoder::load(&fixture.path("model"), Vec::new(), 8).unwrap();
+    let encoder = TextEncoder::load(&fixture.path("model"), Cleaning::default(), 8).unwrap();
     assert_eq!(encoder.encode("win cash").unwrap().len(), 4);
     assert_eq!(encoder.encode("win cash prize free click offer the a to you").unwrap().len(), 8);
 }

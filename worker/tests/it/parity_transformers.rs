@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hearth_crds::preparation::Cleaning;
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::event::{RankEvent, StepReport};
 use hearth_worker::model::{self, Dropout, embedder};
@@ -53,7 +54,7 @@ struct TokenRow {
 #[test]
 fn token_ids_are_those_of_transformers() {
     let want: Tokens = fixture("minilm-tokens.json");
-    let encoder = TextEncoder::load(&minilm(), Vec::new(), want.max_length).unwrap();
+    let encoder = TextEncoder::load(&minilm(), Cleaning::default(), want.max_length).unwrap();
     for row in &want.rows {
         assert_eq!(encoder.encode(&row.text).unwrap(), row.ids, "{:?}", row.text);
     }
@@ -101,7 +102,7 @@ struct EmbeddingRow {
 fn embeddings_are_those_of_transformers_within_1e_4() {
     let want: Embeddings = fixture("minilm-embeddings.json");
     let (model, home) = (embedder::load(&minilm(), Device::Cpu).unwrap(), minilm());
-    let encoder = TextEncoder::load(&home, Vec::new(), model.max_tokens).unwrap();
+    let encoder = TextEncoder::load(&home, Cleaning::default(), model.max_tokens).unwrap();
     let rows: Vec<Vec<u32>> =
         want.rows.iter().map(|row| encoder.encode(&row.text).unwrap()).collect();
     let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hearth_crds::preparation::Cleaning;
 use hearth_crds::worker_config::{QuantizeConfig, WorkerResult};
 use hearth_worker::data::{TextEncoder, collate};
 use hearth_worker::import::Precision;
@@ -248,7 +249,7 @@ fn a_language_model_is_calibrated_and_judged_by_its_next_tokens() {
     // It answers more like the original, on texts that it was not calibrated with.
     let logits = |directory: &Path| {
         let model = hearth_worker::quantize::load(directory, Device::Cpu).unwrap();
-        let encoder = TextEncoder::load(&fixture.path("model"), Vec::new(), 64).unwrap();
+        let encoder = TextEncoder::load(&fixture.path("model"), Cleaning::default(), 64).unwrap();
         let ids: Vec<i64> = encoder
             .encode("win the report to lunch we cash a prize")
             .unwrap()
