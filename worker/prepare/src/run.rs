@@ -338,8 +338,8 @@ fn told_recipe(config: &PrepareConfig) -> Result<Value, PrepareError> {
             }
         }
     };
-    forget("", &["job", "output"]);
-    forget("/preparation", &["output"]);
+    forget("", &["version", "job", "output", "outputUri"]);
+    forget("/preparation", &["output", "resources"]);
     forget("/train", &["path", "uri"]);
     forget("/eval", &["path", "uri"]);
     Ok(recipe)

@@ -19,7 +19,7 @@ use crate::source_rules::Backend;
 use crate::training_job::validate::ValidJob;
 
 /// Role of the pod.
-pub const PREPARE: &str = "prepare";
+pub(crate) const PREPARE: &str = "prepare";
 /// Memory of a preparation that asks for none.
 const MEMORY: MemoryDefault = MemoryDefault { request: "1Gi", limit: "4Gi" };
 /// Tries before a preparation is given up; permanent errors are not retried.

@@ -82,7 +82,7 @@ fn read(path: &Path, format: DataFormat) -> Option<u64> {
 }
 
 fn config(path: &Path, format: DataFormat) -> PrepareConfig {
-    let text = r#"{"job":{"namespace":"n","name":"j","uid":"u"},"train":{"path":"","uri":"","text":"text","label":"label"},"output":""}"#;
+    let text = r#"{"version":"","job":{"namespace":"n","name":"j","uid":"u"},"train":{"path":"","uri":"","text":"text","label":"label"},"output":"","outputUri":""}"#;
     let mut config: PrepareConfig = serde_json::from_str(text).unwrap();
     config.train = DataFile { path: path.to_owned(), format, ..DataFile::default() };
     config

@@ -48,6 +48,7 @@ impl Room {
     /// Settings for rows with `text` and `label`.
     pub(crate) fn config(&self, train: DataFile) -> PrepareConfig {
         PrepareConfig {
+            version: String::new(),
             job: JobIdentity { namespace: "n".into(), name: "j".into(), uid: "u".into() },
             train,
             eval: None,
@@ -59,6 +60,7 @@ impl Room {
             max_bad_rows: 0,
             preparation: Preparation::default(),
             output: self.path("out"),
+            output_uri: String::new(),
         }
     }
 }
