@@ -162,16 +162,15 @@ impl Scan {
                 continue;
             }
             match byte {
+                b']' | b'}' | b',' if self.depth == 0 => return Some(at),
                 b'"' => self.in_string = true,
                 b'[' | b'{' => self.depth += 1,
-                b']' | b'}' if self.depth == 0 => return Some(at),
                 b']' | b'}' => {
                     self.depth -= 1;
                     if self.depth == 0 {
                         return Some(at + 1);
                     }
                 }
-                b',' if self.depth == 0 => return Some(at),
                 _ => {}
             }
         }

@@ -3,6 +3,7 @@
 
 mod array;
 pub mod dicom;
+pub mod images;
 pub mod label_studio;
 mod within;
 

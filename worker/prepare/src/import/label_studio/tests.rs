@@ -80,7 +80,7 @@ fn a_task_becomes_its_data_and_the_choice_of_most() {
 #[test]
 fn what_is_undecided_is_told() {
     let (positive, negative) = (choice("Positive"), choice("Negative"));
-    let tie = [annotation(&[positive.clone()]), annotation(&[negative.clone()])];
+    let tie = [&positive, &negative].map(|choice| annotation(std::slice::from_ref(choice)));
     let several = json!({"from_name": "sentiment", "value": {"choices": ["Positive", "Negative"]}});
     let rating = json!({"from_name": "sentiment", "type": "rating", "value": {"rating": 3}});
     for (name, annotations, malformed, want) in [
