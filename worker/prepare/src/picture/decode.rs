@@ -38,7 +38,7 @@ pub enum PictureError {
 }
 
 /// Decodes a PNG or JPEG to RGB, turned as its camera says (EXIF 2.32, tag 0x0112); grey is
-/// repeated, transparency dropped and 16 bits are cut to 8, as Pillow's `convert("RGB")` does.
+/// repeated, transparency dropped and 16 bits are scaled to 8.
 ///
 /// What a picture says of its size is checked before its pixels are read, so that a small file
 /// takes no more memory than a large one may.

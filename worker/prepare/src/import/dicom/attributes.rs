@@ -2,6 +2,7 @@
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
+use serde::Serialize;
 
 use super::elements::Header;
 
@@ -18,7 +19,8 @@ const OLDEST: u32 = 90;
 /// [`DicomOptions::patient_characteristics`](super::DicomOptions). Values that are no code of at
 /// most 16 capitals, digits, spaces and underscores (PS3.5, 6.2: CS) are left out: somebody may
 /// have typed a name there.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Attributes {
     /// What the file was made with, such as `CT` or `DX`.
     pub modality: Option<String>,

@@ -22,7 +22,8 @@ use image::DynamicImage;
 pub use attributes::Attributes;
 pub use level::{Shape, Window};
 
-/// Most bytes of all of a file's decoded samples: 44 million pixels of RGB.
+/// Most bytes of all of a file's decoded samples, two a sample: 64 Mi pixels of grey, or 22 million
+/// of RGB. Reading takes up to four times as much, compressed pixels included.
 const MOST_BYTES: u64 = 128 << 20;
 
 /// What is made of files.
@@ -61,7 +62,7 @@ pub enum DicomError {
     Unsupported(String),
     /// More samples than are decoded.
     #[error(
-        "says that it has {rows} by {columns} pixels of {samples} sample(s) in {frames} frame(s), and no more than {MOST_BYTES} bytes are decoded; split it"
+        "says that it has {rows} by {columns} pixels of {samples} sample(s) in {frames} frame(s), and no more than {MOST_BYTES} bytes, two a sample, are decoded; split it"
     )]
     TooLarge {
         /// Rows.

@@ -11,7 +11,8 @@ use super::{DicomError, MOST_BYTES, jpeg, rle};
 
 /// How samples lie in a frame (PS3.3, C.7.6.3).
 ///
-/// Invariant: all frames together have at most [`MOST_BYTES`] bytes, and a frame has at least one.
+/// Invariant: all frames together have at most [`MOST_BYTES`] bytes, two a sample, and a frame has at
+/// least one sample.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) rows: u16,
@@ -60,7 +61,7 @@ impl Layout {
         }
         let sample_bytes = usize::from(bits_allocated / 8);
         let frame = u64::from(rows) * u64::from(columns) * u64::from(samples);
-        let bytes = u128::from(frame) * u128::from(frames) * sample_bytes as u128;
+        let bytes = u128::from(frame) * u128::from(frames) * 2;
         if bytes > u128::from(MOST_BYTES) {
             return Err(DicomError::TooLarge { rows, columns, samples, frames });
         }
@@ -187,11 +188,11 @@ fn jpeg_frame<'a>(
     frames: usize,
     frame: usize,
 ) -> Result<Cow<'a, [u8]>, DicomError> {
-    if frames == 1 {
-        return Ok(Cow::Owned(fragments.concat()));
-    }
     if fragments.len() == frames {
         return Ok(Cow::Borrowed(&fragments[frame]));
+    }
+    if frames == 1 {
+        return Ok(Cow::Owned(fragments.concat()));
     }
     let unknown = || DicomError::damaged("it does not say where its frames begin");
     let begin = u64::from(*offsets.get(frame).ok_or_else(unknown)?);

@@ -245,6 +245,11 @@ fn claimed_sizes_cost_nothing() {
     put(&mut huge, tags::NUMBER_OF_FRAMES, VR::IS, "4294967295");
     let refused = seen(&native(huge, &[0; 4], EXPLICIT)).unwrap_err();
     assert!(matches!(refused, DicomError::TooLarge { frames: u32::MAX, .. }), "{refused}");
+    for (rows, want) in [(8192, "cut short"), (8193, "split it")] {
+        let large = native(object((rows, 8192, 1), 8, "MONOCHROME2"), &[0; 4], EXPLICIT);
+        let told = seen(&large).unwrap_err().to_string();
+        assert!(told.contains(want), "{rows} rows: {told}");
+    }
     // A value of 4 GB that is not there: the last element's length is its header's last 4 bytes.
     let mut bytes = native(object((1, 1, 1), 8, "MONOCHROME2"), &[0, 0], EXPLICIT);
     let at = bytes.len() - 6;

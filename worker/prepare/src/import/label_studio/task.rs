@@ -17,6 +17,9 @@ const OF_THE_TOOL: [&str; 8] = [
     "agreement",
 ];
 
+/// Annotations of a task: what they chose is held.
+const MOST_ANNOTATIONS: u64 = 10_000;
+
 /// A task.
 #[derive(Debug, PartialEq)]
 pub(super) struct Task {
@@ -85,6 +88,7 @@ struct Choices {
 }
 
 const MANY: &str = "an annotation has several choices, and a row has one label; set choice=\"single\" and decide the task";
+const TOO_MANY: &str = "the task has more than 10,000 annotations; leave it out";
 const NO_CHOICE: &str = "the label's control is no Choices; write the name of one that is";
 
 /// Reads an element of an export; `index` is its number. The reason names no value.
@@ -175,6 +179,10 @@ impl Task {
     pub(super) fn join(&mut self, other: Self) {
         self.annotations += other.annotations;
         self.wrong = self.wrong.or(other.wrong);
+        if self.annotations > MOST_ANNOTATIONS {
+            self.wrong = self.wrong.or(Some(TOO_MANY));
+            return;
+        }
         for (label, votes) in other.votes {
             *self.votes.entry(label).or_default() += votes;
         }

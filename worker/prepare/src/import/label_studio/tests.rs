@@ -135,6 +135,14 @@ fn json_min_has_a_row_an_annotation() {
 }
 
 #[test]
+fn a_task_without_end_is_not_held() {
+    let rows: Vec<Value> =
+        (0..10_001).map(|at| json!({"id": 1, "sentiment": at.to_string()})).collect();
+    let seen = all(&Value::Array(rows));
+    assert!(matches!(&seen[..], [Imported::Malformed(no)] if no.reason.contains("10,000")));
+}
+
+#[test]
 fn pictures_are_found_below_the_export() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().canonicalize().unwrap();

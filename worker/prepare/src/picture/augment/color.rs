@@ -1,5 +1,5 @@
 //! Colours, as torchvision's `transforms/v2/functional/_color.py` (0.24) changes those of a tensor
-//! of `uint8`: in 32-bit floats, cut off and not rounded on the way back.
+//! of `uint8`: in 32-bit floats, in the same order, cut off and not rounded on the way back.
 
 use image::RgbImage;
 
@@ -58,7 +58,7 @@ fn hsv(pixel: [u8; 3]) -> [f32; 3] {
     let [red, green, blue] = pixel;
     let greatest = red.max(green).max(blue);
     let least = red.min(green).min(blue);
-    let share = |part: u8| f32::from(part) / 255.0;
+    let share = |part: u8| f32::from(part) * (1.0 / 255.0);
     if greatest == least {
         return [0.0, 0.0, share(greatest)];
     }
@@ -71,15 +71,17 @@ fn hsv(pixel: [u8; 3]) -> [f32; 3] {
     } else {
         4.0 + from[1] - from[0]
     };
-    [(sixths / 6.0 + 1.0) % 1.0, range / share(greatest), share(greatest)]
+    [(sixths * (1.0 / 6.0) + 1.0) % 1.0, range / share(greatest), share(greatest)]
 }
 
 /// Hue, saturation and value → RGB; all from 0 to 1.
 fn rgb([hue, saturation, value]: [f32; 3]) -> [f32; 3] {
     let sixth = (hue * 6.0).floor();
     let rest = hue * 6.0 - sixth;
-    let part = |of: f32| ((1.0 - of) * value).clamp(0.0, 1.0);
-    let (p, q, t) = (part(saturation), part(saturation * rest), part(saturation * (1.0 - rest)));
+    let part = |share: f32| (share * value).clamp(0.0, 1.0);
+    let p = part(1.0 - saturation);
+    let q = part(1.0 - saturation * rest);
+    let t = part(saturation * rest + (1.0 - saturation));
     // A hue just below 1 may be rounded up to 6 sixths.
     match sixth as u8 % 6 {
         0 => [value, t, p],
