@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directorys_files_come_by_ending_in_the_order_of_their_names() {
+    fn the_files_of_a_directory_come_by_ending_in_the_order_of_their_names() {
         for (names, format, want) in [
             (
                 vec!["b.jsonl", "a.JSONL", "c.csv", "_d.jsonl", ".e.jsonl", "README.md"],
