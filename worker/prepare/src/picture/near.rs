@@ -5,7 +5,8 @@
 //! differs in few (pigeonhole): with d = 4a + b, 0 ≤ b < 4, one of the first b + 1 bands in at most
 //! a, or one of the others in at most a - 1 (proposition 2 there). So all values of a band within
 //! that radius are looked up, and the hashes that have them compared whole. For d = 16 that is
-//! 4,608 values, for d = 8 it is 188, for d ≤ 3 d + 1.
+//! 4,608 values, for d = 8 it is 188, for d ≤ 3 d + 1. While there are fewer hashes than that is
+//! worth, each is compared with all.
 
 use super::hash::distance;
 
@@ -14,11 +15,17 @@ const BANDS: usize = 4;
 /// Values that a band may have.
 const VALUES: usize = 1 << 16;
 
-/// Hashes that stayed. Each takes 48 to 96 bytes, and the index 6 MiB besides.
+/// Hashes that are compared one after another in the time that looking a value up takes.
+const SCANNED: usize = 128;
+
+/// Hashes that stayed. Each takes 56 to 112 bytes, and the index 6 MiB besides.
 #[derive(Clone, Debug)]
 pub struct NearHashes {
     distance: u32,
-    len: usize,
+    /// By number.
+    hashes: Vec<u64>,
+    /// Below so many hashes, all are compared.
+    scan_below: usize,
     /// By band and its value.
     buckets: Vec<Vec<Bucket>>,
     /// By band: what a value may differ by, `None` where the band need not be looked at.
@@ -51,17 +58,21 @@ impl NearHashes {
             if first { Some(distance / bands) } else { (distance / bands).checked_sub(1) }
         });
         let buckets = vec![vec![Bucket::new(); VALUES]; BANDS];
-        Self { distance, len: 0, buckets, radii }
+        let mut values = 0;
+        for radius in radii.into_iter().flatten() {
+            each_within(0, radius, &mut |_| values += 1);
+        }
+        Self { distance, hashes: Vec::new(), scan_below: values * SCANNED, buckets, radii }
     }
 
     /// Hashes that stayed so far.
     pub fn len(&self) -> usize {
-        self.len
+        self.hashes.len()
     }
 
     /// Whether none stayed.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.hashes.is_empty()
     }
 
     /// Whether a hash stays: none that stayed before is within the distance. The number of the
@@ -74,19 +85,26 @@ impl NearHashes {
     ///
     /// Where 2^32 hashes stayed: they take more than 192 GiB.
     pub fn stay(&mut self, hash: u64) -> Result<(), usize> {
-        if let Some(first) = self.first_near(hash) {
-            return Err(first as usize);
+        let scans = self.hashes.len() < self.scan_below;
+        let first = if scans { self.scan(hash) } else { self.look_up(hash) };
+        if let Some(first) = first {
+            return Err(first);
         }
-        let number = u32::try_from(self.len).expect("fewer than 2^32 hashes fit in memory");
+        let number =
+            u32::try_from(self.hashes.len()).expect("fewer than 2^32 hashes fit in memory");
         let entry = Entry { halves: [(hash >> 32) as u32, hash as u32], number };
         for (buckets, value) in self.buckets.iter_mut().zip(bands(hash)) {
             buckets[usize::from(value)].push(entry);
         }
-        self.len += 1;
+        self.hashes.push(hash);
         Ok(())
     }
 
-    fn first_near(&self, hash: u64) -> Option<u32> {
+    fn scan(&self, hash: u64) -> Option<usize> {
+        self.hashes.iter().position(|other| distance(hash, *other) <= self.distance)
+    }
+
+    fn look_up(&self, hash: u64) -> Option<usize> {
         let mut first = None;
         for (band, value) in bands(hash).into_iter().enumerate() {
             let Some(radius) = self.radii[band] else { continue };
@@ -99,7 +117,7 @@ impl NearHashes {
                 }
             });
         }
-        first
+        first.map(|first| first as usize)
     }
 }
 
@@ -160,9 +178,12 @@ mod tests {
     proptest! {
         #[test]
         fn finds_what_comparing_all_finds(hashes in hashes(), most in 0_u32..=16) {
-            let mut near = NearHashes::new(most);
-            let seen: Vec<_> = hashes.iter().map(|hash| near.stay(*hash)).collect();
-            prop_assert_eq!(seen, by_force(&hashes, most));
+            let near = NearHashes::new(most);
+            for scan_below in [0, hashes.len() / 2, usize::MAX] {
+                let mut near = NearHashes { scan_below, ..near.clone() };
+                let seen: Vec<_> = hashes.iter().map(|hash| near.stay(*hash)).collect();
+                prop_assert_eq!(seen, by_force(&hashes, most));
+            }
         }
     }
 
