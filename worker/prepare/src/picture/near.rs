@@ -16,7 +16,7 @@ const BANDS: usize = 4;
 const VALUES: usize = 1 << 16;
 
 /// Hashes that are compared one after another in the time that looking a value up takes.
-const SCANNED: usize = 128;
+const SCANNED: usize = 256;
 
 /// Hashes that stayed. Each takes 56 to 112 bytes, and the index 6 MiB besides.
 #[derive(Clone, Debug)]
