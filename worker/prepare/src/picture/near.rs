@@ -5,7 +5,8 @@
 //! differs in few (pigeonhole): with d = 4a + b, 0 ≤ b < 4, one of the first b + 1 bands in at most
 //! a, or one of the others in at most a - 1 (proposition 2 there). So all values of a band within
 //! that radius are looked up, and the hashes that have them compared whole. For d = 16 that is
-//! 4,608 values, for d = 8 it is 188, for d ≤ 3 d + 1.
+//! 4,608 values, for d = 8 it is 188, for d ≤ 3 d + 1. While there are fewer hashes than that is
+//! worth, each is compared with all.
 
 use super::hash::distance;
 
@@ -13,20 +14,39 @@ use super::hash::distance;
 const BANDS: usize = 4;
 /// Values that a band may have.
 const VALUES: usize = 1 << 16;
-/// The end of a chain.
-const NONE: u32 = u32::MAX;
 
-/// Hashes that stayed. Each takes 24 bytes, and the index 1 MiB besides.
+/// Hashes that are compared one after another in the time that looking a value up takes.
+const SCANNED: usize = 256;
+
+/// Hashes that stayed. Each takes 56 to 112 bytes, and the index 6 MiB besides.
 #[derive(Clone, Debug)]
 pub struct NearHashes {
     distance: u32,
+    /// By number.
     hashes: Vec<u64>,
-    /// By band and its value: the last hash that has it.
-    last: Vec<Vec<u32>>,
-    /// By hash and band: the hash before it with the same value.
-    before: Vec<[u32; BANDS]>,
+    /// Below so many hashes, all are compared.
+    scan_below: usize,
+    /// By band and its value.
+    buckets: Vec<Vec<Bucket>>,
     /// By band: what a value may differ by, `None` where the band need not be looked at.
     radii: [Option<u32>; BANDS],
+}
+
+/// The hashes that have a value in a band, in the order in which they came. They lie side by side,
+/// since looking them up waits for memory: in chains, it takes several times as long.
+type Bucket = Vec<Entry>;
+
+/// A hash and its number, in 12 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    halves: [u32; 2],
+    number: u32,
+}
+
+impl Entry {
+    fn hash(self) -> u64 {
+        u64::from(self.halves[0]) << 32 | u64::from(self.halves[1])
+    }
 }
 
 impl NearHashes {
@@ -37,8 +57,12 @@ impl NearHashes {
             let first = (band as u32) <= distance % bands;
             if first { Some(distance / bands) } else { (distance / bands).checked_sub(1) }
         });
-        let last = vec![vec![NONE; VALUES]; BANDS];
-        Self { distance, hashes: Vec::new(), last, before: Vec::new(), radii }
+        let buckets = vec![vec![Bucket::new(); VALUES]; BANDS];
+        let mut values = 0;
+        for radius in radii.into_iter().flatten() {
+            each_within(0, radius, &mut |_| values += 1);
+        }
+        Self { distance, hashes: Vec::new(), scan_below: values * SCANNED, buckets, radii }
     }
 
     /// Hashes that stayed so far.
@@ -59,37 +83,41 @@ impl NearHashes {
     ///
     /// # Panics
     ///
-    /// Where 2^32 - 1 hashes stayed: they take 96 GiB.
+    /// Where 2^32 hashes stayed: they take more than 192 GiB.
     pub fn stay(&mut self, hash: u64) -> Result<(), usize> {
-        if let Some(first) = self.first_near(hash) {
+        let scans = self.hashes.len() < self.scan_below;
+        let first = if scans { self.scan(hash) } else { self.look_up(hash) };
+        if let Some(first) = first {
             return Err(first);
         }
-        let number = u32::try_from(self.hashes.len()).ok().filter(|number| *number != NONE);
-        let number = number.expect("fewer than 2^32 - 1 hashes fit in memory");
-        let values = bands(hash);
-        self.before.push(std::array::from_fn(|band| self.last[band][usize::from(values[band])]));
-        self.hashes.push(hash);
-        for (last, value) in self.last.iter_mut().zip(values) {
-            last[usize::from(value)] = number;
+        let number =
+            u32::try_from(self.hashes.len()).expect("fewer than 2^32 hashes fit in memory");
+        let entry = Entry { halves: [(hash >> 32) as u32, hash as u32], number };
+        for (buckets, value) in self.buckets.iter_mut().zip(bands(hash)) {
+            buckets[usize::from(value)].push(entry);
         }
+        self.hashes.push(hash);
         Ok(())
     }
 
-    fn first_near(&self, hash: u64) -> Option<usize> {
+    fn scan(&self, hash: u64) -> Option<usize> {
+        self.hashes.iter().position(|other| distance(hash, *other) <= self.distance)
+    }
+
+    fn look_up(&self, hash: u64) -> Option<usize> {
         let mut first = None;
         for (band, value) in bands(hash).into_iter().enumerate() {
             let Some(radius) = self.radii[band] else { continue };
             each_within(value, radius, &mut |value| {
-                let mut number = self.last[band][usize::from(value)];
-                while let Some(other) = self.hashes.get(number as usize) {
-                    if distance(hash, *other) <= self.distance {
-                        first = Some(first.map_or(number, |first: u32| first.min(number)));
-                    }
-                    number = self.before[number as usize][band];
+                let bucket = &self.buckets[band][usize::from(value)];
+                let near =
+                    bucket.iter().find(|entry| distance(hash, entry.hash()) <= self.distance);
+                if let Some(entry) = near {
+                    first = Some(first.map_or(entry.number, |first: u32| first.min(entry.number)));
                 }
             });
         }
-        first.map(|number| number as usize)
+        first.map(|first| first as usize)
     }
 }
 
@@ -150,9 +178,12 @@ mod tests {
     proptest! {
         #[test]
         fn finds_what_comparing_all_finds(hashes in hashes(), most in 0_u32..=16) {
-            let mut near = NearHashes::new(most);
-            let seen: Vec<_> = hashes.iter().map(|hash| near.stay(*hash)).collect();
-            prop_assert_eq!(seen, by_force(&hashes, most));
+            let near = NearHashes::new(most);
+            for scan_below in [0, hashes.len() / 2, usize::MAX] {
+                let mut near = NearHashes { scan_below, ..near.clone() };
+                let seen: Vec<_> = hashes.iter().map(|hash| near.stay(*hash)).collect();
+                prop_assert_eq!(seen, by_force(&hashes, most));
+            }
         }
     }
 
@@ -181,14 +212,14 @@ mod tests {
 
     #[test]
     #[ignore = "measures: cargo test --release -p hearth-prepare -- --ignored --nocapture near"]
-    fn a_million_hashes_near() {
+    fn many_hashes_near() {
         use rand_chacha::rand_core::{RngCore, SeedableRng};
-        for most in [4, 8, 10, 16] {
+        for (most, count) in [(4, 1_000_000), (8, 1_000_000), (12, 200_000), (16, 200_000)] {
             let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
             let mut near = NearHashes::new(most);
             let start = std::time::Instant::now();
-            let gone = (0..1_000_000).filter(|_| near.stay(random.next_u64()).is_err()).count();
-            println!("distance {most}: {gone} of 1,000,000 went in {:?}", start.elapsed());
+            let gone = (0..count).filter(|_| near.stay(random.next_u64()).is_err()).count();
+            println!("distance {most}: {gone} of {count} went in {:?}", start.elapsed());
         }
     }
 }
