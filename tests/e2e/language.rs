@@ -100,33 +100,4 @@ fn a_language_model_answers_through_the_gateway_piece_by_piece() {
     assert_eq!(names, ["chat", "mails"]);
     let refused = ask(&json!({"model": "other"}));
     assert_eq!(refused.status, 404, "{}", refused.body);
-    servers_follow_the_tokens(&namespace, deployment, &way);
-}
-
-/// One request, of many tokens, makes a second server come.
-fn servers_follow_the_tokens(namespace: &Namespace, mut deployment: Value, way: &Way) {
-    let revision = |d: &Value| d["status"]["stable"]["revision"].clone();
-    let before = revision(&namespace.get("modeldeployment", "chat").unwrap());
-    deployment["spec"]["serving"]["autoscaling"] = json!({"minReplicas": 1, "maxReplicas": 2,
-        "targetRequestsInFlight": 100, "targetTokensInFlight": 100, "scaleDownDelaySeconds": 10});
-    namespace.apply(&deployment.to_string()).unwrap();
-    let asked = "Count from one to three hundred, in words. ".repeat(10);
-    let body = chat(&json!({"messages": [{"role": "user", "content": asked}], "max_tokens": 1500}));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for _ in 0..20 {
-                let answer = http::post(&way.address, "/v1/chat/completions", &body).unwrap();
-                assert_eq!(answer.status, 200, "{}", answer.body);
-                let now = namespace.get("modeldeployment", "chat").unwrap();
-                if now["status"]["stable"]["replicas"] == 2 {
-                    return;
-                }
-            }
-        });
-        let two = |d: &Value| d["status"]["stable"]["replicas"] == 2;
-        let scaled = namespace.wait("modeldeployment", "chat", PATIENCE, two).unwrap();
-        assert_eq!(revision(&scaled), before, "the revision is the same");
-    });
-    let one = |d: &Value| d["status"]["stable"]["replicas"] == 1;
-    namespace.wait("modeldeployment", "chat", PATIENCE, one).unwrap();
 }

@@ -56,7 +56,7 @@ def selects(policy, pod):
 def is_ours(pod):
     labels = pod["metadata"].get("labels") or {}
     of_chart = labels.get("app.kubernetes.io/name") == "hearth"
-    return COMPONENT in labels and (of_chart or labels.get("app.kubernetes.io/managed-by") == "hearth")
+    return COMPONENT in labels and (of_chart or labels.get("app.kubernetes.io/managed-by") == "hearth-operator")
 
 
 def sets(pods, policies):

@@ -61,7 +61,7 @@ fn tried(file: Option<&std::path::Path>) -> String {
 
 /// Follows the object; the process's exit code.
 pub async fn run(args: &WatchArgs) -> i32 {
-    match follow_until(args).await {
+    match Box::pin(follow_until(args)).await {
         Ok(code) => code,
         Err(error) => {
             display::err(&format!("hearth watch: {error}"));

@@ -1,7 +1,8 @@
 //! `spec.data` of a TrainingJob, the part that makes prepared rows of raw ones: what a text is
 //! cleaned of, which rows go, which of the rest are for evaluation, and what is made of them besides.
 //!
-//! Order, fixed: read, clean, mask, filter, deduplicate, split, augment, write.
+//! Order, fixed: read, clean, filter, deduplicate, split, augment, write. Fields that no job can ask
+//! for yet are not in the schema.
 
 #![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
 
@@ -51,9 +52,11 @@ pub struct Preparation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deduplicate: Option<Deduplication>,
     /// Types, ranges, missing values and outliers of a table's columns.
+    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TablePreparation>,
     /// Pictures that are no use.
+    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<ImageFilter>,
     /// Which rows are for evaluation. Needs `evalSplit`; without it rows are drawn by label.
@@ -63,6 +66,7 @@ pub struct Preparation {
     #[serde(default)]
     pub resources: Resources,
     /// Rows made of training rows, besides them.
+    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<Augmentation>,
 }
@@ -81,7 +85,7 @@ pub struct Deduplication {
     pub near: Option<f64>,
     /// Pictures: most bits of 64 in which the perceptual hashes of two that show the same differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 16))]
+    #[schemars(skip)]
     pub hash_distance: Option<i32>,
 }
 

@@ -13,6 +13,7 @@ use crate::children::Parent;
 use crate::fault::{Fault, SpecFaults};
 use crate::source_rules::{Backend, quantity_faults, reachable};
 use crate::training_job::unsupported::unread_rows;
+use crate::training_job::validate::raw_rows;
 
 /// A deployment that can be planned.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,6 +156,7 @@ pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
         let gate = compression.gate.as_ref().map(|gate| &gate.data);
         for (field, data) in [("calibration", calibration), ("gate", gate)] {
             let field = format!("spec.compression.{field}.data");
+            faults.extend(data.and_then(|data| raw_rows(&format!("{field}.format"), data)));
             faults
                 .extend(data.into_iter().flat_map(|data| {
                     unread_rows(&field, data, Task::SequenceClassification, None)

@@ -199,17 +199,19 @@ fn data_faults(spec: &TrainingJobSpec) -> Vec<Fault> {
         return differ.then_some(fault).into_iter().collect();
     }
     let named = [("train", Some(&data.train)), ("eval", data.eval.as_ref())];
-    let raw = named
-        .into_iter()
-        .filter(|(_, rows)| rows.is_some_and(|rows| rows.format() == DataFormat::CSV));
-    raw.map(|(name, _)| {
+    let raw = named.into_iter().filter_map(|(name, rows)| Some((name, rows?)));
+    raw.filter_map(|(name, rows)| raw_rows(&format!("spec.data.{name}.format"), rows)).collect()
+}
+
+/// What is wrong with a format that is read by preparation alone, where there is none.
+pub(crate) fn raw_rows(field: &str, rows: &DataSource) -> Option<Fault> {
+    (rows.format() == DataFormat::CSV).then(|| {
         Fault::invalid(
-            format!("spec.data.{name}.format"),
+            field,
             "CSV is read by preparation, and there is none",
-            "write spec.data.preparation: {}, or use JSONL or Parquet",
+            "write data.preparation: {} where it is offered, or use JSONL or Parquet",
         )
     })
-    .collect()
 }
 
 /// Fields that cannot both be as they are.

@@ -145,6 +145,6 @@ async fn a_job_that_is_stopped_while_its_rows_are_prepared_leaves_nothing() {
 async fn raw_formats_need_preparation() {
     let world = world(|job| job["spec"]["data"]["train"]["source"] = json!("pvc://data/rows.csv"));
     world.train("spam").await.unwrap();
-    assert_eq!(world.condition(JOB, "Accepted"), "False InvalidSpec");
-    assert!(world.told(JOB, "Accepted").contains("preparation: {}"));
+    assert_eq!(world.condition(JOB, "Accepted"), "False Invalid");
+    assert!(world.told(JOB, "Accepted").contains("data.preparation: {}"));
 }

@@ -20,7 +20,7 @@ const NEVER: [(Kind, &str); 2] =
     [(Kind::Sweep, "job.stop.reason"), (Kind::Sweep, "job.stop.message")];
 
 /// Fields that change nothing in the specs that are tried, and why that is right.
-const AT_REST: [(Kind, &str, &str); 22] = [
+const AT_REST: [(Kind, &str, &str); 23] = [
     (Kind::TrainingJob, "pruning.type", TYPE),
     (Kind::Sweep, "job.pruning.type", TYPE),
     (Kind::ModelDeployment, "compression.pruning.type", TYPE),
@@ -30,6 +30,11 @@ const AT_REST: [(Kind, &str, &str); 22] = [
     (Kind::Sweep, "job.stop.reason", "any stop of all trials is refused"),
     (Kind::Sweep, "job.stop.message", "any stop of all trials is refused"),
     (Kind::ModelDeployment, "routing", "each value is one with httpRoute, or without"),
+    (
+        Kind::ModelDeployment,
+        "serving.autoscaling.targetTokensInFlight",
+        "acts on what servers tell",
+    ),
     (Kind::ModelDeployment, "rollout.strategy", SECOND),
     (Kind::ModelDeployment, "rollout.steps[].weight", SECOND),
     (Kind::ModelDeployment, "rollout.steps[].holdSeconds", SECOND),

@@ -162,6 +162,11 @@ fn independent(kind: Kind, anew: &Rest, after: &Rest) -> Result<(), String> {
     if kind == Kind::TrainingJob && keeps_its_place(anew, after) {
         return Ok(());
     }
+    // Rows that were prepared stay so.
+    let has_data = |rest: &Rest| !rest.status["data"].is_null();
+    if kind == Kind::TrainingJob && has_data(after) && !has_data(anew) {
+        return Ok(());
+    }
     // A compression that has ended is not made anew to run elsewhere.
     let places = |rest: &Rest| {
         let mut children = rest.children.clone();

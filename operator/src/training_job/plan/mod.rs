@@ -44,9 +44,10 @@ pub fn preparation(valid: &ValidJob, seen: &Observed, settings: &Settings) -> Pl
     let suspend = valid.spec.suspend;
     let started = seen.prepare.is_some();
     // A Job that waits for nothing but its user's word is not made.
-    let children = match suspend && !started {
-        true => Vec::new(),
-        false => prepare::children(valid, &parent, settings, suspend),
+    let children = if suspend && !started {
+        Vec::new()
+    } else {
+        prepare::children(valid, &parent, settings, suspend)
     };
     Plan { children, suspend: Some(suspend), ..Plan::default() }
 }

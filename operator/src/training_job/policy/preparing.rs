@@ -17,13 +17,16 @@ pub(crate) fn is_prepared(valid: &ValidJob, seen: &Observed) -> bool {
         || seen.prepare.as_ref().and_then(|job| job.ended.as_ref()).is_some_and(complete)
 }
 
+/// While nothing is known of the pod.
+const NOT_YET: &str = "the pod that prepares the rows is about to start";
+
 /// Where preparation stands, as long as it goes on.
 pub(super) fn preparing(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Option<Stage> {
     if is_prepared(valid, seen) {
         return None;
     }
     let about = |message: String| Some(Stage::Preparing(message));
-    let Some(job) = &seen.prepare else { return about("the pod is about to start".into()) };
+    let Some(job) = &seen.prepare else { return about(NOT_YET.into()) };
     match outcome(job, &seen.prepare_pods, None, now) {
         Outcome::Open => {}
         ended => return Some(Stage::Ended(ended)),
@@ -36,7 +39,7 @@ pub(super) fn preparing(valid: &ValidJob, seen: &Observed, now: Timestamp) -> Op
         Some(format!("pod {} reads, cleans and writes rows; its log says how far it is", pod.name))
     };
     let message = blocked(&seen.prepare_pods).or_else(running);
-    about(message.unwrap_or_else(|| "the pod is starting".into()))
+    about(message.unwrap_or_else(|| NOT_YET.into()))
 }
 
 #[cfg(test)]

@@ -159,8 +159,8 @@ fn take_figures(
     stage: &Stage,
     now: Timestamp,
 ) {
-    let prepared = seen.prepare_pods.iter().filter_map(|pod| pod.exit.as_ref()?.result()?.data);
-    after.data = prepared.last().or_else(|| after.data.take());
+    let mut words = seen.prepare_pods.iter().filter_map(|pod| pod.exit.as_ref()?.result()?.data);
+    after.data = words.next_back().or_else(|| after.data.take());
     match stage {
         Stage::Running(status) => {
             after.restarts = after.restarts.max(count(status.restarts));

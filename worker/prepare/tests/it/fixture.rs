@@ -87,15 +87,8 @@ pub(crate) fn refusal(config: &PrepareConfig) -> String {
 
 /// The rows of a side, as the trainer's reader of Parquet gives them.
 pub(crate) fn rows(prepared: &Prepared, side: &str) -> Vec<Value> {
-    let mut files: Vec<PathBuf> = fs::read_dir(&prepared.directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            let name = path.file_name().unwrap().to_string_lossy();
-            name.starts_with(side) && name.ends_with(".parquet")
-        })
-        .collect();
-    files.sort();
+    let files = bytes(&prepared.directory).into_keys().filter(|name| name.starts_with(side));
+    let files: Vec<PathBuf> = files.map(|name| prepared.directory.join(name)).collect();
     let read = |path: &PathBuf| {
         let reader = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
         let rows = reader.get_row_iter(None).unwrap();
@@ -132,14 +125,18 @@ pub(crate) fn texts(prepared: &Prepared, side: &str, field: &str) -> Vec<String>
 
 /// Every file of a directory with its content.
 pub(crate) fn bytes(directory: &Path) -> BTreeMap<String, Vec<u8>> {
-    fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            (name, fs::read(path).unwrap())
-        })
-        .collect()
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            let below = bytes(&path).into_iter();
+            found.extend(below.map(|(file, content)| (format!("{name}/{file}"), content)));
+        } else {
+            found.insert(name, fs::read(path).unwrap());
+        }
+    }
+    found
 }
 
 /// `count` rows of a text, a label, a group and a time; every tenth says what another says, and
