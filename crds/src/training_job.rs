@@ -221,7 +221,7 @@ pub struct DataSpec {
     /// What is made of the rows before a model sees them: once, by a pod of its own, before workers
     /// start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preparation: Option<Preparation>,
+    pub preparation: Option<Box<Preparation>>,
     /// Rows that may be malformed (and are skipped) before the job is refused.
     #[serde(default)]
     #[schemars(range(min = 0))]

@@ -17,7 +17,7 @@ fn raw(namespace: &Namespace) -> usize {
     for (number, row) in rows.lines().enumerate() {
         let row: Value = serde_json::from_str(row).unwrap();
         let (text, label) = (row["text"].as_str().unwrap(), row["label"].to_string());
-        for _ in 0..1 + usize::from(number % 10 == 0) {
+        for _ in 0..=usize::from(number % 10 == 0) {
             writeln!(csv, "\"<b>{text}</b> {number} from a{number}@example.com\",{label}").unwrap();
             count += 1;
         }

@@ -1,5 +1,6 @@
 //! `hearth-worker prepare`, and training on what it made.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -15,9 +16,9 @@ fn raw(fixture: &Fixture) {
     for (id, row) in rows(96).lines().enumerate() {
         let row: Value = serde_json::from_str(row).unwrap();
         let (text, label) = (row["text"].as_str().unwrap(), row["label"].as_str().unwrap());
-        csv += &format!("{id},\"<p>{text} {id}</p>\",{label}\n");
+        writeln!(csv, "{id},\"<p>{text} {id}</p>\",{label}").unwrap();
         if id % 12 == 0 {
-            csv += &format!("{id},\"{text}  {id}\",{label}\n");
+            writeln!(csv, "{id},\"{text}  {id}\",{label}").unwrap();
         }
     }
     csv += "97,\"win\",spam,too much\n";
@@ -105,11 +106,12 @@ fn raw_rows_are_prepared_once_and_trained_on() {
     assert_eq!(card["labels"].as_array().unwrap().len(), 2);
 }
 
+type Change = fn(&mut Value);
+
 #[test]
 fn what_cannot_be_prepared_says_why_with_its_exit_code() {
     let fixture = Fixture::new(0.0);
     raw(&fixture);
-    type Change = fn(&mut Value);
     let cases: [(Change, i32, &str, &str); 4] = [
         (|c| c["maxBadRows"] = 0.into(), 65, "BadData", "a.csv:106"),
         (|c| c["train"]["path"] = "/nowhere".into(), 66, "MissingInput", "/nowhere"),

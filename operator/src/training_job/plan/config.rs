@@ -89,7 +89,7 @@ pub fn prepare_config(job: &ValidJob, backend: &Backend) -> Option<PrepareConfig
         image: image.cloned(),
         cleaning: data.cleaning(),
         max_bad_rows: data.max_bad_rows.unsigned_abs(),
-        preparation: preparation.clone(),
+        preparation: (**preparation).clone(),
         output: path_of(output, backend),
         output_uri: output.to_string(),
     })
