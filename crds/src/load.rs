@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_load_is_a_mean_and_its_peak_is_remembered_for_the_window() {
         let tenths = |tenth: u64| Duration::from_millis(100 * tenth);
-        let window = Duration::from_secs(60);
+        let window = Duration::from_mins(1);
         let mut history = History::default();
         let checks =
             [(295, 6.0, 6.0), (350, 3.0, 6.0), (450, 0.0, 6.0), (880, 0.0, 6.0), (1110, 0.0, 0.0)];
