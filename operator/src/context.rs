@@ -99,7 +99,8 @@ impl Context {
         &self,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, CallError> {
-        in_time(call).await
+        // A request's future is large, and would be a part of every reconcile's.
+        in_time(Box::pin(call)).await
     }
 
     /// The child as it is: as the watches show it, or as it was written since.

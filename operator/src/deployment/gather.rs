@@ -299,11 +299,12 @@ fn routing(
 
 /// Gateways that can be asked. One that should have ended by now is on a dead node.
 fn answering(cx: &Context, pods: Vec<PodView>) -> Vec<PodView> {
+    pods.into_iter().filter(|pod| answers(cx, pod)).collect()
+}
+
+fn answers(cx: &Context, pod: &PodView) -> bool {
     let now = cx.clock.now();
-    let running = pods.into_iter().filter(|pod| {
-        pod.phase == Phase::Running && pod.deadline.is_none_or(|deadline| deadline > now)
-    });
-    running.collect()
+    pod.phase == Phase::Running && pod.deadline.is_none_or(|deadline| deadline > now)
 }
 
 /// Seconds over which servers are asked for their tokens, where servers are scaled by them.
@@ -319,9 +320,8 @@ async fn ask_servers(
     window: u32,
 ) -> BTreeMap<String, Vec<ServerLoad>> {
     let pods = cx.caches.pods_of(&valid.namespace, "ModelDeployment", &valid.name, SERVER);
-    let ask = pods.into_iter().filter_map(|(labels, pod)| {
+    let ask = pods.into_iter().filter(|(_, pod)| answers(cx, pod)).filter_map(|(labels, pod)| {
         let revision = labels.get(names::LABEL_REVISION)?.to_owned();
-        let [pod] = <[PodView; 1]>::try_from(answering(cx, vec![pod])).ok()?;
         Some(async move { (revision, ask_server(cx, &pod, window).await) })
     });
     let mut loads: BTreeMap<String, Vec<ServerLoad>> = BTreeMap::new();

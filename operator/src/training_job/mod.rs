@@ -43,11 +43,10 @@ pub async fn reconcile(
         Ok(valid) => valid,
         Err(faults) => return report::publish(&cx, job, Verdict::Refused(faults)).await,
     };
-    let seen = Box::pin(gather::observe(&cx, &valid)).await?;
+    let seen = gather::observe(&cx, &valid).await?;
     let stage = policy::stage(&valid, &seen, cx.clock.now());
     let plan = plan_of(&valid, &seen, &stage, &cx);
-    let applied = Box::pin(apply::run(&cx, &valid.namespace, &valid.uid, &plan, &seen.children));
-    match applied.await {
+    match apply::run(&cx, &valid.namespace, &valid.uid, &plan, &seen.children).await {
         Ok(_) => {
             gather::tell_size(&cx, &valid, &seen, &stage).await;
             report::publish(&cx, job, Verdict::Stage(&valid, &seen, &stage)).await
