@@ -116,6 +116,7 @@ e2e() {
   stage e2e cargo nextest run --release --workspace --test-threads 3 -E 'binary(cluster) & not test(/^upgrade::/)'
   if [ -z "$own" ]; then
     stage rbac-used tests/security/rbac-used.sh
+    stage pods-scanned tests/security/pods.sh
     trap - EXIT
     stage cluster-down tests/cluster/down.sh
     stage nothing-left tests/cluster/check-clean.sh
