@@ -16,6 +16,17 @@ const NONE: u32 = u32::MAX;
 const HEAD: usize = 20;
 const CHECK: usize = 4;
 
+/// What is known of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It was not asked.
+    Unasked,
+    /// Nothing new came of it.
+    Nothing,
+    /// The answer.
+    Text(String),
+}
+
 /// Answers by what was asked. Threads share one; memory holds some 32 bytes an answer.
 #[derive(Debug)]
 pub struct Answers(Mutex<Log>);
@@ -42,12 +53,12 @@ impl Answers {
         Ok(Self(Mutex::new(log)))
     }
 
-    /// What was answered, if it was asked: `Some(None)` where the answer is no text.
+    /// What was answered, where it was asked.
     ///
     /// # Errors
     ///
     /// A file that cannot be read.
-    pub fn get(&self, asked: u128) -> io::Result<Option<Option<String>>> {
+    pub fn get(&self, asked: u128) -> io::Result<Known> {
         self.lock().get(asked)
     }
 
@@ -58,11 +69,14 @@ impl Answers {
     /// A file that cannot be written.
     pub fn put(&self, asked: u128, answer: Option<&str>) -> io::Result<Option<String>> {
         let mut log = self.lock();
-        if let Some(known) = log.get(asked)? {
-            return Ok(known);
+        match log.get(asked)? {
+            Known::Text(text) => Ok(Some(text)),
+            Known::Nothing => Ok(None),
+            Known::Unasked => {
+                log.write(asked, answer)?;
+                Ok(answer.map(str::to_owned))
+            }
         }
-        log.write(asked, answer)?;
-        Ok(answer.map(str::to_owned))
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {
@@ -81,14 +95,14 @@ impl Log {
         Ok(())
     }
 
-    fn get(&self, asked: u128) -> io::Result<Option<Option<String>>> {
+    fn get(&self, asked: u128) -> io::Result<Known> {
         match self.known.get(&asked) {
-            None => Ok(None),
-            Some((_, NONE)) => Ok(Some(None)),
+            None => Ok(Known::Unasked),
+            Some((_, NONE)) => Ok(Known::Nothing),
             Some((start, length)) => {
                 let mut text = vec![0; *length as usize];
                 self.file.read_exact_at(&mut text, *start)?;
-                String::from_utf8(text).map(|text| Some(Some(text))).map_err(io::Error::other)
+                String::from_utf8(text).map(Known::Text).map_err(io::Error::other)
             }
         }
     }
@@ -145,13 +159,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("answers");
         let answers = Answers::open(&path).unwrap();
-        assert_eq!(answers.get(1).unwrap(), None);
+        assert_eq!(answers.get(1).unwrap(), Known::Unasked);
         assert_eq!(answers.put(1, Some("one")).unwrap().as_deref(), Some("one"));
         assert_eq!(answers.put(1, Some("other")).unwrap().as_deref(), Some("one"));
         assert_eq!(answers.put(2, None).unwrap(), None);
         let again = Answers::open(&path).unwrap();
-        assert_eq!(again.get(1).unwrap(), Some(Some("one".to_owned())));
-        assert_eq!(again.get(2).unwrap(), Some(None));
+        assert_eq!(again.get(1).unwrap(), Known::Text("one".to_owned()));
+        assert_eq!(again.get(2).unwrap(), Known::Nothing);
     }
 
     #[test]
@@ -165,10 +179,11 @@ mod tests {
         for length in whole..whole * 2 {
             File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
             let cut = Answers::open(&path).unwrap();
-            assert_eq!((cut.get(1).unwrap().is_some(), cut.get(2).unwrap()), (true, None));
+            assert_eq!(cut.get(1).unwrap(), Known::Text("one".to_owned()));
+            assert_eq!(cut.get(2).unwrap(), Known::Unasked);
             cut.put(3, Some("three")).unwrap();
             let again = Answers::open(&path).unwrap();
-            assert_eq!(again.get(3).unwrap(), Some(Some("three".to_owned())), "{length}");
+            assert_eq!(again.get(3).unwrap(), Known::Text("three".to_owned()), "{length}");
         }
     }
 }

@@ -377,9 +377,9 @@ mod tests {
         assert_eq!(whole.as_ref(), &Int64Array::from(vec![None, Some(2), None, None, None]));
         assert_eq!(flaws[0], told("is not a whole number"));
 
-        let flags: ArrayRef = Arc::new(StringArray::from(vec!["True", "0", "no"]));
-        let (flags, flaws) = read(flags, &spec(ColumnType::Boolean));
-        assert_eq!(flags.as_ref(), &BooleanArray::from(vec![Some(true), Some(false), None]));
+        let answers: ArrayRef = Arc::new(StringArray::from(vec!["True", "0", "no"]));
+        let (answers, flaws) = read(answers, &spec(ColumnType::Boolean));
+        assert_eq!(answers.as_ref(), &BooleanArray::from(vec![Some(true), Some(false), None]));
         assert_eq!(flaws[2], told("is neither true nor false"));
 
         let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7, 1 << 60]));

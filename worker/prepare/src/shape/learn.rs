@@ -120,7 +120,9 @@ impl Learning<'_> {
             let (batch, _) = mend(&learned.rules, batch)?;
             for (name, statistics) in &mut numbers {
                 if let Some(ColumnValues::Number(values)) = values_of(column(&batch, name)?) {
-                    values.into_iter().for_each(|value| statistics.push(value));
+                    for value in values {
+                        statistics.push(value);
+                    }
                 }
             }
             if labels {

@@ -9,7 +9,7 @@ use arrow_select::filter::filter_record_batch;
 use hearth_crds::preparation::{PrepareConfig, TextAugmentation};
 
 use super::{Learning, short, show};
-use crate::augment::answers::Answers;
+use crate::augment::answers::{Answers, Known};
 use crate::augment::synonyms::{Synonyms, SynonymsError, files};
 use crate::augment::text::TextAugmenter;
 use crate::augment::translate::{ChatTranslator, TranslateError, back_translate};
@@ -142,8 +142,10 @@ impl Back {
         let hash = blake3::hash(text.as_bytes());
         let asked = u128::from_le_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 16]));
         let writing = |error| PrepareError::writing(&self.path, error);
-        if let Some(known) = self.answers.get(asked).map_err(writing)? {
-            return Ok(known);
+        match self.answers.get(asked).map_err(writing)? {
+            Known::Text(text) => return Ok(Some(text)),
+            Known::Nothing => return Ok(None),
+            Known::Unasked => {}
         }
         let said = back_translate(&self.translator, text, &self.language).map_err(untold)?;
         self.answers.put(asked, said.as_deref()).map_err(writing)
@@ -168,11 +170,14 @@ impl Learning<'_> {
     }
 }
 
+/// Says a row's text in other words; `None`: it stays.
+type Vary<'a> = dyn FnMut(usize, &str) -> Result<Option<String>, PrepareError> + 'a;
+
 /// The batch with other texts; `vary` is given a row and a text, and says what comes in its place.
 fn varied(
     batch: &RecordBatch,
     touched: &Touched,
-    vary: &mut dyn FnMut(usize, &str) -> Result<Option<String>, PrepareError>,
+    vary: &mut Vary<'_>,
 ) -> Result<RecordBatch, PrepareError> {
     let mut columns = batch.columns().to_vec();
     for name in touched.texts() {

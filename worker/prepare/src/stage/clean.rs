@@ -55,16 +55,13 @@ impl Cleaning<'_> {
         let mut cleaned = Cleaned { schema, parts: Vec::new() };
         for (number, part) in self.scan.parts.iter().enumerate() {
             let files = PartFiles::new(self.directory, number);
-            let report = match files.report() {
-                Some(report) => {
-                    bad.extend(report.bad, report.first_bad.clone())?;
-                    counter.add(report.rows, 0);
-                    report
-                }
-                None => {
-                    let writer = PartWriter::create(files.clone(), &cleaned.schema)?;
-                    self.part(part, writer, bad, counter)?
-                }
+            let report = if let Some(report) = files.report() {
+                bad.extend(report.bad, report.first_bad.clone())?;
+                counter.add(report.rows, 0);
+                report
+            } else {
+                let writer = PartWriter::create(files.clone(), &cleaned.schema)?;
+                self.part(part, writer, bad, counter)?
             };
             counter.add(0, part.bytes);
             cleaned.parts.push((files, report));

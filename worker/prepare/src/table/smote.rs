@@ -77,7 +77,9 @@ pub fn missing(most: u64, count: u64, spec: &Smote) -> u64 {
 fn unit(column: &ColumnValues) -> f64 {
     let ColumnValues::Number(values) = column else { return 1.0 };
     let mut statistics = NumberStatistics::new(Wanted { exact: 0, distinct: 0 });
-    values.iter().for_each(|value| statistics.push(*value));
+    for value in values {
+        statistics.push(*value);
+    }
     statistics.deviation().filter(|deviation| *deviation > 0.0).unwrap_or(1.0)
 }
 
