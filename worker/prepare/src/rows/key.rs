@@ -99,6 +99,11 @@ fn hash_scalar(column: &dyn Array, row: usize) -> u64 {
     u64::from_be_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))
 }
 
+/// Times of all rows, in the order of times.
+pub(crate) fn times(column: &dyn Array) -> Vec<u64> {
+    (0..column.len()).map(|row| time(column, row).unwrap_or(0)).collect()
+}
+
 /// A time as a number whose order is that of times; `None` for what is none.
 pub(super) fn time(column: &dyn Array, row: usize) -> Option<u64> {
     const SIGN: u64 = 1 << 63;

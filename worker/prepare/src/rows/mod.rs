@@ -9,7 +9,7 @@ mod texts;
 mod touched;
 pub(crate) mod value;
 
-pub(crate) use key::{KEY_BYTES, Key, contents};
+pub(crate) use key::{KEY_BYTES, Key, contents, times};
 pub(crate) use process::{Processed, Recipe};
 pub(crate) use texts::Pieces;
 pub(crate) use touched::Touched;

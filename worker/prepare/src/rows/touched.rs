@@ -17,6 +17,8 @@ pub(crate) struct Touched {
     /// Whether labels are classes: strings, or whole numbers. Those of a table may be any number.
     classes: bool,
     split: Option<(SplitBy, String)>,
+    /// Column of the time of windows.
+    time: Option<String>,
     /// Other columns that a setting names.
     others: BTreeSet<String>,
     /// Columns of CSV that hold texts, whatever they look like.
@@ -30,7 +32,10 @@ impl Touched {
         let split = split.and_then(|split| Some((split.by, split.field.clone()?)));
         let (texts, label) = (config.text_fields.clone(), config.label.clone());
         let (others, verbatim) = columns(&config.preparation);
-        Self { texts, label, classes, split, others, verbatim }
+        let table = config.preparation.augment.as_ref().and_then(|augment| augment.table.as_ref());
+        let windows = table.and_then(|table| table.windows.as_ref());
+        let time = windows.map(|windows| windows.time.clone());
+        Self { texts, label, classes, split, time, others, verbatim }
     }
 
     /// Fields of texts.
@@ -51,6 +56,11 @@ impl Touched {
     /// Field by which rows are split, and how.
     pub(crate) fn split(&self) -> Option<(SplitBy, &str)> {
         self.split.as_ref().map(|(by, field)| (*by, field.as_str()))
+    }
+
+    /// Column of the time of windows.
+    pub(crate) fn time(&self) -> Option<&str> {
+        self.time.as_deref()
     }
 
     /// All of them.

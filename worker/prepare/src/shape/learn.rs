@@ -22,8 +22,8 @@ const LABELS: usize = 1000;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Learned {
     pub(super) rules: TableRules,
-    /// Standard deviations of mended numbers, by column: not of the label, nor of what rows are split
-    /// by.
+    /// Standard deviations of mended numbers, by column: not of the label, nor of what rows are split,
+    /// grouped or ordered by.
     pub(super) deviations: BTreeMap<String, f64>,
     /// Rows by label, where that is needed.
     pub(super) labels: BTreeMap<String, u64>,
@@ -109,7 +109,7 @@ impl Learning<'_> {
     fn mended(&self, rules: TableRules) -> Result<Learned, PrepareError> {
         let table = self.table();
         let labels = table.is_some_and(|table| table.smote.is_some());
-        let noise = table.is_some_and(|table| table.perturb.is_some());
+        let noise = table.is_some_and(|table| table.perturb.is_some() || table.windows.is_some());
         let mut learned = Learned { rules, ..Learned::default() };
         if !labels && !noise {
             return Ok(learned);
@@ -145,10 +145,16 @@ impl Learning<'_> {
     /// Columns of numbers that may vary.
     fn numbers(&self) -> BTreeMap<String, NumberStatistics> {
         let touched = &self.recipe.touched;
-        let split = touched.split().map(|(_, field)| field);
+        let windows = self.table().and_then(|table| table.windows.as_ref());
+        let fixed: Vec<&str> = touched
+            .label()
+            .into_iter()
+            .chain(touched.split().map(|(_, field)| field))
+            .chain(touched.time())
+            .chain(windows.and_then(|of| of.series.as_deref()))
+            .collect();
         let fields = self.schema.fields().iter().filter(|field| {
-            let name = field.name().as_str();
-            holds_numbers(field.data_type()) && touched.label() != Some(name) && split != Some(name)
+            holds_numbers(field.data_type()) && !fixed.contains(&field.name().as_str())
         });
         let none = Wanted { exact: 0, distinct: 0 };
         fields.map(|field| (field.name().clone(), NumberStatistics::new(none))).collect()

@@ -3,22 +3,25 @@
 //! ```text
 //! learn: training rows -> rules for columns     table: columns are mended and crossed, and have noise
 //! text: texts made of texts                     smote: rows between rows of a rare label
+//! windows: rows of a time series as one row
 //! ```
 //!
 //! Invariants:
 //! 1. All that is learned is learned from training rows.
 //! 2. What becomes of a row follows from what it holds and what was learned alone: not from its
 //!    batch, shard or thread.
-//! 3. Rows for evaluation are mended and crossed, and nothing is made of them.
+//! 3. Rows for evaluation are mended, crossed and put into windows, and nothing else is made of them.
 
 mod learn;
 mod smote;
 mod table;
 mod text;
+mod windows;
 
 use std::path::Path;
 
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use hearth_crds::preparation::PrepareConfig;
@@ -34,6 +37,7 @@ use crate::table::rules::{TableRules, crossed_name};
 use smote::Smoting;
 use table::Noisy;
 use text::Texts;
+use windows::Windowing;
 
 pub(crate) use text::synonym_files;
 
@@ -58,6 +62,7 @@ pub(crate) struct Shaping<'a> {
     noise: Option<Noisy>,
     text: Option<Texts>,
     smote: Option<Smoting>,
+    windows: Option<Windowing>,
 }
 
 impl<'a> Shaping<'a> {
@@ -65,12 +70,6 @@ impl<'a> Shaping<'a> {
     pub(crate) fn new(learning: &Learning<'a>) -> Result<Self, PrepareError> {
         let augment = learning.config.preparation.augment.as_ref();
         let table = augment.and_then(|augment| augment.table.as_ref());
-        if table.is_some_and(|table| table.windows.is_some()) {
-            return Err(PrepareError::Setting {
-                setting: "data.preparation.augment.table.windows".to_owned(),
-                detail: "this version does not do it yet; leave it out".to_owned(),
-            });
-        }
         let learned = learning.learned()?;
         let text = augment.and_then(|augment| augment.text.as_ref());
         let smote = table.and_then(|table| table.smote.as_ref());
@@ -79,6 +78,10 @@ impl<'a> Shaping<'a> {
             noise: table.and_then(|table| Noisy::new(learning, table, &learned)),
             text: text.map(|text| Texts::new(learning, text)).transpose()?,
             smote: smote.map(|smote| Smoting::new(learning, smote, &learned)).transpose()?,
+            windows: match table {
+                Some(table) => Windowing::new(learning, table, &learned)?,
+                None => None,
+            },
             rules: learned.rules,
         };
         shaping.schema(learning.schema)?;
@@ -99,22 +102,15 @@ impl<'a> Shaping<'a> {
             }
             [] => return Err(PrepareError::internal("no rows to finish")),
         };
-        let schema = self.schema(&batch.schema())?;
+        let schema = crossed_schema(&self.rules, &batch.schema())?;
         Ok(Shaped { batch: table::crossed(&self.rules, batch, schema)?, report })
     }
 }
 
 impl Shape for Shaping<'_> {
     fn schema(&self, schema: &SchemaRef) -> Result<SchemaRef, PrepareError> {
-        if self.rules.crosses.is_empty() {
-            return Ok(SchemaRef::clone(schema));
-        }
-        let mut fields: Vec<Field> =
-            schema.fields().iter().map(|field| Field::clone(field)).collect();
-        for pair in &self.rules.crosses {
-            fields.push(crossed_field(schema, pair)?);
-        }
-        Ok(SchemaRef::new(Schema::new(fields)))
+        let schema = crossed_schema(&self.rules, schema)?;
+        Ok(self.windows.as_ref().map_or_else(|| SchemaRef::clone(&schema), |of| of.schema(&schema)))
     }
 
     fn shape(&self, side: Side, batch: RecordBatch) -> Result<Shaped, PrepareError> {
@@ -143,22 +139,45 @@ impl Shape for Shaping<'_> {
     }
 
     fn growth(&self, side: Side) -> u64 {
+        if self.windows.is_some() {
+            return 0;
+        }
         let noise = self.noise.as_ref().map_or(0, |noise| noise.copies);
         let text = self.text.as_ref().map_or(0, Texts::growth);
         if side == Side::Train { 1 + noise + text } else { 1 }
     }
 
     fn blocks(&self) -> Vec<Block> {
-        self.smote.as_ref().map_or_else(Vec::new, Smoting::blocks)
+        match (&self.windows, &self.smote) {
+            (Some(windows), _) => windows.blocks(),
+            (None, Some(smote)) => smote.blocks(),
+            (None, None) => Vec::new(),
+        }
     }
 
     fn block(&self, block: u32) -> Result<Shaped, PrepareError> {
+        let mut report = ShapeReport::default();
+        if let Some(windows) = &self.windows {
+            let batch = windows.block(block, &mut report)?;
+            return Ok(Shaped { batch, report });
+        }
         let smote = self.smote.as_ref();
         let smote = smote.ok_or_else(|| PrepareError::internal("a block of no rows"))?;
-        let mut report = ShapeReport::default();
         let batch = smote.block(block, &mut report)?;
         self.finish(&[batch], report)
     }
+}
+
+/// The schema of rows once columns are crossed.
+fn crossed_schema(rules: &TableRules, schema: &SchemaRef) -> Result<SchemaRef, PrepareError> {
+    if rules.crosses.is_empty() {
+        return Ok(SchemaRef::clone(schema));
+    }
+    let mut fields: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field)).collect();
+    for pair in &rules.crosses {
+        fields.push(crossed_field(schema, pair)?);
+    }
+    Ok(SchemaRef::new(Schema::new(fields)))
 }
 
 /// The field of a column that is made of two.
@@ -195,21 +214,31 @@ fn show(report: &mut ShapeReport, kind: &str, sample: impl FnOnce() -> Sample) {
     }
 }
 
-/// A row as JSON. What has parts, and bytes, are left out.
+/// A row as JSON. Bytes, and what has parts that are no list, are left out.
 fn shown(batch: &RecordBatch, row: usize) -> Value {
     let mut fields = Map::new();
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let value = match scalar(column, row) {
-            Scalar::Null => Value::Null,
-            Scalar::Bool(flag) => flag.into(),
-            Scalar::Int(number) => i64::try_from(number).map_or(Value::Null, Value::from),
-            Scalar::Float(number) => number.into(),
-            Scalar::Text(text) => short(text),
-            Scalar::Bytes(_) | Scalar::Parts => continue,
+        let value = match column.as_list_opt::<i32>() {
+            Some(list) if list.is_valid(row) => {
+                let items = list.value(row);
+                Value::Array((0..items.len()).map(|item| shown_value(&items, item)).collect())
+            }
+            _ if matches!(scalar(column, row), Scalar::Bytes(_) | Scalar::Parts) => continue,
+            _ => shown_value(column, row),
         };
         fields.insert(field.name().clone(), value);
     }
     Value::Object(fields)
+}
+
+fn shown_value(column: &dyn Array, row: usize) -> Value {
+    match scalar(column, row) {
+        Scalar::Bool(flag) => flag.into(),
+        Scalar::Int(number) => i64::try_from(number).map_or(Value::Null, Value::from),
+        Scalar::Float(number) => number.into(),
+        Scalar::Text(text) => short(text),
+        Scalar::Null | Scalar::Bytes(_) | Scalar::Parts => Value::Null,
+    }
 }
 
 fn short(text: &str) -> Value {

@@ -44,7 +44,7 @@ pub(crate) trait Shape: Sync {
     /// What a batch of one side becomes. It follows from the rows' content alone.
     fn shape(&self, side: Side, batch: RecordBatch) -> Result<Shaped, PrepareError>;
 
-    /// Rows that come of one, at most: shards are planned by it.
+    /// Rows that come of one, at most: shards are planned by it. 0: rows are written in blocks alone.
     fn growth(&self, _side: Side) -> u64 {
         1
     }
@@ -158,7 +158,10 @@ impl Writing<'_> {
             let (row, key) = key.map_err(|error| PrepareError::writing(self.work, error))?;
             let fate = self.fates.rows[row as usize];
             let side = if fate == Fate::Eval { Side::Eval } else { Side::Train };
-            plan.add(row, u64::from(key.size) * self.shape.growth(side), fate);
+            let growth = self.shape.growth(side);
+            if growth > 0 {
+                plan.add(row, u64::from(key.size) * growth, fate);
+            }
         }
         plan.add_blocks(&self.shape.blocks());
         Ok(plan.finish())

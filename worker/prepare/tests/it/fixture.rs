@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use hearth_crds::preparation::{
     Augmentation, Cleaning, Column, Deduplication, Missing, OutlierAction, OutlierMethod, Outliers,
     Preparation, PrepareConfig, Smote, Split, SplitBy, Synonyms, TableAugmentation,
-    TablePreparation, TextAugmentation,
+    TablePreparation, TextAugmentation, Windows,
 };
 use hearth_crds::training_job::DataFormat;
 use hearth_crds::worker_config::{DataFile, JobIdentity};
@@ -227,6 +227,39 @@ pub(crate) fn textual(room: &Room, rows: u64) -> PrepareConfig {
             swap: Some(0.1),
             delete: Some(0.1),
             back_translation: None,
+        }),
+        ..Augmentation::default()
+    });
+    config
+}
+
+/// Settings for windows over time series, and a source of `rows` rows of seven series.
+pub(crate) fn series(room: &Room, rows: u64) -> PrepareConfig {
+    let mut text = String::from("at,device,heat,state,label\n");
+    for row in 0..rows {
+        let random = (row + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let at = rows - row + random % 3;
+        let _ =
+            writeln!(text, "{at},d{},{}.25,{},{}", row % 7, random % 90, random % 4, random % 2);
+    }
+    let mut config = room.config(room.file("series.csv", text));
+    config.text_fields = Vec::new();
+    config.eval_split = Some(0.2);
+    config.preparation.split = Some(Split { by: SplitBy::Time, field: Some("at".into()) });
+    config.preparation.augment = Some(Augmentation {
+        table: Some(TableAugmentation {
+            copies: 2,
+            crosses: Vec::new(),
+            perturb: None,
+            smote: None,
+            windows: Some(Windows {
+                time: "at".into(),
+                series: Some("device".into()),
+                length: 4,
+                stride: 2,
+                jitter: Some(0.1),
+                scale: Some(0.1),
+            }),
         }),
         ..Augmentation::default()
     });

@@ -4,16 +4,18 @@ use hearth_crds::preparation::{Deduplication, PrepareConfig};
 use hearth_prepare::{Manifest, Silent, run_with};
 use serde_json::json;
 
-use crate::fixture::{Room, bytes, full, prepare, rows, small, tabular, texts, textual};
+use crate::fixture::{Room, bytes, full, prepare, rows, series, small, tabular, texts, textual};
 
 #[test]
 fn what_is_written_does_not_depend_on_the_number_of_threads() {
-    for (name, make) in [("full", full as Make), ("tabular", tabular), ("textual", textual)] {
+    let all =
+        [("full", full as Make), ("tabular", tabular), ("textual", textual), ("series", series)];
+    for (name, make) in all {
         let room = Room::new();
         let mut config = make(&room, 2000);
         let made = prepare(&config).unwrap();
         let want = bytes(&made.directory);
-        assert!(want.len() > 6, "{name}: {:?}", want.keys());
+        assert!(want.len() > 5, "{name}: {:?}", want.keys());
         for threads in [1, 3] {
             config.output = room.path(&format!("out-{threads}"));
             let again = run_with(&config, &small(threads), &mut Silent).unwrap();

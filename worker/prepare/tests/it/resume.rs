@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hearth_crds::preparation::PrepareConfig;
 
-use crate::fixture::{Room, bytes, full, tabular, textual};
+use crate::fixture::{Room, bytes, full, series, tabular, textual};
 
 /// Runs the program on `config`, whose output is `output`.
 pub(crate) fn start(room: &Room, config: &PrepareConfig, output: &Path, more: &[&str]) -> Child {
@@ -65,6 +65,12 @@ fn a_run_that_is_killed_goes_on_and_writes_the_same_bytes() {
 fn a_table_whose_run_is_killed_has_the_same_bytes() {
     let room = Room::new();
     killed_and_compared(&room, &tabular(&room, 4000), &[0, 30, 80, 90, 95, 98, 100, 105]);
+}
+
+#[test]
+fn windows_whose_run_is_killed_have_the_same_bytes() {
+    let room = Room::new();
+    killed_and_compared(&room, &series(&room, 4000), &[0, 10, 20, 30, 40, 45, 48, 50]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use hearth_prepare::table::ColumnValues;
 use hearth_prepare::table::rules::TableRules;
 use serde_json::{Value, json};
 
-use crate::fixture::{Room, prepare, refusal, rows, tabular, texts};
+use crate::fixture::{Room, prepare, refusal, rows, series, tabular, texts};
 
 /// Settings for a table with these columns.
 fn config(room: &Room, train: &str, columns: &[(&str, Column)]) -> PrepareConfig {
@@ -234,4 +234,40 @@ fn smote_of_no_classes_and_of_texts_is_refused() {
     config.label = Some("a".into());
     let told = refusal(&config);
     assert!(told.contains("smote"), "{told}");
+}
+
+#[test]
+fn windows_are_of_one_series_in_the_order_of_time_and_new_ones_are_for_training() {
+    let room = Room::new();
+    let config = series(&room, 700);
+    let made = prepare(&config).unwrap();
+    let (train, eval) = (rows(&made, "train"), rows(&made, "eval"));
+    let new = made.card.augmented["windows"];
+    assert_eq!(train.len() as u64 * 2, new * 3, "two new ones of each");
+    let list = |row: &Value, name: &str| -> Vec<f64> {
+        row[name].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
+    };
+    for row in train.iter().chain(&eval) {
+        assert!(list(row, "at").is_sorted() && list(row, "heat").len() == 4, "{row}");
+        assert!(row["device"].is_string() && row["label"].is_i64(), "{row}");
+    }
+    let is_given = |row: &&Value| list(row, "heat").iter().all(|heat| heat.fract() == 0.25);
+    assert_eq!(train.iter().filter(is_given).count() as u64, train.len() as u64 - new);
+    assert!(eval.iter().all(|row| is_given(&row)));
+    let samples = fs::read(made.directory.join("samples.json")).unwrap();
+    let samples: Value = serde_json::from_slice(&samples).unwrap();
+    assert_eq!(samples["windows"][0]["before"]["heat"].as_array().unwrap().len(), 4);
+
+    let mut other = config.clone();
+    other.preparation.split = None;
+    let told = refusal(&other);
+    assert!(
+        told.contains("windows: rows for evaluation would be drawn out of the middle"),
+        "{told}"
+    );
+    let mut other = config;
+    let table = other.preparation.augment.as_mut().unwrap().table.as_mut().unwrap();
+    table.windows.as_mut().unwrap().length = 1000;
+    let told = refusal(&other);
+    assert!(told.contains("no series of the rows for training has 1000 rows"), "{told}");
 }
