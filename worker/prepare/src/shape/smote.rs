@@ -181,13 +181,30 @@ impl Held {
             self.bytes += values.bytes();
             held.append(values);
         }
-        if self.bytes > BYTES {
-            let (held, most) = (next, BYTES >> 20);
-            let told =
-                format!("the first {held} rows of rare labels take more than {most} MiB of memory");
-            let what = "lower smote.share so that fewer labels are rare, or drop columns";
-            return Err(smote_setting(format!("{told}; {what}")));
-        }
-        Ok(())
+        within(self.bytes, next)
+    }
+}
+
+/// Refuses more rows than may be held.
+fn within(bytes: usize, rows: usize) -> Result<(), PrepareError> {
+    if bytes <= BYTES {
+        return Ok(());
+    }
+    let most = BYTES >> 20;
+    let told = format!("the first {rows} rows of rare labels take more than {most} MiB of memory");
+    let what =
+        "lower smote.share so that fewer labels are rare, or leave out columns of long texts";
+    Err(smote_setting(format!("{told}; {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_rows_than_memory_is_given_are_refused() {
+        assert!(within(BYTES, 10).is_ok());
+        let told = within(BYTES + 1, 10).unwrap_err().to_string();
+        assert!(told.contains("first 10 rows of rare labels take more than 256 MiB"), "{told}");
     }
 }

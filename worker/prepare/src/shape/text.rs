@@ -54,6 +54,7 @@ impl Texts {
                 detail: "rows have no field of texts to change; leave it out".to_owned(),
             });
         }
+        refuse_shares(spec)?;
         let seed = learning.config.preparation.seed.cast_unsigned();
         let synonyms = match synonym_path(learning.config) {
             Some(path) => Synonyms::load(&path).map_err(refused)?,
@@ -150,6 +151,30 @@ impl Back {
         let said = back_translate(&self.translator, text, &self.language).map_err(untold)?;
         self.answers.put(asked, said.as_deref()).map_err(writing)
     }
+}
+
+/// Refuses shares that are none, and words that are to be put in from nowhere.
+fn refuse_shares(spec: &TextAugmentation) -> Result<(), PrepareError> {
+    let refuse = |field: &str, detail: &str| {
+        let setting = format!("data.preparation.augment.text.{field}");
+        Err(PrepareError::Setting { setting, detail: detail.to_owned() })
+    };
+    let synonyms = spec.synonyms.as_ref().map(|synonyms| synonyms.share);
+    let shares = [
+        ("synonyms.share", synonyms),
+        ("insert", spec.insert),
+        ("swap", spec.swap),
+        ("delete", spec.delete),
+    ];
+    for (field, share) in shares {
+        if share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+            return refuse(field, "it is a share of words; write 0.01 to 0.5");
+        }
+    }
+    if spec.insert.is_some() && spec.synonyms.is_none() {
+        return refuse("insert", "it puts in synonyms; write synonyms, too");
+    }
+    Ok(())
 }
 
 fn untold(source: TranslateError) -> PrepareError {

@@ -181,8 +181,8 @@ impl Windowing {
         for (field, column) in schema.fields().iter().zip(&mut columns) {
             if !self.is_one(field.name()) {
                 let item = Arc::new(Field::new("item", field.data_type().clone(), true));
-                let list = ListArray::try_new(item, offsets(), Arc::clone(column), None);
-                *column = Arc::new(list.map_err(PrepareError::internal)?);
+                let made = ListArray::try_new(item, offsets(), Arc::clone(column), None);
+                *column = Arc::new(made.map_err(PrepareError::internal)?);
             }
         }
         RecordBatch::try_new(self.schema(&schema), columns).map_err(PrepareError::internal)
@@ -271,7 +271,7 @@ impl Series {
         let total: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
         let row_bytes = total / sizes.len().max(1) as u64;
         let contents = contents(&rows, &learning.recipe.touched);
-        Ok(Self { side, contents, rows, row_bytes, windows })
+        Ok(Self { side, rows, contents, row_bytes, windows })
     }
 
     /// Of what a window's rows hold.

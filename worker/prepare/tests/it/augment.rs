@@ -127,6 +127,18 @@ fn texts_are_needed() {
     assert!(told.contains("augment.text: rows have no field of texts"), "{told}");
 }
 
+#[test]
+fn shares_that_are_none_are_refused() {
+    let room = Room::new();
+    let mut config = room.config(room.file("rows.jsonl", "{\"text\":\"a\",\"label\":\"x\"}\n"));
+    augmented(&mut config, TextAugmentation { delete: Some(1.5), ..NOTHING });
+    let told = refusal(&config);
+    assert!(told.contains("augment.text.delete: it is a share of words"), "{told}");
+    augmented(&mut config, TextAugmentation { insert: Some(0.1), ..NOTHING });
+    let told = refusal(&config);
+    assert!(told.contains("augment.text.insert: it puts in synonyms"), "{told}");
+}
+
 type Asked = Arc<Mutex<BTreeMap<String, u32>>>;
 
 /// A model that says something else each time, after a while; and how often it was asked what.

@@ -251,7 +251,8 @@ fn windows_are_of_one_series_in_the_order_of_time_and_new_ones_are_for_training(
         assert!(list(row, "at").is_sorted() && list(row, "heat").len() == 4, "{row}");
         assert!(row["device"].is_string() && row["label"].is_i64(), "{row}");
     }
-    let is_given = |row: &&Value| list(row, "heat").iter().all(|heat| heat.fract() == 0.25);
+    let is_given =
+        |row: &&Value| list(row, "heat").iter().all(|heat| (heat.fract() - 0.25).abs() < 1e-12);
     assert_eq!(train.iter().filter(is_given).count() as u64, train.len() as u64 - new);
     assert!(eval.iter().all(|row| is_given(&row)));
     let samples = fs::read(made.directory.join("samples.json")).unwrap();
