@@ -45,6 +45,10 @@ pub struct PrepareConfig {
     /// What else is done.
     #[serde(default)]
     pub preparation: Preparation,
+    /// Where `preparation.augment.text.synonyms.source` is on this machine; the source itself is
+    /// the path where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synonyms: Option<PathBuf>,
     /// Directory below which the prepared data's own directory is made.
     pub output: PathBuf,
     /// The same, for messages.
@@ -117,6 +121,15 @@ pub struct DataCard {
     pub lengths: Vec<LengthCard>,
     /// Columns of the training rows.
     pub columns: Vec<ColumnCard>,
+    /// What columns of tables were mended of, rows for training and evaluation together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mended: BTreeMap<String, MendedColumn>,
+    /// Rows made of training rows, by what they were made by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub augmented: BTreeMap<String, u64>,
+    /// Rows that would have been made, by why they were not.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_augmented: BTreeMap<String, u64>,
     /// The seed.
     pub seed: i64,
     /// All settings that decided on the result.
@@ -183,6 +196,21 @@ pub struct ColumnCard {
     /// or more have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, u64>,
+}
+
+/// What a column of a table was mended of. Values that are no values of the column's type are
+/// among the malformed rows, and rows that went for want of a value among those dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MendedColumn {
+    /// Missing values that were put in.
+    pub filled: u64,
+    /// Outliers that became the farthest value that is near enough.
+    pub capped: u64,
+    /// Rows that went for an outlier.
+    pub dropped: u64,
+    /// What was done, with the numbers that the training rows gave.
+    pub rule: String,
 }
 
 /// How numbers are spread. Quantiles are within 1% of a number that is there.

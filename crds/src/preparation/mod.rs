@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::pod::Resources;
 
 pub use config::{
-    ColumnCard, DataCard, DataStatus, LengthCard, MalformedRow, NumbersCard, Pointer,
+    ColumnCard, DataCard, DataStatus, LengthCard, MalformedRow, MendedColumn, NumbersCard, Pointer,
     PrepareConfig, SourceCard, pointer,
 };
 pub use image::{ColorJitter, Flip, ImageAugmentation, ImageFilter, Scale};

@@ -47,9 +47,9 @@ pub struct Column {
 pub enum ColumnType {
     /// Numbers.
     Number,
-    /// Whole numbers.
+    /// Whole numbers, up to 2^53.
     Integer,
-    /// `true` and `false`.
+    /// `true` and `false`; 1 and 0 are read as these.
     Boolean,
     /// Texts, of which there are few.
     Category,
@@ -132,14 +132,16 @@ pub struct TableAugmentation {
     #[schemars(length(max = 64), inner(length(equal = 2)))]
     pub crosses: Vec<Vec<String>>,
     /// Numbers change by a normally distributed part of their column's standard deviation, of
-    /// which this is the standard deviation.
+    /// which this is the standard deviation. The label and what rows are split by stay, whole numbers
+    /// stay whole, and none goes beyond its column's `min` and `max`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0001, max = 1.0))]
     pub perturb: Option<f64>,
     /// Rare labels get rows between their neighbours (SMOTE, arXiv:1106.1813).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smote: Option<Smote>,
-    /// Rows in the order of time become windows.
+    /// Rows in the order of time become windows, for evaluation, too: a row each, whose columns are
+    /// lists. New ones, `copies` of each, are made where `jitter` or `scale` is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Windows>,
 }

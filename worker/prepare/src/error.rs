@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::augment::translate::TranslateError;
+
 /// Why data cannot be prepared. Every message says what is wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
@@ -77,6 +79,14 @@ pub enum PrepareError {
         /// Why.
         source: io::Error,
     },
+    /// A model that translates none of a row's texts.
+    #[error(
+        "data.preparation.augment.text.backTranslation: no translation; look at the model's server, or leave it out"
+    )]
+    Translation {
+        /// Why.
+        source: Box<TranslateError>,
+    },
     /// A bug.
     #[error("internal error: {0}; please report it")]
     Internal(String),
@@ -112,7 +122,8 @@ impl PrepareError {
             Self::Missing { .. } => "MissingInput",
             Self::Read { .. } | Self::Changed { .. } => "ReadFailed",
             Self::BadRows { .. } | Self::Damaged { .. } | Self::Empty { .. } => "BadData",
-            Self::Setting { .. } => "BadConfig",
+            Self::Translation { source } if source.is_passing() => "ReadFailed",
+            Self::Setting { .. } | Self::Translation { .. } => "BadConfig",
             Self::Write { .. } => "OutputFailed",
             Self::Internal(_) => "InternalError",
         }

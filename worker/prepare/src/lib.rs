@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! source: files -> batches of rows    rows: a batch -> cleaned rows, and keys    text: what a text is cleaned of
-//! stage: what is kept on the way      card: what is told of the result           run: all of it
+//! stage: what is kept on the way      shape: what rows become in the end         table, augment: how
+//! card: what is told of the result    run: all of it
 //! ```
 //!
 //! Invariants:
@@ -23,6 +24,7 @@ pub mod picture;
 mod progress;
 mod rows;
 mod run;
+mod shape;
 mod source;
 mod stage;
 pub mod table;

@@ -13,7 +13,7 @@ use hearth_crds::worker_config::DataFile;
 use serde_json::Value;
 
 use crate::bad_rows::BadRows;
-use crate::card::{card, markdown};
+use crate::card::{SAMPLES, card, markdown, tell_shape};
 use crate::error::PrepareError;
 use crate::files::{
     Lock, hash_file, read_json, remove_directory, sync_directory, write_json, write_whole,
@@ -21,8 +21,10 @@ use crate::files::{
 use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
 use crate::progress::{Counter, Progress, Stage, Update};
 use crate::rows::Recipe;
+use crate::shape::{Learning, Shaping, synonym_files};
 use crate::source::{Bounds, Scan, Source};
-use crate::stage::{AsTheyAre, Cleaned, Cleaning, Fates, Rows, Writing, Written, decide};
+use crate::stage::{Cleaned, Cleaning, Fate, Fates, Reading, Rows, Writing, Written, decide};
+use crate::table::rules::{TABLE, TableRules};
 
 /// How a preparation is carried out. None but the last two has a part in the result's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +82,8 @@ pub fn run_with(
     let open = |data: &DataFile| Source::open(data, recipe.touched.clone());
     let train = open(&config.train)?;
     let eval = config.eval.as_ref().map(open).transpose()?;
-    let sources = hash_sources(&train, eval.as_ref(), progress)?;
+    let mut sources = hash_sources(&train, eval.as_ref(), progress)?;
+    sources.extend(hash_synonyms(config)?);
     let told = told_recipe(config)?;
     let id = name(&told, &sources)?;
 
@@ -194,6 +197,7 @@ impl Job<'_> {
         for (source, scan) in self.sources().zip(&scans) {
             source.check(&scan.schema)?;
         }
+        self.same_columns(&scans)?;
 
         let mut bad = BadRows::new(self.config.max_bad_rows);
         let counter = &mut Counter::new(progress, Stage::Clean, total);
@@ -225,11 +229,20 @@ impl Job<'_> {
         };
         let counter = &mut Counter::new(progress, Stage::Compare, rows.steps());
         let fates = decide(self.config, &self.recipe, rows, counter)?;
+        let reading = Reading { rows, fates: &fates, work };
+        let learning = Learning {
+            config: self.config,
+            recipe: &self.recipe,
+            reading,
+            schema: &train.schema,
+            work,
+        };
+        let shaping = Shaping::new(&learning)?;
         let writing = Writing {
             rows,
             fates: &fates,
             touched: &self.recipe.touched,
-            shape: &AsTheyAre,
+            shape: &shaping,
             shard_bytes: self.settings.shard_bytes,
             threads: self.settings.threads,
             out: data,
@@ -238,9 +251,28 @@ impl Job<'_> {
         let plan = writing.plan()?;
         let counter = &mut Counter::new(progress, Stage::Write, plan.iter().map(|s| s.bytes).sum());
         let written = writing.run(&plan, counter)?;
-        let told = self.tell(&cleaned, &bad, &fates, &written);
+        refuse_all_outliers(&fates, &written)?;
+        let told = self.tell(&cleaned, &bad, &fates, (&written, shaping.rules()));
         progress.update(&Update { stage: Stage::Finish, rows: 0, bytes: 0, total: 0 });
-        self.finish(&told, written)
+        self.finish(&told, shaping.rules(), written)
+    }
+
+    /// Refuses columns that are of one type in the training rows and of another in those for
+    /// evaluation: what is learned of the ones is done to the others.
+    fn same_columns(&self, scans: &[Scan]) -> Result<(), PrepareError> {
+        let columns = &self.recipe.columns;
+        let mut found = Vec::new();
+        for (source, scan) in self.sources().zip(scans) {
+            found.push(columns.resolved(&*columns.schema(&scan.schema, &source.data.path)?)?);
+        }
+        let [train, eval] = &found[..] else { return Ok(()) };
+        let differs = train.iter().find(|(name, column)| eval[*name].type_ != column.type_);
+        differs.map_or(Ok(()), |(name, _)| {
+            Err(PrepareError::Setting {
+                setting: format!("data.preparation.table.columns.{name}.type"),
+                detail: "rows for training and for evaluation hold different ones; write it".into(),
+            })
+        })
     }
 
     fn sources(&self) -> impl Iterator<Item = &Source> {
@@ -252,15 +284,27 @@ impl Job<'_> {
         Bounds { threads, part_bytes, chunk_bytes }
     }
 
-    fn tell(&self, cleaned: &[Cleaned], bad: &BadRows, fates: &Fates, made: &Written) -> DataCard {
+    fn tell(
+        &self,
+        cleaned: &[Cleaned],
+        bad: &BadRows,
+        fates: &Fates,
+        (made, rules): (&Written, &TableRules),
+    ) -> DataCard {
         let DataCard { format_version, id, sources, seed, recipe, .. } = self.card.clone();
         let cleaned: Vec<&Cleaned> = cleaned.iter().collect();
-        let told = card(&cleaned, bad, fates, made);
+        let mut told = card(&cleaned, bad, fates, made);
+        tell_shape(&mut told, &made.shaped, rules);
         DataCard { format_version, id, sources, seed, recipe, ..told }
     }
 
-    /// Writes the card, and the manifest last.
-    fn finish(&self, card: &DataCard, written: Written) -> Result<(), PrepareError> {
+    /// Writes the card and what belongs to it, and the manifest last.
+    fn finish(
+        &self,
+        card: &DataCard,
+        rules: &TableRules,
+        written: Written,
+    ) -> Result<(), PrepareError> {
         let data = &self.place.data;
         let text = markdown(card);
         let mut files = written.files;
@@ -269,7 +313,16 @@ impl Job<'_> {
             write_whole(&data.join("card.md"), |out| {
                 std::io::Write::write_all(out, text.as_bytes())
             })?;
-            for name in ["card.json", "card.md"] {
+            let mut names = vec!["card.json", "card.md"];
+            if *rules != TableRules::default() {
+                write_json(&data.join(TABLE), rules)?;
+                names.push(TABLE);
+            }
+            if !written.shaped.samples.is_empty() {
+                write_json(&data.join(SAMPLES), &written.shaped.samples)?;
+                names.push(SAMPLES);
+            }
+            for name in names {
                 files.push(FileEntry::of(data, name)?);
             }
             let id = card.id.clone();
@@ -277,6 +330,18 @@ impl Job<'_> {
         })();
         finished.map_err(|error| PrepareError::writing(&data.join(MANIFEST), error))
     }
+}
+
+/// Refuses data of which the last rows of a side went as outliers.
+fn refuse_all_outliers(fates: &Fates, made: &Written) -> Result<(), PrepareError> {
+    let sides = [("training", Fate::Train, &made.train), ("evaluation", Fate::Eval, &made.eval)];
+    let gone = sides.into_iter().find(|(_, fate, of)| of.rows == 0 && fates.count(*fate) > 0);
+    gone.map_or(Ok(()), |(name, ..)| {
+        Err(PrepareError::Setting {
+            setting: "data.preparation.table.columns".to_owned(),
+            detail: format!("all rows for {name} hold outliers that are dropped; use action: Clip"),
+        })
+    })
 }
 
 fn refuse_empty(source: &Source, made: &Cleaned) -> Result<(), PrepareError> {
@@ -328,6 +393,24 @@ fn hash_sources(
     Ok(told)
 }
 
+/// Size and hash of the files of synonyms.
+fn hash_synonyms(config: &PrepareConfig) -> Result<Vec<SourceCard>, PrepareError> {
+    let uri = config.preparation.augment.as_ref().and_then(|augment| augment.text.as_ref());
+    let uri = uri.and_then(|text| text.synonyms.as_ref()).map(|synonyms| synonyms.source.clone());
+    let told = |path: &PathBuf| {
+        let hashed = hash_file(path, |_| {});
+        let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(path, error))?;
+        Ok(SourceCard {
+            role: "synonyms".to_owned(),
+            uri: uri.clone().unwrap_or_default(),
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            bytes,
+            blake3: hash.to_hex().to_string(),
+        })
+    };
+    synonym_files(config).iter().map(told).collect()
+}
+
 /// All settings that decide on the result: not for whom it is, nor where things are.
 fn told_recipe(config: &PrepareConfig) -> Result<Value, PrepareError> {
     let mut recipe = serde_json::to_value(config).map_err(PrepareError::internal)?;
@@ -338,8 +421,9 @@ fn told_recipe(config: &PrepareConfig) -> Result<Value, PrepareError> {
             }
         }
     };
-    forget("", &["version", "job", "output", "outputUri"]);
+    forget("", &["version", "job", "output", "outputUri", "synonyms"]);
     forget("/preparation", &["output", "resources"]);
+    forget("/preparation/augment/text/synonyms", &["source"]);
     forget("/train", &["path", "uri"]);
     forget("/eval", &["path", "uri"]);
     Ok(recipe)

@@ -90,6 +90,7 @@ pub fn prepare_config(job: &ValidJob, backend: &Backend) -> Option<PrepareConfig
         cleaning: data.cleaning(),
         max_bad_rows: data.max_bad_rows.unsigned_abs(),
         preparation: (**preparation).clone(),
+        synonyms: None,
         output: path_of(output, backend),
         output_uri: output.to_string(),
     })

@@ -1,6 +1,7 @@
 //! Rows made of rows. What is made of a row depends on the seed, the row and the number of the copy
 //! alone, so that it is the same however many threads there are and in whatever order they work.
 
+pub mod answers;
 pub mod synonyms;
 pub mod text;
 pub mod translate;

@@ -88,6 +88,14 @@ impl Synonyms {
     }
 }
 
+/// The files that are read of a source of synonyms.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    WORDNET.map(|name| path.join(name)).into_iter().filter(|path| path.exists()).collect()
+}
+
 fn lines(path: &Path) -> Result<Vec<Vec<String>>, SynonymsError> {
     let text = read(path)?;
     let words = |line: &str| {
@@ -99,7 +107,7 @@ fn lines(path: &Path) -> Result<Vec<Vec<String>>, SynonymsError> {
 
 fn wordnet(directory: &Path) -> Result<Vec<Vec<String>>, SynonymsError> {
     let mut sets = Vec::new();
-    for path in WORDNET.map(|name| directory.join(name)).into_iter().filter(|path| path.exists()) {
+    for path in files(directory) {
         for (number, line) in read(&path)?.lines().enumerate() {
             // The licence stands before the sets, indented.
             if line.starts_with(' ') || line.is_empty() {

@@ -54,7 +54,7 @@ pub enum TranslateError {
 
 impl TranslateError {
     /// Whether the same request may do better later.
-    fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Empty { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..),

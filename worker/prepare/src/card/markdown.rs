@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use hearth_crds::preparation::{ColumnCard, DataCard};
+use hearth_crds::preparation::{ColumnCard, DataCard, MendedColumn};
 
 /// Most lines of a table of labels.
 const LABELS: usize = 30;
@@ -25,6 +25,15 @@ pub fn markdown(card: &DataCard) -> String {
     }
     section(&mut out, "Malformed rows", &["where", "why"], &malformed(card));
     section(&mut out, "Masked", &["kind", "times"], &counts(&card.masked));
+    let header = ["column", "put in", "capped", "rows dropped", "what is done"];
+    section(&mut out, "Mended columns", &header, &mended(card));
+    section(&mut out, "Rows made of training rows", &["by", "rows"], &counts(&card.augmented));
+    if !card.augmented.is_empty() {
+        out.push_str(
+            "\nThey are among the rows for training. samples.json shows some with what they were made of; it holds texts of rows, which this card does not.\n",
+        );
+    }
+    section(&mut out, "Rows not made", &["why", "rows"], &counts(&card.not_augmented));
     section(
         &mut out,
         "Labels",
@@ -74,6 +83,14 @@ fn malformed(card: &DataCard) -> Table {
         table.push(vec![format!("and {more} more"), String::new()]);
     }
     table
+}
+
+fn mended(card: &DataCard) -> Table {
+    let line = |(name, column): (&String, &MendedColumn)| {
+        let MendedColumn { filled, capped, dropped, rule } = column;
+        vec![name.clone(), grouped(*filled), grouped(*capped), grouped(*dropped), rule.clone()]
+    };
+    card.mended.iter().map(line).collect()
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> Table {

@@ -6,13 +6,18 @@ mod summary;
 
 use std::collections::BTreeMap;
 
-use hearth_crds::preparation::{DataCard, LengthCard, MalformedRow};
+use hearth_crds::preparation::{DataCard, LengthCard, MalformedRow, MendedColumn};
 
 use crate::bad_rows::BadRows;
-use crate::stage::{Cleaned, Fate, Fates, Written};
+use crate::stage::{Cleaned, Fate, Fates, ShapeReport, Written};
+use crate::table::rules::TableRules;
 
 pub use markdown::markdown;
 pub(crate) use summary::Summary;
+
+/// Name of the file of rows that were made, with what they were made of: texts of rows, which the
+/// card holds none of.
+pub(crate) const SAMPLES: &str = "samples.json";
 
 /// Tells of rows what became of them; what they were made by is for the caller to add.
 pub(crate) fn card(sources: &[&Cleaned], bad: &BadRows, fates: &Fates, made: &Written) -> DataCard {
@@ -52,6 +57,20 @@ pub(crate) fn card(sources: &[&Cleaned], bad: &BadRows, fates: &Fates, made: &Wr
         columns: made.train.columns(),
         ..DataCard::default()
     }
+}
+
+/// Tells what columns were mended of, and what was made of rows.
+pub(crate) fn tell_shape(card: &mut DataCard, shaped: &ShapeReport, rules: &TableRules) {
+    for (name, column) in rules.columns.iter().filter(|(_, column)| !column.rule.is_idle()) {
+        let [filled, capped, dropped] = shaped.mended.get(name).copied().unwrap_or_default();
+        if dropped > 0 {
+            card.dropped.insert(format!("outlier of {name:?}"), dropped);
+        }
+        let rule = column.rule.describe();
+        card.mended.insert(name.clone(), MendedColumn { filled, capped, dropped, rule });
+    }
+    card.augmented.clone_from(&shaped.made);
+    card.not_augmented.clone_from(&shaped.not_made);
 }
 
 fn lengths(train: &[u64], eval: &[u64]) -> Vec<LengthCard> {

@@ -29,7 +29,8 @@ pub(super) fn flaws(batch: &RecordBatch, touched: &Touched) -> Vec<Option<String
             None => each(&|_| Some(missing(name))),
         }
     }
-    if let Some((by, name)) = touched.split() {
+    let windows = touched.time().map(|name| (SplitBy::Time, name));
+    for (by, name) in touched.split().into_iter().chain(windows) {
         match batch.column_by_name(name) {
             Some(column) => each(&|row| match by {
                 _ if column.is_null(row) => Some(missing(name)),

@@ -45,9 +45,7 @@ impl Key {
 /// Keys of all rows; `sizes` are theirs.
 pub(super) fn keys(batch: &RecordBatch, touched: &Touched, sizes: &[u32]) -> Vec<Key> {
     let column = |name: &str| batch.column_by_name(name).map(AsRef::as_ref);
-    let texts: Vec<usize> =
-        touched.texts().iter().filter_map(|name| batch.schema_ref().index_of(name).ok()).collect();
-    let order = if texts.is_empty() { name_order(batch) } else { texts };
+    let order = content_order(batch, touched);
     let label = touched.label().and_then(column);
     let split = touched.split().and_then(|(by, name)| Some((by, column(name)?)));
     sizes
@@ -64,6 +62,18 @@ pub(super) fn keys(batch: &RecordBatch, touched: &Touched, sizes: &[u32]) -> Vec
             size: *size,
         })
         .collect()
+}
+
+/// [`Key::content`] of all rows.
+pub(crate) fn contents(batch: &RecordBatch, touched: &Touched) -> Vec<u128> {
+    let order = content_order(batch, touched);
+    (0..batch.num_rows()).map(|row| content(batch, &order, row)).collect()
+}
+
+fn content_order(batch: &RecordBatch, touched: &Touched) -> Vec<usize> {
+    let texts: Vec<usize> =
+        touched.texts().iter().filter_map(|name| batch.schema_ref().index_of(name).ok()).collect();
+    if texts.is_empty() { name_order(batch) } else { texts }
 }
 
 fn content(batch: &RecordBatch, order: &[usize], row: usize) -> u128 {
@@ -87,6 +97,11 @@ fn hash_scalar(column: &dyn Array, row: usize) -> u64 {
         }
     };
     u64::from_be_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 8]))
+}
+
+/// Times of all rows, in the order of times.
+pub(crate) fn times(column: &dyn Array) -> Vec<u64> {
+    (0..column.len()).map(|row| time(column, row).unwrap_or(0)).collect()
 }
 
 /// A time as a number whose order is that of times; `None` for what is none.

@@ -2,13 +2,14 @@
 //! apart. No files, no clocks.
 
 mod check;
+pub(crate) mod columns;
 mod key;
 mod process;
 mod texts;
 mod touched;
 pub(crate) mod value;
 
-pub(crate) use key::{KEY_BYTES, Key};
+pub(crate) use key::{KEY_BYTES, Key, contents, times};
 pub(crate) use process::{Processed, Recipe};
 pub(crate) use texts::Pieces;
 pub(crate) use touched::Touched;

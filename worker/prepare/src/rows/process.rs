@@ -9,6 +9,7 @@ use arrow_select::filter::filter_record_batch;
 use hearth_crds::preparation::{Preparation, PrepareConfig};
 
 use super::check::flaws;
+use super::columns::Columns;
 use super::key::keys;
 use super::value::add_sizes;
 use super::{Key, Pieces, Touched};
@@ -24,6 +25,7 @@ const EMPTY: &str = "empty once cleaned";
 /// What is done with every row.
 pub(crate) struct Recipe {
     pub(crate) touched: Touched,
+    pub(crate) columns: Columns,
     cleaner: Cleaner,
     filter: Option<Filter>,
     similar: Option<MinHash>,
@@ -67,8 +69,10 @@ impl Recipe {
             let told = "this version does not do it yet; leave it out";
             return Err(setting(&format!("data.preparation.{what}"), told.to_owned()));
         }
+        let columns = config.preparation.table.as_ref().map(|table| Columns::new(&table.columns));
         let seed = config.preparation.seed.cast_unsigned();
-        Ok(Self { touched, cleaner, filter, similar: near.map(|near| MinHash::new(near, seed)) })
+        let similar = near.map(|near| MinHash::new(near, seed));
+        Ok(Self { touched, columns: columns.unwrap_or_default(), cleaner, filter, similar })
     }
 
     /// Tells which texts say nearly the same, where that is asked for.
@@ -80,7 +84,10 @@ impl Recipe {
     pub(crate) fn process(&self, rows: Rows) -> Result<Processed, PrepareError> {
         let Rows { batch, lines, mut bad } = rows;
         let count = batch.num_rows() as u64 + bad.len() as u64;
-        let flaws = flaws(&batch, &self.touched);
+        let (batch, ill_typed) = self.columns.read(&batch)?;
+        let others = flaws(&batch, &self.touched).into_iter();
+        let flaws: Vec<_> =
+            ill_typed.into_iter().zip(others).map(|(of, other)| of.or(other)).collect();
         let well: BooleanArray = flaws.iter().map(|flaw| Some(flaw.is_none())).collect();
         for (line, flaw) in lines.iter().zip(flaws) {
             bad.extend(flaw.map(|reason| Bad { line: *line, reason }));
@@ -143,6 +150,14 @@ impl Recipe {
     ) -> Result<(BooleanArray, BTreeMap<String, u64>), PrepareError> {
         let mut dropped = BTreeMap::new();
         let mut stay = vec![true; batch.num_rows()];
+        for name in self.columns.needed() {
+            let column = batch.column_by_name(name);
+            let rows = stay.iter_mut().enumerate().filter(|(_, stays)| **stays);
+            for (_, stays) in rows.filter(|(row, _)| column.is_some_and(|of| of.is_null(*row))) {
+                *stays = false;
+                *dropped.entry(format!("no value of {name:?}")).or_default() += 1;
+            }
+        }
         for name in self.touched.texts() {
             let pieces = pieces(batch, name)?;
             for (row, stays) in stay.iter_mut().enumerate().filter(|(_, stays)| **stays) {
@@ -182,9 +197,8 @@ impl Recipe {
 fn not_yet(asked: &Preparation) -> Option<&'static str> {
     let deduplicate = asked.deduplicate.as_ref();
     let settings = [
-        ("table", asked.table.is_some()),
         ("images", asked.images.is_some()),
-        ("augment", asked.augment.is_some()),
+        ("augment.image", asked.augment.as_ref().is_some_and(|asked| asked.image.is_some())),
         (
             "deduplicate.hashDistance",
             deduplicate.is_some_and(|asked| asked.hash_distance.is_some()),

@@ -51,6 +51,15 @@ impl<'a> Pieces<'a> {
         self.list.is_some()
     }
 
+    /// Whether a text, by its place, may be said in other words: texts, and what users say. What
+    /// a model should answer, and what it is told to be, stay.
+    pub(crate) fn may_vary(&self, piece: usize) -> bool {
+        let Some(list) = self.list else { return true };
+        let roles = list.values().as_struct_opt().and_then(|of| of.column_by_name("role"));
+        let roles = roles.and_then(|roles| roles.as_string_opt::<i32>());
+        roles.is_some_and(|roles| roles.is_valid(piece) && roles.value(piece) == "user")
+    }
+
     /// Whether the row has a value.
     pub(crate) fn is_missing(&self, row: usize) -> bool {
         self.column.is_null(row)

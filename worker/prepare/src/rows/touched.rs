@@ -1,8 +1,9 @@
 //! The fields that preparation looks into, and of what kind they must be.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use hearth_crds::preparation::{PrepareConfig, SplitBy};
+use hearth_crds::preparation::{ColumnType, Preparation, PrepareConfig, SplitBy};
 use indexmap::IndexMap;
 
 use crate::error::PrepareError;
@@ -16,6 +17,12 @@ pub(crate) struct Touched {
     /// Whether labels are classes: strings, or whole numbers. Those of a table may be any number.
     classes: bool,
     split: Option<(SplitBy, String)>,
+    /// Column of the time of windows.
+    time: Option<String>,
+    /// Other columns that a setting names.
+    others: BTreeSet<String>,
+    /// Columns of CSV that hold texts, whatever they look like.
+    verbatim: BTreeSet<String>,
 }
 
 impl Touched {
@@ -24,7 +31,11 @@ impl Touched {
         let split = config.preparation.split.as_ref().filter(|_| config.eval_split.is_some());
         let split = split.and_then(|split| Some((split.by, split.field.clone()?)));
         let (texts, label) = (config.text_fields.clone(), config.label.clone());
-        Self { texts, label, classes, split }
+        let (others, verbatim) = columns(&config.preparation);
+        let table = config.preparation.augment.as_ref().and_then(|augment| augment.table.as_ref());
+        let windows = table.and_then(|table| table.windows.as_ref());
+        let time = windows.map(|windows| windows.time.clone());
+        Self { texts, label, classes, split, time, others, verbatim }
     }
 
     /// Fields of texts.
@@ -47,10 +58,16 @@ impl Touched {
         self.split.as_ref().map(|(by, field)| (*by, field.as_str()))
     }
 
+    /// Column of the time of windows.
+    pub(crate) fn time(&self) -> Option<&str> {
+        self.time.as_deref()
+    }
+
     /// All of them.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let split = self.split.as_ref().map(|(_, field)| field);
-        self.texts.iter().chain(&self.label).chain(split).map(String::as_str)
+        let fields = self.texts.iter().chain(&self.label).chain(split);
+        fields.chain(&self.others).map(String::as_str)
     }
 
     /// What is wrong with the kinds of a row's values. What is missing or empty is told later, for
@@ -137,6 +154,11 @@ impl Touched {
                 Some(_) => return Err(PrepareError::internal("a text field that is no text")),
             }
         }
+        for name in self.verbatim.iter().filter(|_| csv) {
+            if let Some(kind) = kinds.get_mut(name) {
+                *kind = Kind::Text;
+            }
+        }
         if let Some(kind) = self.label.as_ref().and_then(|name| kinds.get_mut(name))
             && csv
             && self.classes
@@ -146,6 +168,20 @@ impl Touched {
         }
         Ok(())
     }
+}
+
+/// Columns of tables that settings name; and which of them hold texts.
+fn columns(asked: &Preparation) -> (BTreeSet<String>, BTreeSet<String>) {
+    let specs = || asked.table.iter().flat_map(|table| &table.columns);
+    let table = asked.augment.as_ref().and_then(|augment| augment.table.as_ref());
+    let windows = table.and_then(|table| table.windows.as_ref());
+    let mut all: BTreeSet<String> = specs().map(|(name, _)| name.clone()).collect();
+    all.extend(table.iter().flat_map(|table| table.crosses.iter().flatten().cloned()));
+    all.extend(windows.iter().flat_map(|of| [&of.time].into_iter().chain(&of.series).cloned()));
+    let texts = specs().filter(|(_, spec)| {
+        matches!(spec.type_, Some(ColumnType::Category | ColumnType::Text | ColumnType::Timestamp))
+    });
+    (all, texts.map(|(name, _)| name.clone()).collect())
 }
 
 /// A message has a role, and a string as its content or none.
@@ -178,7 +214,7 @@ mod tests {
             texts: vec!["t".into()],
             label: Some("l".into()),
             classes: true,
-            split: None,
+            ..Touched::default()
         };
         for (row, want) in [
             (r#"{"t": 3}"#, r#"field "t" is a number, neither a string nor an array of messages"#),

@@ -50,17 +50,18 @@ impl Cleaning<'_> {
         bad: &mut BadRows,
         counter: &mut Counter<'_>,
     ) -> Result<Cleaned, PrepareError> {
-        let schema = SchemaRef::clone(&self.scan.schema);
+        let path = &self.source.data.path;
+        let schema = self.recipe.columns.schema(&self.scan.schema, path)?;
         let mut cleaned = Cleaned { schema, parts: Vec::new() };
         for (number, part) in self.scan.parts.iter().enumerate() {
             let files = PartFiles::new(self.directory, number);
-            let report = match files.report() {
-                Some(report) => {
-                    bad.extend(report.bad, report.first_bad.clone())?;
-                    counter.add(report.rows, 0);
-                    report
-                }
-                None => self.part(part, files.clone(), bad, counter)?,
+            let report = if let Some(report) = files.report() {
+                bad.extend(report.bad, report.first_bad.clone())?;
+                counter.add(report.rows, 0);
+                report
+            } else {
+                let writer = PartWriter::create(files.clone(), &cleaned.schema)?;
+                self.part(part, writer, bad, counter)?
             };
             counter.add(0, part.bytes);
             cleaned.parts.push((files, report));
@@ -72,13 +73,12 @@ impl Cleaning<'_> {
     fn part(
         &self,
         part: &Part,
-        files: PartFiles,
+        mut writer: PartWriter,
         bad: &mut BadRows,
         counter: &mut Counter<'_>,
     ) -> Result<PartReport, PrepareError> {
         let Self { source, scan, recipe, bounds, .. } = *self;
         let file = source.files[part.file].path.display().to_string();
-        let mut writer = PartWriter::create(files, &scan.schema)?;
         in_order(
             bounds.threads,
             |send| source.format().read(source, scan, part, send),

@@ -36,7 +36,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Every row's number and key.
-    pub(super) fn keys(self) -> impl Iterator<Item = io::Result<(u32, Key)>> {
+    pub(crate) fn keys(self) -> impl Iterator<Item = io::Result<(u32, Key)>> {
         let keys = self.parts().flat_map(|(files, _)| {
             let (keys, failed) = match files.keys() {
                 Ok(keys) => (Some(keys), None),

@@ -5,7 +5,7 @@
 //! clean: a source's parts -> the same, cleaned      decide: all rows -> a fate each
 //!   parts: how they are kept                          compare, near: equal rows    split: evaluation
 //! write: parts and fates -> shards                  sort: more records than fit into memory
-//!   shards: which rows go where
+//!   shards: which rows go where                     read: rows with a fate, once more
 //! ```
 
 mod clean;
@@ -14,6 +14,7 @@ mod decide;
 mod fate;
 mod near;
 mod parts;
+mod read;
 mod shards;
 mod sort;
 mod split;
@@ -23,4 +24,6 @@ pub(crate) use clean::{Cleaned, Cleaning};
 pub(crate) use compare::Rows;
 pub(crate) use decide::decide;
 pub(crate) use fate::{Fate, Fates};
-pub(crate) use write::{AsTheyAre, Writing, Written};
+pub(crate) use read::Reading;
+pub(crate) use shards::Side;
+pub(crate) use write::{Block, SAMPLES, Sample, Shape, ShapeReport, Shaped, Writing, Written};

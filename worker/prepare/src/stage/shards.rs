@@ -1,16 +1,15 @@
 //! Which rows go into which file. Pure.
 
-use crate::rows::Key;
-
 use super::fate::Fate;
+use super::write::Block;
 
 /// What rows are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// Training.
-    Train,
+    Train = 0,
     /// Evaluation.
-    Eval,
+    Eval = 1,
 }
 
 impl Side {
@@ -30,11 +29,14 @@ impl Side {
     }
 }
 
-/// A file of rows: those of a side from one row up to another, which it does not hold.
+/// A file of rows: those of a side from one row up to another, which it does not hold; or blocks of
+/// rows that are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shard {
     pub(crate) side: Side,
     number: usize,
+    /// Whether `first` and `end` are of blocks.
+    pub(crate) made: bool,
     pub(crate) first: u32,
     pub(crate) end: u32,
     pub(crate) rows: u64,
@@ -61,25 +63,40 @@ impl Plan {
         Self { bytes, open: [None, None], done: [Vec::new(), Vec::new()] }
     }
 
-    /// Adds the next row.
-    pub(crate) fn add(&mut self, row: u32, key: &Key, fate: Fate) {
-        let (place, side) = match fate {
-            Fate::Train => (0, Side::Train),
-            Fate::Eval => (1, Side::Eval),
-            _ => return,
-        };
+    /// Adds the next row, of so many bytes.
+    pub(crate) fn add(&mut self, row: u32, bytes: u64, fate: Fate) {
+        match fate {
+            Fate::Train => self.extend((Side::Train, false), row, (1, bytes)),
+            Fate::Eval => self.extend((Side::Eval, false), row, (1, bytes)),
+            _ => {}
+        }
+    }
+
+    /// Adds blocks of rows that are made, after all other rows.
+    pub(crate) fn add_blocks(&mut self, blocks: &[Block]) {
+        for (open, done) in self.open.iter_mut().zip(&mut self.done) {
+            done.extend(open.take());
+        }
+        for (number, block) in (0..).zip(blocks) {
+            self.extend((block.side, true), number, (block.rows, block.bytes));
+        }
+    }
+
+    fn extend(&mut self, (side, made): (Side, bool), item: u32, (rows, bytes): (u64, u64)) {
+        let place = side as usize;
         let number = self.done[place].len();
         let shard = self.open[place].get_or_insert(Shard {
             side,
             number,
-            first: row,
-            end: row,
+            made,
+            first: item,
+            end: item,
             rows: 0,
             bytes: 0,
         });
-        shard.end = row + 1;
-        shard.rows += 1;
-        shard.bytes += u64::from(key.size);
+        shard.end = item + 1;
+        shard.rows += rows;
+        shard.bytes += bytes;
         if shard.bytes >= self.bytes {
             self.done[place].extend(self.open[place].take());
         }
@@ -103,8 +120,10 @@ mod tests {
         let fates =
             [Fate::Train, Fate::Eval, Fate::Duplicate, Fate::Train, Fate::Train, Fate::Eval];
         for (row, fate) in (0..).zip(fates) {
-            plan.add(row, &Key { size: 5, ..Key::default() }, fate);
+            plan.add(row, 5, fate);
         }
+        let block = |rows| Block { side: Side::Train, rows, bytes: 6 };
+        plan.add_blocks(&[block(3), block(4), block(5)]);
         let told: Vec<_> = plan
             .finish()
             .iter()
@@ -116,6 +135,8 @@ mod tests {
             [
                 (name("train/00000.parquet"), 0, 4, 2),
                 (name("train/00001.parquet"), 4, 5, 1),
+                (name("train/00002.parquet"), 0, 2, 7),
+                (name("train/00003.parquet"), 2, 3, 5),
                 (name("eval/00000.parquet"), 1, 6, 2),
             ]
         );

@@ -3,18 +3,19 @@
 //! A shard is known before it is written, so that shards are written by several threads, each once
 //! and whole. `NAME.json` in the work directory says that one is.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use arrow_array::{BooleanArray, RecordBatch};
-use arrow_schema::{ArrowError, SchemaRef};
-use arrow_select::filter::filter_record_batch;
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::card::Summary;
 use crate::error::PrepareError;
@@ -25,8 +26,8 @@ use crate::progress::Counter;
 use crate::rows::Touched;
 
 use super::compare::Rows;
-use super::fate::Fates;
-use super::parts::{PartFiles, PartReport};
+use super::fate::{Fate, Fates};
+use super::read::Reading;
 use super::shards::{Plan, Shard, Side};
 
 /// Bytes of a row group, packed but not yet compressed: what a writer keeps in memory.
@@ -34,26 +35,87 @@ const GROUP_BYTES: usize = 32 << 20;
 /// Most rows of a row group.
 const GROUP_ROWS: usize = 1 << 20;
 
-/// What rows become before they are written. The seam for what is learned from the training rows
-/// (values for missing ones, bounds of outliers) and for rows made of rows.
+/// What rows become before they are written: what is learned from the training rows (values for
+/// missing ones, bounds of outliers) is done to them, and rows are made of them.
 pub(crate) trait Shape: Sync {
     /// The schema of rows that have `schema`.
-    fn schema(&self, schema: &SchemaRef) -> SchemaRef;
-    /// What a batch of one side becomes.
-    fn shape(&self, side: Side, batch: RecordBatch) -> Result<RecordBatch, PrepareError>;
-}
+    fn schema(&self, schema: &SchemaRef) -> Result<SchemaRef, PrepareError>;
 
-/// Rows stay as they are.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct AsTheyAre;
+    /// What a batch of one side becomes. It follows from the rows' content alone.
+    fn shape(&self, side: Side, batch: RecordBatch) -> Result<Shaped, PrepareError>;
 
-impl Shape for AsTheyAre {
-    fn schema(&self, schema: &SchemaRef) -> SchemaRef {
-        SchemaRef::clone(schema)
+    /// Rows that come of one, at most: shards are planned by it. 0: rows are written in blocks alone.
+    fn growth(&self, _side: Side) -> u64 {
+        1
     }
 
-    fn shape(&self, _side: Side, batch: RecordBatch) -> Result<RecordBatch, PrepareError> {
-        Ok(batch)
+    /// Rows that are made of many others, in blocks.
+    fn blocks(&self) -> Vec<Block> {
+        Vec::new()
+    }
+
+    /// The rows of a block, by its place among them.
+    fn block(&self, _block: u32) -> Result<Shaped, PrepareError> {
+        Err(PrepareError::internal("a block of rows that nobody makes"))
+    }
+}
+
+/// A batch of rows that are made of many others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) side: Side,
+    pub(crate) rows: u64,
+    /// About their bytes in memory.
+    pub(crate) bytes: u64,
+}
+
+/// What a batch became.
+pub(crate) struct Shaped {
+    pub(crate) batch: RecordBatch,
+    pub(crate) report: ShapeReport,
+}
+
+/// What is told of it. Reports add up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ShapeReport {
+    /// Values filled and capped, and rows that went, by column.
+    pub(crate) mended: BTreeMap<String, [u64; 3]>,
+    /// Rows made, by what they were made by.
+    pub(crate) made: BTreeMap<String, u64>,
+    /// Rows not made, by why.
+    pub(crate) not_made: BTreeMap<String, u64>,
+    /// The first of those made, with what they were made of.
+    pub(crate) samples: BTreeMap<String, Vec<Sample>>,
+}
+
+/// Rows that are shown of each kind.
+pub(crate) const SAMPLES: usize = 3;
+
+/// A row, and what was made of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    pub(crate) before: Value,
+    pub(crate) after: Value,
+}
+
+impl ShapeReport {
+    /// Adds another, which comes after it.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (column, counts) in other.mended {
+            let known = self.mended.entry(column).or_default();
+            known.iter_mut().zip(counts).for_each(|(known, count)| *known += count);
+        }
+        for (counts, others) in [(&mut self.made, other.made), (&mut self.not_made, other.not_made)]
+        {
+            for (name, count) in others {
+                *counts.entry(name).or_default() += count;
+            }
+        }
+        for (kind, samples) in other.samples {
+            let known = self.samples.entry(kind).or_default();
+            let room = SAMPLES.saturating_sub(known.len());
+            known.extend(samples.into_iter().take(room));
+        }
     }
 }
 
@@ -63,12 +125,14 @@ pub(crate) struct Written {
     pub(crate) files: Vec<FileEntry>,
     pub(crate) train: Summary,
     pub(crate) eval: Summary,
+    pub(crate) shaped: ShapeReport,
 }
 
 #[derive(Serialize, Deserialize)]
 struct ShardReport {
     file: FileEntry,
     summary: Summary,
+    shaped: ShapeReport,
 }
 
 /// Writes shards.
@@ -92,8 +156,14 @@ impl Writing<'_> {
         let mut plan = Plan::new(self.shard_bytes);
         for key in self.rows.keys() {
             let (row, key) = key.map_err(|error| PrepareError::writing(self.work, error))?;
-            plan.add(row, &key, self.fates.rows[row as usize]);
+            let fate = self.fates.rows[row as usize];
+            let side = if fate == Fate::Eval { Side::Eval } else { Side::Train };
+            let growth = self.shape.growth(side);
+            if growth > 0 {
+                plan.add(row, u64::from(key.size) * growth, fate);
+            }
         }
+        plan.add_blocks(&self.shape.blocks());
         Ok(plan.finish())
     }
 
@@ -122,6 +192,7 @@ impl Writing<'_> {
                     Side::Eval => &mut written.eval,
                 };
                 side.merge(&report.summary);
+                written.shaped.merge(report.shaped);
                 written.files.push(report.file);
                 Ok(())
             },
@@ -141,25 +212,19 @@ impl Writing<'_> {
         std::fs::create_dir_all(directory).map_err(unwritten)?;
         let out = Hashing::new(Whole::create(&path).map_err(unwritten)?);
         let mut writer = self.writer(shard, out)?;
-        let mut summary = Summary::default();
-        let mut first = 0;
-        for (files, report) in self.rows.parts() {
-            let end = first + u32::try_from(report.kept()).unwrap_or(u32::MAX);
-            if first < shard.end && shard.first < end {
-                self.part(shard, first, (files, report), &mut |batch| {
-                    summary.add(&batch, self.touched);
-                    writer.write(&batch).map_err(|error| told_by(&path, error))
-                })?;
-            }
-            first = end;
-        }
+        let (mut summary, mut shaped) = (Summary::default(), ShapeReport::default());
+        self.rows_of(shard, &mut |made| {
+            summary.add(&made.batch, self.touched);
+            shaped.merge(made.report);
+            writer.write(&made.batch).map_err(|error| told_by(&path, error))
+        })?;
         let out = writer.into_inner().map_err(|error| told_by(&path, error))?;
         let file = FileEntry {
             name,
             bytes: out.bytes,
             blake3: out.hasher.finalize().to_hex().to_string(),
         };
-        let report = ShardReport { file, summary };
+        let report = ShardReport { file, summary, shaped };
         let finished = out
             .inner
             .finish()
@@ -184,39 +249,23 @@ impl Writing<'_> {
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .set_max_row_group_bytes(Some(GROUP_BYTES))
             .build();
-        let schema = self.shape.schema(&source.schema);
+        let schema = self.shape.schema(&source.schema)?;
         ArrowWriter::try_new(out, schema, Some(properties)).map_err(PrepareError::internal)
     }
 
-    /// The shard's rows of a part, whose first row has the number `first`.
-    fn part(
+    /// What the shard's rows became.
+    fn rows_of(
         &self,
         shard: &Shard,
-        mut first: u32,
-        (files, report): (&PartFiles, &PartReport),
-        take: &mut dyn FnMut(RecordBatch) -> Result<(), PrepareError>,
+        take: &mut dyn FnMut(Shaped) -> Result<(), PrepareError>,
     ) -> Result<(), PrepareError> {
-        let unread = |error: ArrowError| match error {
-            ArrowError::IoError(_, source) => PrepareError::writing(self.work, source),
-            other => PrepareError::internal(other),
-        };
-        let mut rows = files.rows().map_err(unread)?;
-        for (index, count) in report.batches.iter().enumerate() {
-            let end = first + count;
-            let wanted = |row| {
-                (shard.first..shard.end).contains(&row)
-                    && self.fates.rows[row as usize] == shard.side.fate()
-            };
-            let keep: BooleanArray = (first..end).map(|row| Some(wanted(row))).collect();
-            if keep.true_count() > 0 {
-                rows.set_index(index).map_err(unread)?;
-                let batch = rows.next().ok_or_else(|| PrepareError::internal("a batch is gone"))?;
-                let batch = filter_record_batch(&batch.map_err(unread)?, &keep);
-                take(self.shape.shape(shard.side, batch.map_err(unread)?)?)?;
-            }
-            first = end;
+        if shard.made {
+            return (shard.first..shard.end).try_for_each(|block| take(self.shape.block(block)?));
         }
-        Ok(())
+        let reading = Reading { rows: self.rows, fates: self.fates, work: self.work };
+        reading.each(&(shard.first..shard.end), shard.side.fate(), &mut |batch| {
+            take(self.shape.shape(shard.side, batch)?)
+        })
     }
 }
 

@@ -35,13 +35,12 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Adds noise to rows, of which the first is `first_row` of the whole table, for their copy of
-    /// that number. Noise depends on the row's number, not on the batch in which it comes. Whole
-    /// numbers do not stay whole.
-    pub fn add(&self, columns: &mut [ColumnValues], first_row: u64, copy: u64) {
-        let rows = columns.first().map_or(0, ColumnValues::len);
-        for (row, number) in (0..rows).zip(first_row..) {
-            let mut random = random(self.seed, "noise", &number.to_le_bytes(), copy);
+    /// Adds noise to rows for their copy of that number. `contents` tell each row from others, such
+    /// as the hash of what it holds: noise depends on them, not on the batch in which a row comes.
+    /// Whole numbers do not stay whole.
+    pub fn add(&self, columns: &mut [ColumnValues], contents: &[u128], copy: u64) {
+        for (row, content) in contents.iter().enumerate() {
+            let mut random = random(self.seed, "noise", &content.to_le_bytes(), copy);
             for (column, deviation) in columns.iter_mut().zip(&self.deviations) {
                 if let (ColumnValues::Number(values), Some(deviation)) = (column, deviation) {
                     let noise = deviation * normal(&mut random);
@@ -79,7 +78,8 @@ mod tests {
         let rows = 20_000;
         let column = ColumnValues::Number(vec![Some(10.0); rows]);
         let mut whole = [column.clone(), column.clone()];
-        noise.add(&mut whole, 0, 0);
+        let contents: Vec<u128> = (0..rows as u128).collect();
+        noise.add(&mut whole, &contents, 0);
         assert_eq!(whole[1], column);
         let ColumnValues::Number(values) = &whole[0] else { panic!("numbers stay numbers") };
         let values: Vec<f64> = values.iter().map(|value| value.unwrap() - 10.0).collect();
@@ -90,9 +90,9 @@ mod tests {
         assert!(mean.abs() < 5.0 * 0.5 / (rows as f64).sqrt(), "{mean}");
         assert!((deviation - 0.5).abs() < 5.0 * 0.5 / (2.0 * rows as f64).sqrt(), "{deviation}");
         let mut batch = [column.take(&[0, 1]), column.take(&[0, 1])];
-        noise.add(&mut batch, 7, 0);
+        noise.add(&mut batch, &[7, 8], 0);
         assert_eq!(batch[0], whole[0].take(&[7, 8]));
-        noise.add(&mut batch, 7, 1);
+        noise.add(&mut batch, &[7, 8], 1);
         assert_ne!(batch[0], whole[0].take(&[7, 8]));
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod augment;
 pub mod rule;
+pub mod rules;
 pub mod smote;
 pub mod statistics;
 pub mod windows;
@@ -35,6 +36,27 @@ impl ColumnValues {
         match self {
             Self::Number(values) => number(values[row]).is_none(),
             Self::Category(values) => values[row].is_none(),
+        }
+    }
+
+    /// Adds the values of other rows, of the same kind.
+    pub fn append(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Number(values), Self::Number(more)) => values.extend(more),
+            (Self::Category(values), Self::Category(more)) => values.extend(more),
+            (Self::Number(values), more) => values.resize(values.len() + more.len(), None),
+            (Self::Category(values), more) => values.resize(values.len() + more.len(), None),
+        }
+    }
+
+    /// Bytes in memory, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Number(values) => values.len() * size_of::<Option<f64>>(),
+            Self::Category(values) => values
+                .iter()
+                .map(|value| size_of::<Option<String>>() + value.as_ref().map_or(0, String::len))
+                .sum(),
         }
     }
 

@@ -4,6 +4,8 @@ use hearth_crds::preparation::{
     Column, ColumnType, Missing, OutlierAction, OutlierMethod, Outliers,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::statistics::{NumberStatistics, Statistics};
 use super::{ColumnValues, number};
 
@@ -14,41 +16,43 @@ const DEVIATIONS: f64 = 3.0;
 
 /// Why a column cannot be treated so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RuleError {
-    /// The column has no such statistic.
-    #[error("data.table.columns.{column}.missing: no {statistic} of {of}")]
-    Statistic {
-        /// Which column.
-        column: String,
-        /// Which statistic.
-        statistic: &'static str,
-        /// Why there is none.
-        of: &'static str,
-    },
-    /// `Fill` without `fill`, or with one that is no number.
-    #[error("data.table.columns.{column}.fill: {detail}")]
-    Fill {
-        /// Which column.
-        column: String,
-        /// What is wrong.
-        detail: &'static str,
-    },
-    /// Outliers of texts.
-    #[error("data.table.columns.{column}.outliers: only numbers have outliers")]
-    Outliers {
-        /// Which column.
-        column: String,
-    },
+#[error("data.preparation.table.columns.{column}.{field}: {detail}")]
+pub struct RuleError {
+    /// Which column.
+    pub column: String,
+    /// Which of its fields.
+    pub field: &'static str,
+    /// What is wrong, and what to do.
+    pub detail: String,
+}
+
+impl RuleError {
+    fn new(column: &str, field: &'static str, detail: impl Into<String>) -> Self {
+        Self { column: column.to_owned(), field, detail: detail.into() }
+    }
+}
+
+/// What a rule did to a column's values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Missing values that were put in.
+    pub filled: u64,
+    /// Outliers that were moved.
+    pub capped: u64,
+    /// Rows that go for an outlier.
+    pub dropped: u64,
 }
 
 /// What is done with a column, its training rows' statistics known.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ColumnRule {
     missing: MissingRule,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     bounds: Option<Bounds>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum MissingRule {
     Keep,
     Drop,
@@ -57,7 +61,8 @@ enum MissingRule {
 }
 
 /// Between which values a number is none of the outliers.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Bounds {
     least: f64,
     greatest: f64,
@@ -72,58 +77,100 @@ impl ColumnRule {
     /// A spec that does not go with the column's type, and statistics of no values.
     pub fn new(name: &str, spec: &Column, statistics: &Statistics) -> Result<Self, RuleError> {
         let missing = missing_rule(name, spec, statistics)?;
+        let is_whole = spec.type_ == Some(ColumnType::Integer);
         let bounds = match (&spec.outliers, statistics) {
             (None, _) => None,
-            (Some(outliers), Statistics::Number(numbers)) => bounds(outliers, numbers),
+            (Some(outliers), Statistics::Number(numbers)) => bounds(outliers, numbers)
+                .map(|bounds| if is_whole { bounds.whole() } else { bounds }),
             (Some(_), Statistics::Category(_)) => {
-                return Err(RuleError::Outliers { column: name.to_owned() });
+                let detail = "only numbers have outliers; leave it out";
+                return Err(RuleError::new(name, "outliers", detail));
             }
+        };
+        let missing = match missing {
+            MissingRule::Number(fill) if is_whole => MissingRule::Number(fill.round()),
+            other => other,
         };
         Ok(Self { missing, bounds })
     }
 
     /// Outliers first, then missing values. `keep` has a place for each row: those that go become
     /// `false`.
-    pub fn apply(&self, values: &mut ColumnValues, keep: &mut [bool]) {
+    pub fn apply(&self, values: &mut ColumnValues, keep: &mut [bool]) -> Mended {
+        let mut mended = Mended::default();
         match values {
             ColumnValues::Number(values) => {
                 for (value, keep) in values.iter_mut().zip(keep) {
-                    *value = number(*value);
-                    if let (Some(value), Some(bounds)) = (value.as_mut(), self.bounds) {
-                        *keep &= bounds.apply(value);
-                    }
-                    match &self.missing {
-                        MissingRule::Drop => *keep &= value.is_some(),
-                        MissingRule::Number(fill) => *value = value.or(Some(*fill)),
-                        MissingRule::Keep | MissingRule::Category(_) => {}
-                    }
+                    self.number(value, keep, &mut mended);
                 }
             }
             ColumnValues::Category(values) => {
                 for (value, keep) in values.iter_mut().zip(keep) {
                     match &self.missing {
                         MissingRule::Drop => *keep &= value.is_some(),
-                        MissingRule::Category(fill) => {
-                            value.get_or_insert_with(|| fill.clone());
+                        MissingRule::Category(fill) if value.is_none() => {
+                            mended.filled += 1;
+                            *value = Some(fill.clone());
                         }
-                        MissingRule::Keep | MissingRule::Number(_) => {}
+                        _ => {}
                     }
                 }
             }
         }
+        mended
+    }
+
+    fn number(&self, value: &mut Option<f64>, keep: &mut bool, mended: &mut Mended) {
+        *value = number(*value);
+        if let (Some(value), Some(bounds)) = (value.as_mut(), self.bounds)
+            && !(bounds.least..=bounds.greatest).contains(value)
+        {
+            match bounds.action {
+                OutlierAction::Clip => {
+                    mended.capped += 1;
+                    *value = value.max(bounds.least).min(bounds.greatest);
+                }
+                OutlierAction::Drop => {
+                    mended.dropped += u64::from(*keep);
+                    *keep = false;
+                }
+            }
+        }
+        match &self.missing {
+            MissingRule::Drop => *keep &= value.is_some(),
+            MissingRule::Number(fill) if value.is_none() => {
+                mended.filled += 1;
+                *value = Some(*fill);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it does nothing.
+    pub fn is_idle(&self) -> bool {
+        self.missing == MissingRule::Keep && self.bounds.is_none()
+    }
+
+    /// What it does, for people. A text is not told: few rows may have it.
+    pub fn describe(&self) -> String {
+        let missing = match &self.missing {
+            MissingRule::Keep => None,
+            MissingRule::Drop => Some("rows without a value go".to_owned()),
+            MissingRule::Number(fill) => Some(format!("missing becomes {fill}")),
+            MissingRule::Category(_) => Some("missing becomes the text in table.json".to_owned()),
+        };
+        let bounds = self.bounds.map(|Bounds { least, greatest, action }| match action {
+            OutlierAction::Clip => format!("capped at {least} and {greatest}"),
+            OutlierAction::Drop => format!("rows below {least} or above {greatest} go"),
+        });
+        missing.into_iter().chain(bounds).collect::<Vec<_>>().join("; ")
     }
 }
 
 impl Bounds {
-    /// Whether the row stays; the value is moved within bounds where that is asked for.
-    fn apply(self, value: &mut f64) -> bool {
-        match self.action {
-            OutlierAction::Clip => {
-                *value = value.max(self.least).min(self.greatest);
-                true
-            }
-            OutlierAction::Drop => (self.least..=self.greatest).contains(value),
-        }
+    /// The whole numbers around them.
+    fn whole(self) -> Self {
+        Self { least: self.least.floor(), greatest: self.greatest.ceil(), ..self }
     }
 }
 
@@ -132,9 +179,11 @@ fn missing_rule(
     spec: &Column,
     statistics: &Statistics,
 ) -> Result<MissingRule, RuleError> {
-    let none = |statistic, of| RuleError::Statistic { column: name.to_owned(), statistic, of };
-    let bad_fill = |detail| RuleError::Fill { column: name.to_owned(), detail };
-    let fill = || spec.fill.as_ref().ok_or_else(|| bad_fill("missing: Fill needs it"));
+    const MANY: &str = "no values, or too many different ones";
+    let none = |statistic: &str, of: &str| {
+        let detail = format!("no {statistic} of {of}; write Fill, Drop or Keep");
+        RuleError::new(name, "missing", detail)
+    };
     match (spec.missing, statistics) {
         (Missing::Keep, _) => Ok(MissingRule::Keep),
         (Missing::Drop, _) => Ok(MissingRule::Drop),
@@ -148,18 +197,38 @@ fn missing_rule(
         (Missing::Mean, Statistics::Category(_)) => Err(none("mean", "texts")),
         (Missing::Median, Statistics::Category(_)) => Err(none("median", "texts")),
         (Missing::Mode, Statistics::Number(numbers)) => {
-            let mode = numbers.mode().map(MissingRule::Number);
-            mode.ok_or_else(|| none("mode", "no values, or too many different ones"))
+            numbers.mode().map(MissingRule::Number).ok_or_else(|| none("mode", MANY))
         }
         (Missing::Mode, Statistics::Category(texts)) => {
             let mode = texts.mode().map(|mode| MissingRule::Category(mode.to_owned()));
-            mode.ok_or_else(|| none("mode", "no values, or too many different ones"))
+            mode.ok_or_else(|| none("mode", MANY))
         }
-        (Missing::Fill, Statistics::Number(_)) => {
-            let value = number(fill()?.trim().parse().ok());
-            value.map(MissingRule::Number).ok_or_else(|| bad_fill("the column has numbers"))
+        (Missing::Fill, _) => fill(name, spec, statistics),
+    }
+}
+
+/// What the spec puts in the place of missing values, which must be of the column's type.
+fn fill(name: &str, spec: &Column, statistics: &Statistics) -> Result<MissingRule, RuleError> {
+    let bad = |detail| RuleError::new(name, "fill", detail);
+    let text = spec.fill.as_ref().ok_or_else(|| bad("missing: Fill needs it"))?;
+    let fits = match spec.type_ {
+        Some(ColumnType::Integer) => {
+            let value: Option<f64> = number(text.trim().parse().ok());
+            value.is_some_and(|value| value.fract() == 0.0)
         }
-        (Missing::Fill, Statistics::Category(_)) => Ok(MissingRule::Category(fill()?.clone())),
+        Some(ColumnType::Boolean) => matches!(text.as_str(), "true" | "false"),
+        Some(ColumnType::Timestamp) => text.parse::<jiff::Timestamp>().is_ok(),
+        _ => true,
+    };
+    if !fits {
+        return Err(bad("it is no value of the column's type; write one"));
+    }
+    match statistics {
+        Statistics::Number(_) => {
+            let value = number(text.trim().parse().ok());
+            value.map(MissingRule::Number).ok_or_else(|| bad("the column has numbers; write one"))
+        }
+        Statistics::Category(_) => Ok(MissingRule::Category(text.clone())),
     }
 }
 
@@ -177,184 +246,21 @@ fn bounds(outliers: &Outliers, numbers: &NumberStatistics) -> Option<Bounds> {
             (mean - distance, mean + distance)
         }
     };
+    let (least, greatest) = (least.max(f64::MIN), greatest.min(f64::MAX));
     Some(Bounds { least, greatest, action: outliers.action })
 }
 
-/// Rows whose value the spec does not allow: numbers below `min` or above `max`, and numbers with
-/// a fraction in a column of whole ones. Missing values are none of them.
-pub fn malformed(spec: &Column, values: &ColumnValues) -> Vec<usize> {
-    let ColumnValues::Number(values) = values else { return Vec::new() };
-    let is_whole = spec.type_ == Some(ColumnType::Integer);
-    let allowed = |value: f64| {
-        spec.min.is_none_or(|min| value >= min)
-            && spec.max.is_none_or(|max| value <= max)
-            && (!is_whole || value.fract() == 0.0)
-    };
-    let rows = values.iter().enumerate();
-    rows.filter(|(_, value)| number(**value).is_some_and(|value| !allowed(value)))
-        .map(|(row, _)| row)
-        .collect()
+/// What is wrong with a number that is there: it is below `min`, above `max`, or has a fraction in a
+/// column of whole ones.
+pub fn flaw(spec: &Column, value: f64) -> Option<&'static str> {
+    if spec.type_ == Some(ColumnType::Integer) && value.fract() != 0.0 {
+        return Some("is not a whole number");
+    }
+    if spec.min.is_some_and(|min| value < min) {
+        return Some("is below min");
+    }
+    spec.max.is_some_and(|max| value > max).then_some("is above max")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbers(values: &[f64]) -> ColumnValues {
-        ColumnValues::Number(values.iter().map(|value| number(Some(*value))).collect())
-    }
-
-    fn texts(values: &[&str]) -> ColumnValues {
-        let value = |value: &&str| (!value.is_empty()).then(|| (*value).to_owned());
-        ColumnValues::Category(values.iter().map(value).collect())
-    }
-
-    fn applied(
-        spec: &Column,
-        values: &ColumnValues,
-    ) -> Result<(ColumnValues, Vec<bool>), RuleError> {
-        let mut statistics = Statistics::like(values);
-        statistics.extend(values);
-        let rule = ColumnRule::new("c", spec, &statistics)?;
-        let (mut values, mut keep) = (values.clone(), vec![true; values.len()]);
-        rule.apply(&mut values, &mut keep);
-        Ok((values, keep))
-    }
-
-    fn missing(missing: Missing, fill: Option<&str>) -> Column {
-        Column { missing, fill: fill.map(str::to_owned), ..Column::default() }
-    }
-
-    #[test]
-    fn missing_values_become_what_the_spec_says() {
-        let (nan, all) = (f64::NAN, [true, true, true, true]);
-        for (spec, values, want, keep) in [
-            (
-                missing(Missing::Keep, None),
-                numbers(&[1.0, nan, 2.0, 6.0]),
-                numbers(&[1.0, nan, 2.0, 6.0]),
-                all,
-            ),
-            (
-                missing(Missing::Mean, None),
-                numbers(&[1.0, nan, 2.0, 6.0]),
-                numbers(&[1.0, 3.0, 2.0, 6.0]),
-                all,
-            ),
-            (
-                missing(Missing::Median, None),
-                numbers(&[1.0, nan, 2.0, 6.0]),
-                numbers(&[1.0, 2.0, 2.0, 6.0]),
-                all,
-            ),
-            (
-                missing(Missing::Mode, None),
-                numbers(&[1.0, nan, 2.0, 2.0]),
-                numbers(&[1.0, 2.0, 2.0, 2.0]),
-                all,
-            ),
-            (
-                missing(Missing::Fill, Some("-1")),
-                numbers(&[1.0, nan, 2.0, 6.0]),
-                numbers(&[1.0, -1.0, 2.0, 6.0]),
-                all,
-            ),
-            (
-                missing(Missing::Drop, None),
-                numbers(&[1.0, nan, 2.0, 6.0]),
-                numbers(&[1.0, nan, 2.0, 6.0]),
-                [true, false, true, true],
-            ),
-            (
-                missing(Missing::Mode, None),
-                texts(&["b", "", "b", "a"]),
-                texts(&["b", "b", "b", "a"]),
-                all,
-            ),
-            (
-                missing(Missing::Fill, Some("x")),
-                texts(&["b", "", "b", "a"]),
-                texts(&["b", "x", "b", "a"]),
-                all,
-            ),
-            (
-                missing(Missing::Drop, None),
-                texts(&["b", "", "b", "a"]),
-                texts(&["b", "", "b", "a"]),
-                [true, false, true, true],
-            ),
-        ] {
-            assert_eq!(applied(&spec, &values), Ok((want, keep.to_vec())), "{spec:?}");
-        }
-    }
-
-    #[test]
-    fn outliers_are_clipped_or_go() {
-        // Quartiles 2 and 4: fences at -1 and 7. Mean 21.4, deviation 39.3.
-        let values = numbers(&[1.0, 2.0, 3.0, 4.0, 100.0]);
-        let outliers = |method, distance, action| Column {
-            outliers: Some(Outliers { method, distance, action }),
-            ..Column::default()
-        };
-        let (iqr, score) = (OutlierMethod::IQR, OutlierMethod::ZScore);
-        let clipped = outliers(iqr, None, OutlierAction::Clip);
-        assert_eq!(applied(&clipped, &values).unwrap().0, numbers(&[1.0, 2.0, 3.0, 4.0, 7.0]));
-        let drop = [true, true, true, true, false];
-        assert_eq!(applied(&outliers(iqr, None, OutlierAction::Drop), &values).unwrap().1, drop);
-        assert_eq!(
-            applied(&outliers(score, Some(1.9), OutlierAction::Drop), &values).unwrap().1,
-            drop
-        );
-        let far = outliers(score, None, OutlierAction::Drop);
-        assert_eq!(applied(&far, &values).unwrap().1, [true; 5]);
-    }
-
-    #[test]
-    fn what_does_not_go_with_the_column_is_refused() {
-        let outliers = Column {
-            outliers: Some(Outliers {
-                method: OutlierMethod::IQR,
-                distance: None,
-                action: OutlierAction::Clip,
-            }),
-            ..Column::default()
-        };
-        for (spec, values, want) in [
-            (
-                missing(Missing::Mean, None),
-                texts(&["a"]),
-                "data.table.columns.c.missing: no mean of texts",
-            ),
-            (
-                missing(Missing::Median, None),
-                numbers(&[]),
-                "data.table.columns.c.missing: no median of no values",
-            ),
-            (
-                missing(Missing::Fill, None),
-                numbers(&[1.0]),
-                "data.table.columns.c.fill: missing: Fill needs it",
-            ),
-            (
-                missing(Missing::Fill, Some("x")),
-                numbers(&[1.0]),
-                "data.table.columns.c.fill: the column has numbers",
-            ),
-            (outliers, texts(&["a"]), "data.table.columns.c.outliers: only numbers have outliers"),
-        ] {
-            assert_eq!(applied(&spec, &values).unwrap_err().to_string(), want);
-        }
-    }
-
-    #[test]
-    fn values_out_of_range_are_malformed() {
-        let spec = Column {
-            min: Some(0.0),
-            max: Some(10.0),
-            type_: Some(ColumnType::Integer),
-            ..Column::default()
-        };
-        assert_eq!(malformed(&spec, &numbers(&[0.0, -1.0, 10.0, 11.0, 2.5, f64::NAN])), [1, 3, 4]);
-        assert!(malformed(&spec, &texts(&["a"])).is_empty());
-    }
-}
+mod tests;

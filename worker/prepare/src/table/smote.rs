@@ -2,17 +2,21 @@
 //! Bowyer, Hall and Kegelmeyer, arXiv:1106.1813, sections 4.2 and 6.1).
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use hearth_crds::preparation::Smote;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use super::statistics::NumberStatistics;
+use super::statistics::{NumberStatistics, Wanted};
 use super::{ColumnValues, number};
 use crate::augment::random;
 
 /// Rows of a label among which neighbours are looked for; of more, so many are drawn.
 const CANDIDATES: usize = 1 << 14;
+
+/// Rows that are made at a time.
+pub const BLOCK: u64 = 1 << 12;
 
 /// Rows that were made.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +25,8 @@ pub struct NewRows {
     pub columns: Vec<ColumnValues>,
     /// Labels of the new rows.
     pub labels: Vec<String>,
+    /// The given row that each began at.
+    pub of: Vec<usize>,
 }
 
 /// Makes rows until each label has its share of the most frequent one's. `columns` are those of the
@@ -44,64 +50,188 @@ pub fn smote(
             by_label.entry(label).or_default().push(row);
         }
     }
-    let most = by_label.values().map(Vec::len).max().unwrap_or(0);
-    let space = Space::new(columns);
-    let mut made: Vec<Made> = Vec::new();
-    let mut new_labels = Vec::new();
-    for (label, rows) in by_label {
-        let missing = share_of(most, spec.share).saturating_sub(rows.len());
-        let neighbors = usize::try_from(spec.neighbors).unwrap_or(1);
-        let mut random = random(seed, "smote", label.as_bytes(), 0);
-        made.extend(between(&space, &rows, neighbors, missing, &mut random));
-        new_labels.resize(made.len(), label.to_owned());
+    let most = by_label.values().map(Vec::len).max().unwrap_or(0) as u64;
+    let rare = by_label.into_iter().map(|(label, rows)| {
+        let missing = missing(most, rows.len() as u64, spec);
+        Rare { label: label.to_owned(), rows, missing }
+    });
+    let units = columns.iter().map(unit).collect();
+    let smoter = Smoter::new(columns.to_vec(), units, rare.collect(), (spec, seed));
+    let mut all = smoter.empty();
+    for block in smoter.blocks() {
+        let NewRows { columns, labels, of } = smoter.block(block);
+        all.columns.iter_mut().zip(columns).for_each(|(all, new)| all.append(new));
+        all.labels.extend(labels);
+        all.of.extend(of);
     }
-    let columns = columns.iter().map(|column| new_column(column, &made)).collect();
-    NewRows { columns, labels: new_labels }
+    all
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]
-fn share_of(count: usize, share: f64) -> usize {
-    (count as f64 * share).ceil() as usize
+/// Rows that a label of `count` rows is short of its share of the most frequent one's.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
+pub fn missing(most: u64, count: u64, spec: &Smote) -> u64 {
+    ((most as f64 * spec.share).ceil() as u64).saturating_sub(count)
+}
+
+/// The standard deviation of a column of numbers; 1 where it has none.
+fn unit(column: &ColumnValues) -> f64 {
+    let ColumnValues::Number(values) = column else { return 1.0 };
+    let mut statistics = NumberStatistics::new(Wanted { exact: 0, distinct: 0 });
+    for value in values {
+        statistics.push(*value);
+    }
+    statistics.deviation().filter(|deviation| *deviation > 0.0).unwrap_or(1.0)
+}
+
+/// A label that lacks rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rare {
+    /// The label.
+    pub label: String,
+    /// Its rows.
+    pub rows: Vec<usize>,
+    /// Rows to be made.
+    pub missing: u64,
+}
+
+/// A block of rows of one label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmoteBlock {
+    rare: usize,
+    number: u64,
+    /// Rows of it.
+    pub rows: u64,
+}
+
+/// Makes rows block by block, each block by itself: threads may share one.
+#[derive(Debug)]
+pub struct Smoter {
+    columns: Vec<ColumnValues>,
+    /// Of each column's distances.
+    units: Vec<f64>,
+    rare: Vec<Rare>,
+    /// Of each label, the rows among which neighbours are looked for.
+    candidates: Vec<Vec<usize>>,
+    /// Of each row, once it is asked for.
+    nearest: Vec<OnceLock<Vec<usize>>>,
+    neighbors: usize,
+    seed: u64,
 }
 
 /// How a row is made.
-struct Made {
+struct Made<'a> {
     row: usize,
     neighbor: usize,
     /// How far on the way to the neighbour, from 0 to 1.
     way: f64,
-    nearest: Vec<usize>,
+    nearest: &'a [usize],
 }
 
-fn between(
-    space: &Space<'_>,
-    rows: &[usize],
-    neighbors: usize,
-    count: usize,
-    random: &mut impl Rng,
-) -> Vec<Made> {
-    let mut candidates = rows.to_vec();
-    candidates.shuffle(random);
-    candidates.truncate(CANDIDATES);
-    let mut known: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    let mut made = Vec::with_capacity(count);
-    for _ in 0..count {
+impl Smoter {
+    /// Of the rows of rare labels, and of the units of the columns' distances.
+    pub fn new(
+        columns: Vec<ColumnValues>,
+        units: Vec<f64>,
+        rare: Vec<Rare>,
+        (spec, seed): (&Smote, u64),
+    ) -> Self {
+        let draw = |rare: &Rare| {
+            let mut candidates = rare.rows.clone();
+            candidates.shuffle(&mut random(seed, "smote candidates", rare.label.as_bytes(), 0));
+            candidates.truncate(CANDIDATES);
+            candidates
+        };
+        let rows = columns.first().map_or(0, ColumnValues::len);
+        Self {
+            columns,
+            units,
+            candidates: rare.iter().map(draw).collect(),
+            rare,
+            nearest: std::iter::repeat_with(OnceLock::new).take(rows).collect(),
+            neighbors: usize::try_from(spec.neighbors).unwrap_or(1),
+            seed,
+        }
+    }
+
+    /// All blocks, label after label.
+    pub fn blocks(&self) -> Vec<SmoteBlock> {
+        let blocks = |(rare, of): (usize, &Rare)| {
+            let missing = if of.rows.is_empty() { 0 } else { of.missing };
+            (0..missing.div_ceil(BLOCK)).map(move |number| {
+                let rows = BLOCK.min(missing - number * BLOCK);
+                SmoteBlock { rare, number, rows }
+            })
+        };
+        self.rare.iter().enumerate().flat_map(blocks).collect()
+    }
+
+    /// The rows of a block.
+    pub fn block(&self, block: SmoteBlock) -> NewRows {
+        let rare = &self.rare[block.rare];
+        let mut random = random(self.seed, "smote", rare.label.as_bytes(), block.number);
+        let made: Vec<Made<'_>> =
+            (0..block.rows).map(|_| self.between(block.rare, &mut random)).collect();
+        NewRows {
+            columns: self.columns.iter().map(|column| new_column(column, &made)).collect(),
+            labels: vec![rare.label.clone(); made.len()],
+            of: made.iter().map(|made| made.row).collect(),
+        }
+    }
+
+    /// The given rows.
+    pub fn columns(&self) -> &[ColumnValues] {
+        &self.columns
+    }
+
+    fn empty(&self) -> NewRows {
+        let columns = self.columns.iter().map(|column| column.take(&[])).collect();
+        NewRows { columns, labels: Vec::new(), of: Vec::new() }
+    }
+
+    fn between(&self, rare: usize, random: &mut impl Rng) -> Made<'_> {
+        let rows = &self.rare[rare].rows;
         let row = rows[random.random_range(0..rows.len())];
-        let nearest =
-            known.entry(row).or_insert_with(|| space.nearest(row, &candidates, neighbors));
+        let nearest = self.nearest[row].get_or_init(|| self.nearest(row, &self.candidates[rare]));
         let neighbor = match nearest.len() {
             0 => row,
             some => nearest[random.random_range(0..some)],
         };
-        made.push(Made { row, neighbor, way: random.random(), nearest: nearest.clone() });
+        Made { row, neighbor, way: random.random(), nearest }
     }
-    made
+
+    /// The rows nearest to one, itself not among them, the nearest first.
+    fn nearest(&self, row: usize, candidates: &[usize]) -> Vec<usize> {
+        let others = candidates.iter().filter(|other| **other != row);
+        let mut others: Vec<(f64, usize)> =
+            others.map(|other| (self.squared_distance(row, *other), *other)).collect();
+        let order = |one: &(f64, usize), other: &(f64, usize)| {
+            one.0.total_cmp(&other.0).then(one.1.cmp(&other.1))
+        };
+        if others.len() > self.neighbors {
+            others.select_nth_unstable_by(self.neighbors, order);
+            others.truncate(self.neighbors);
+        }
+        others.sort_unstable_by(order);
+        others.into_iter().map(|(_, other)| other).collect()
+    }
+
+    fn squared_distance(&self, one: usize, other: usize) -> f64 {
+        let squared = |(column, unit): (&ColumnValues, &f64)| match column {
+            ColumnValues::Number(values) => match (number(values[one]), number(values[other])) {
+                (Some(one), Some(other)) => ((one - other) / unit).powi(2),
+                (None, None) => 0.0,
+                _ => 1.0,
+            },
+            ColumnValues::Category(values) => f64::from(u8::from(values[one] != values[other])),
+        };
+        self.columns.iter().zip(&self.units).map(squared).sum()
+    }
 }
 
-fn new_column(column: &ColumnValues, made: &[Made]) -> ColumnValues {
+fn new_column(column: &ColumnValues, made: &[Made<'_>]) -> ColumnValues {
     match column {
         ColumnValues::Number(values) => {
-            let value = |made: &Made| {
+            let value = |made: &Made<'_>| {
                 let own = number(values[made.row])?;
                 let other = number(values[made.neighbor]).unwrap_or(own);
                 Some(own + made.way * (other - own))
@@ -109,7 +239,7 @@ fn new_column(column: &ColumnValues, made: &[Made]) -> ColumnValues {
             ColumnValues::Number(made.iter().map(value).collect())
         }
         ColumnValues::Category(values) => {
-            let value = |made: &Made| match most_frequent(values, &made.nearest) {
+            let value = |made: &Made<'_>| match most_frequent(values, made.nearest) {
                 Some(text) => text.clone(),
                 None => values[made.row].clone(),
             };
@@ -126,55 +256,6 @@ fn most_frequent<'a>(values: &'a [Option<String>], rows: &[usize]) -> Option<&'a
     }
     let most = counts.values().copied().max()?;
     counts.into_iter().find(|(_, count)| *count == most).map(|(value, _)| value)
-}
-
-/// Columns with the units of their distances.
-struct Space<'a> {
-    columns: Vec<(&'a ColumnValues, f64)>,
-}
-
-impl<'a> Space<'a> {
-    fn new(columns: &'a [ColumnValues]) -> Self {
-        let unit = |column: &ColumnValues| match column {
-            ColumnValues::Number(values) => {
-                let mut statistics = NumberStatistics::default();
-                for value in values {
-                    statistics.push(*value);
-                }
-                statistics.deviation().filter(|deviation| *deviation > 0.0).unwrap_or(1.0)
-            }
-            ColumnValues::Category(_) => 1.0,
-        };
-        Self { columns: columns.iter().map(|column| (column, unit(column))).collect() }
-    }
-
-    /// The rows nearest to one, itself not among them, the nearest first.
-    fn nearest(&self, row: usize, candidates: &[usize], count: usize) -> Vec<usize> {
-        let others = candidates.iter().filter(|other| **other != row);
-        let mut others: Vec<(f64, usize)> =
-            others.map(|other| (self.squared_distance(row, *other), *other)).collect();
-        let order = |one: &(f64, usize), other: &(f64, usize)| {
-            one.0.total_cmp(&other.0).then(one.1.cmp(&other.1))
-        };
-        if others.len() > count {
-            others.select_nth_unstable_by(count, order);
-            others.truncate(count);
-        }
-        others.sort_unstable_by(order);
-        others.into_iter().map(|(_, other)| other).collect()
-    }
-
-    fn squared_distance(&self, one: usize, other: usize) -> f64 {
-        let squared = |(column, unit): &(&ColumnValues, f64)| match column {
-            ColumnValues::Number(values) => match (number(values[one]), number(values[other])) {
-                (Some(one), Some(other)) => ((one - other) / unit).powi(2),
-                (None, None) => 0.0,
-                _ => 1.0,
-            },
-            ColumnValues::Category(values) => f64::from(u8::from(values[one] != values[other])),
-        };
-        self.columns.iter().map(squared).sum()
-    }
 }
 
 #[cfg(test)]
@@ -229,7 +310,9 @@ mod tests {
         // By plain distance, row 1 is nearest to row 0; in units of deviations, row 2 is.
         let small = numbers(&[0.0, 1.0, 0.1, 9.0]);
         let large = numbers(&[0.0, 1000.0, 2000.0, 90_000.0]);
-        assert_eq!(Space::new(&[small, large]).nearest(0, &[0, 1, 2, 3], 1), [2]);
+        let units = vec![unit(&small), unit(&large)];
+        let smoter = Smoter::new(vec![small, large], units, Vec::new(), (&spec(1, 1.0), 0));
+        assert_eq!(smoter.nearest(0, &[0, 1, 2, 3]), [2]);
     }
 
     #[test]
@@ -248,6 +331,20 @@ mod tests {
         let new =
             smote(&[column, holes], &[Some("one"), Some("two"), Some("two")], &spec(5, 1.0), 0);
         assert_eq!(new.columns, [numbers(&[1.0]), ColumnValues::Number(vec![None])]);
+    }
+
+    #[test]
+    fn a_block_is_the_same_whichever_is_made_first() {
+        let column = numbers(&(0..20).map(f64::from).collect::<Vec<_>>());
+        let rare =
+            || vec![Rare { label: "a".to_owned(), rows: (0..20).collect(), missing: BLOCK + 10 }];
+        let of = || Smoter::new(vec![column.clone()], vec![1.0], rare(), (&spec(3, 1.0), 7));
+        let (one, other) = (of(), of());
+        let blocks = one.blocks();
+        assert_eq!(blocks.iter().map(|block| block.rows).collect::<Vec<_>>(), [BLOCK, 10]);
+        let first = one.block(blocks[0]);
+        let second = one.block(blocks[1]);
+        assert_eq!((other.block(blocks[1]), other.block(blocks[0])), (second, first));
     }
 
     proptest! {

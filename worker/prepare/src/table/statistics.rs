@@ -6,12 +6,41 @@ use datasketches::tdigest::TDigestMut;
 
 use super::{ColumnValues, number};
 
-/// Numbers of which quantiles are exact; of more, they are a t-digest's.
+/// Most numbers of which quantiles are exact; of more, they are a t-digest's.
 const EXACT: usize = 1 << 20;
 /// Compression of the t-digest.
 const COMPRESSION: u16 = 500;
-/// Different values that are counted; of more, there is no mode.
+/// Most different values that are counted; of more, there is no mode.
 const DISTINCT: usize = 1 << 16;
+/// Bytes of a text that is counted; a column that holds a longer one has no mode.
+const TEXT_BYTES: usize = 1 << 10;
+
+/// How much of a column is remembered: the memory that its statistics take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Numbers of which quantiles are exact; none where 0.
+    pub exact: usize,
+    /// Different values that are counted for the mode; no mode where 0.
+    pub distinct: usize,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { exact: EXACT, distinct: DISTINCT }
+    }
+}
+
+impl Wanted {
+    /// Quantiles, and a mode, of a column where so many others want them, too: all of them together
+    /// take no more than some of them would alone.
+    pub fn of(quantiles: bool, mode: bool, others: usize) -> Self {
+        let share = |most: usize| (8 * most / (others + 1)).clamp(most >> 8, most);
+        Self {
+            exact: if quantiles { share(EXACT) } else { 0 },
+            distinct: if mode { share(DISTINCT) } else { 0 },
+        }
+    }
+}
 
 /// Statistics of a column.
 #[derive(Clone, Debug)]
@@ -24,10 +53,10 @@ pub enum Statistics {
 
 impl Statistics {
     /// Of a column of the kind of `values`, without values as yet.
-    pub fn like(values: &ColumnValues) -> Self {
+    pub fn like(values: &ColumnValues, wanted: Wanted) -> Self {
         match values {
-            ColumnValues::Number(_) => Self::Number(NumberStatistics::default()),
-            ColumnValues::Category(_) => Self::Category(CategoryStatistics::default()),
+            ColumnValues::Number(_) => Self::Number(NumberStatistics::new(wanted)),
+            ColumnValues::Category(_) => Self::Category(CategoryStatistics::new(wanted)),
         }
     }
 
@@ -50,13 +79,14 @@ impl Statistics {
 }
 
 /// Statistics of numbers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct NumberStatistics {
     count: u64,
     missing: u64,
     mean: f64,
     /// Sum of squared distances from the mean.
     squares: f64,
+    exact: usize,
     values: Sample,
     modes: Counts<u64>,
 }
@@ -74,7 +104,26 @@ impl Default for Sample {
     }
 }
 
+impl Default for NumberStatistics {
+    fn default() -> Self {
+        Self::new(Wanted::default())
+    }
+}
+
 impl NumberStatistics {
+    /// Of no values as yet.
+    pub fn new(wanted: Wanted) -> Self {
+        Self {
+            count: 0,
+            missing: 0,
+            mean: 0.0,
+            squares: 0.0,
+            exact: wanted.exact,
+            values: Sample::default(),
+            modes: Counts::new(wanted.distinct),
+        }
+    }
+
     /// Adds a value.
     pub fn push(&mut self, value: Option<f64>) {
         let Some(value) = number(value) else {
@@ -88,7 +137,8 @@ impl NumberStatistics {
         self.squares += distance * (value - self.mean);
         self.modes.push(value.to_bits());
         match &mut self.values {
-            Sample::All(values) if values.len() < EXACT => values.push(value),
+            _ if self.exact == 0 => {}
+            Sample::All(values) if values.len() < self.exact => values.push(value),
             Sample::All(values) => {
                 let mut digest = TDigestMut::new(COMPRESSION).unwrap_or_default();
                 values.iter().chain([&value]).for_each(|value| digest.update(*value));
@@ -108,20 +158,21 @@ impl NumberStatistics {
         self.missing
     }
 
-    /// Mean; `None` of no values.
+    /// Mean; `None` of no values, and of numbers too large to be added.
     pub fn mean(&self) -> Option<f64> {
-        (self.count > 0).then_some(self.mean)
+        number((self.count > 0).then_some(self.mean))
     }
 
-    /// Standard deviation of the values themselves (divided by their count); `None` of no values.
+    /// Standard deviation of the values themselves (divided by their count); `None` of no values,
+    /// and of numbers too large to be squared.
     pub fn deviation(&self) -> Option<f64> {
-        (self.count > 0).then(|| (self.squares / self.count as f64).sqrt())
+        number((self.count > 0).then(|| (self.squares / self.count as f64).sqrt()))
     }
 
     /// The values at `ranks`, from 0 (least) to 1 (greatest), between two values in proportion
     /// (numpy's `linear`). Of more than 2^20 values they are those of a t-digest (Dunning,
     /// arXiv:1902.04023) of compression 500, whose rank is off by less than 1 %. `None` of no
-    /// values.
+    /// values, and where they were not [`Wanted`].
     pub fn quantiles<const N: usize>(&self, ranks: [f64; N]) -> Option<[f64; N]> {
         match &self.values {
             Sample::All(values) if values.is_empty() => None,
@@ -139,8 +190,8 @@ impl NumberStatistics {
         }
     }
 
-    /// The most frequent value, the least of several; `None` of no values, and of more than 65,536
-    /// different ones.
+    /// The most frequent value, the least of several; `None` of no values, and of more
+    /// different ones than are counted, 65,536 at most.
     pub fn mode(&self) -> Option<f64> {
         let modes = self.modes.most_frequent()?.map(|bits| f64::from_bits(*bits));
         modes.min_by(f64::total_cmp)
@@ -157,14 +208,25 @@ fn interpolated(sorted: &[f64], rank: f64) -> f64 {
 }
 
 /// Statistics of texts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct CategoryStatistics {
     count: u64,
     missing: u64,
     counts: Counts<String>,
 }
 
+impl Default for CategoryStatistics {
+    fn default() -> Self {
+        Self::new(Wanted::default())
+    }
+}
+
 impl CategoryStatistics {
+    /// Of no values as yet.
+    pub fn new(wanted: Wanted) -> Self {
+        Self { count: 0, missing: 0, counts: Counts::new(wanted.distinct) }
+    }
+
     /// Adds a value.
     pub fn push(&mut self, value: Option<&str>) {
         match value {
@@ -186,8 +248,8 @@ impl CategoryStatistics {
         self.missing
     }
 
-    /// The most frequent value, the first in the alphabet of several; `None` of no values, and of
-    /// more than 65,536 different ones.
+    /// The most frequent value, the first in the alphabet of several; `None` of no values, of
+    /// more different ones than are counted, and of long ones.
     pub fn mode(&self) -> Option<&str> {
         self.counts.most_frequent()?.next().map(String::as_str)
     }
@@ -198,15 +260,14 @@ impl CategoryStatistics {
 struct Counts<Value> {
     /// `None`: too many.
     of: Option<BTreeMap<Value, u64>>,
-}
-
-impl<Value> Default for Counts<Value> {
-    fn default() -> Self {
-        Self { of: Some(BTreeMap::new()) }
-    }
+    most: usize,
 }
 
 impl<Value: Ord> Counts<Value> {
+    fn new(most: usize) -> Self {
+        Self { of: (most > 0).then(BTreeMap::new), most }
+    }
+
     fn push(&mut self, value: Value) {
         if let Some(counts) = &mut self.of {
             *counts.entry(value).or_default() += 1;
@@ -215,7 +276,7 @@ impl<Value: Ord> Counts<Value> {
     }
 
     fn forget_too_many(&mut self) {
-        self.of = self.of.take().filter(|counts| counts.len() <= DISTINCT);
+        self.of = self.of.take().filter(|counts| counts.len() <= self.most);
     }
 
     /// The most frequent values, in order.
@@ -230,6 +291,7 @@ impl Counts<String> {
     fn push_borrowed(&mut self, value: &str) {
         match self.of.as_mut().and_then(|counts| counts.get_mut(value)) {
             Some(count) => *count += 1,
+            None if value.len() > TEXT_BYTES => self.of = None,
             None => self.push(value.to_owned()),
         }
     }

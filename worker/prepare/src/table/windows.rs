@@ -9,9 +9,13 @@ use super::augment::normal;
 use crate::augment::random;
 
 /// The rows of each window: series in the order of their names, each by time, rows of the same time
-/// in the order in which they came. `times` are numbers in any unit; `series` has a name for each
+/// in the order in which they came. `times` are of any unit; `series` has a name for each
 /// row, or is `None` where all are of one. Rows at a series' end that fill no window are in none.
-pub fn windows(times: &[f64], series: Option<&[&str]>, spec: &Windows) -> Vec<Vec<usize>> {
+pub fn windows<Time: Ord>(
+    times: &[Time],
+    series: Option<&[&str]>,
+    spec: &Windows,
+) -> Vec<Vec<usize>> {
     let (length, stride) = (positive(spec.length), positive(spec.stride));
     let mut by_series: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for row in 0..times.len() {
@@ -20,7 +24,7 @@ pub fn windows(times: &[f64], series: Option<&[&str]>, spec: &Windows) -> Vec<Ve
     }
     let mut all = Vec::new();
     for mut rows in by_series.into_values() {
-        rows.sort_by(|one, other| times[*one].total_cmp(&times[*other]));
+        rows.sort_by(|one, other| times[*one].cmp(&times[*other]));
         all.extend(rows.windows(length).step_by(stride).map(<[usize]>::to_vec));
     }
     all
@@ -31,14 +35,14 @@ fn positive(value: i32) -> usize {
 }
 
 /// Makes a new window of one: all numbers times one number around 1, then noise. `deviations` are
-/// those of the columns; columns without one stay as they are. `window` is the window's number, of
-/// which there may be several copies.
+/// those of the columns; columns without one stay as they are. `window` tells the window from others,
+/// such as the hash of what it holds; there may be several copies of it.
 pub fn vary(
     columns: &mut [ColumnValues],
     deviations: &[Option<f64>],
     spec: &Windows,
     seed: u64,
-    (window, copy): (u64, u64),
+    (window, copy): (u128, u64),
 ) {
     let mut random = random(seed, "window", &window.to_le_bytes(), copy);
     let factor = spec.scale.map_or(1.0, |scale| 1.0 + scale * normal(&mut random));
@@ -61,7 +65,7 @@ mod tests {
 
     #[test]
     fn windows_are_by_series_and_time() {
-        let times = [3.0, 1.0, 2.0, 1.0, 4.0];
+        let times = [3, 1, 2, 1, 4];
         assert_eq!(windows(&times, None, &spec(2, 2)), [vec![1, 3], vec![2, 0]]);
         assert_eq!(windows(&times, None, &spec(3, 1)), [[1, 3, 2], [3, 2, 0], [2, 0, 4]]);
         let series = ["b", "b", "a", "a", "b"];

@@ -7,7 +7,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use hearth_crds::preparation::{
-    Cleaning, Deduplication, Preparation, PrepareConfig, Split, SplitBy,
+    Augmentation, Cleaning, Column, Deduplication, Missing, OutlierAction, OutlierMethod, Outliers,
+    Preparation, PrepareConfig, Smote, Split, SplitBy, Synonyms, TableAugmentation,
+    TablePreparation, TextAugmentation, Windows,
 };
 use hearth_crds::training_job::DataFormat;
 use hearth_crds::worker_config::{DataFile, JobIdentity};
@@ -59,6 +61,7 @@ impl Room {
             cleaning: Cleaning::default(),
             max_bad_rows: 0,
             preparation: Preparation::default(),
+            synonyms: None,
             output: self.path("out"),
             output_uri: String::new(),
         }
@@ -169,5 +172,96 @@ pub(crate) fn full(room: &Room, rows: u64) -> PrepareConfig {
     config.preparation.deduplicate =
         Some(Deduplication { near: Some(0.8), ..Deduplication::default() });
     config.preparation.split = Some(Split { by: SplitBy::Group, field: Some("customer".into()) });
+    config
+}
+
+/// Settings that use all that there is for tables, and a source of `rows` rows with two labels, one of
+/// them rare, missing values and outliers.
+pub(crate) fn tabular(room: &Room, rows: u64) -> PrepareConfig {
+    let mut text = String::from("age,city,amount,vip,at,label\n");
+    for row in 0..rows {
+        let random = (row + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let age = if row % 7 == 3 { String::new() } else { (20 + random % 50).to_string() };
+        let city = if row % 11 == 5 { "" } else { ["Ulm", "Bonn", "Kiel"][random as usize % 3] };
+        let amount = if row % 97 == 96 { 1e6 } else { (random % 1000) as f64 / 8.0 };
+        let vip = if random % 5 == 0 { "true" } else { "false" };
+        let label = if row % 8 == 0 { "fraud" } else { "fine" };
+        let _ = writeln!(text, "{age},{city},{amount},{vip},{row},{label}");
+    }
+    let mut config = room.config(room.file("table.csv", text));
+    config.text_fields = Vec::new();
+    config.eval_split = Some(0.1);
+    config.preparation.split = Some(Split { by: SplitBy::Time, field: Some("at".into()) });
+    let outliers =
+        Outliers { method: OutlierMethod::IQR, distance: None, action: OutlierAction::Drop };
+    let columns = [
+        ("age", Column { missing: Missing::Median, ..Column::default() }),
+        ("city", Column { missing: Missing::Mode, ..Column::default() }),
+        ("amount", Column { outliers: Some(outliers), ..Column::default() }),
+    ];
+    let columns = columns.map(|(name, column)| (name.to_owned(), column)).into();
+    config.preparation.table = Some(TablePreparation { columns });
+    config.preparation.augment = Some(Augmentation {
+        table: Some(TableAugmentation {
+            copies: 2,
+            crosses: vec![vec!["age".into(), "amount".into()], vec!["city".into(), "vip".into()]],
+            perturb: Some(0.1),
+            smote: Some(Smote { neighbors: 5, share: 1.0 }),
+            windows: None,
+        }),
+        ..Augmentation::default()
+    });
+    config
+}
+
+/// As [`full`], with texts made of texts.
+pub(crate) fn textual(room: &Room, rows: u64) -> PrepareConfig {
+    let mut config = full(room, rows);
+    let synonyms = room.file("synonyms.txt", "word\tterm\texpression\nrow\tline\n");
+    let source = synonyms.path.display().to_string();
+    config.preparation.augment = Some(Augmentation {
+        text: Some(TextAugmentation {
+            copies: 2,
+            synonyms: Some(Synonyms { source, share: 0.3 }),
+            insert: Some(0.1),
+            swap: Some(0.1),
+            delete: Some(0.1),
+            back_translation: None,
+        }),
+        ..Augmentation::default()
+    });
+    config
+}
+
+/// Settings for windows over time series, and a source of `rows` rows of seven series.
+pub(crate) fn series(room: &Room, rows: u64) -> PrepareConfig {
+    let mut text = String::from("at,device,heat,state,label\n");
+    for row in 0..rows {
+        let random = (row + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let at = rows - row + random % 3;
+        let _ =
+            writeln!(text, "{at},d{},{}.25,{},{}", row % 7, random % 90, random % 4, random % 2);
+    }
+    let mut config = room.config(room.file("series.csv", text));
+    config.text_fields = Vec::new();
+    config.eval_split = Some(0.2);
+    config.preparation.split = Some(Split { by: SplitBy::Time, field: Some("at".into()) });
+    config.preparation.augment = Some(Augmentation {
+        table: Some(TableAugmentation {
+            copies: 2,
+            crosses: Vec::new(),
+            perturb: None,
+            smote: None,
+            windows: Some(Windows {
+                time: "at".into(),
+                series: Some("device".into()),
+                length: 4,
+                stride: 2,
+                jitter: Some(0.1),
+                scale: Some(0.1),
+            }),
+        }),
+        ..Augmentation::default()
+    });
     config
 }

@@ -6,6 +6,7 @@
     reason = "clippy allows them in functions marked as tests alone"
 )]
 
+mod augment;
 mod fixture;
 mod formats;
 mod memory;
@@ -13,3 +14,4 @@ mod pipeline;
 mod refusals;
 mod resume;
 mod splits;
+mod table;

@@ -3,6 +3,10 @@ use std::fs;
 use std::io::{BufWriter, Write as _};
 use std::time::Duration;
 
+use hearth_crds::preparation::{
+    Augmentation, Column, Missing, PrepareConfig, TableAugmentation, TablePreparation,
+    TextAugmentation,
+};
 use hearth_crds::worker_config::DataFile;
 
 use crate::fixture::{Room, full};
@@ -33,9 +37,8 @@ fn rows(room: &Room, name: &str, megabytes: usize) -> DataFile {
 }
 
 /// Most memory that the program took, in KiB.
-fn peak(room: &Room, name: &str, megabytes: usize) -> u64 {
-    let mut config = full(room, 1);
-    config.train = rows(room, name, megabytes);
+fn peak(config: &PrepareConfig, room: &Room, name: &str, megabytes: usize) -> u64 {
+    let config = PrepareConfig { train: rows(room, name, megabytes), ..config.clone() };
     let sizes = ["--part-bytes", "1048576", "--chunk-bytes", "65536", "--shard-bytes", "2097152"];
     let more = [&sizes[..], &["--threads", "2", "--sort-bytes", "262144"]].concat();
     let mut child = start(room, &config, &room.path(&format!("out-{name}")), &more);
@@ -56,9 +59,43 @@ fn peak(room: &Room, name: &str, megabytes: usize) -> u64 {
 #[test]
 fn memory_does_not_grow_with_the_source() {
     let room = Room::new();
-    let (small, large) = (peak(&room, "small.jsonl", 3), peak(&room, "large.jsonl", 15));
+    let config = full(&room, 1);
+    let of = |name, megabytes| peak(&config, &room, name, megabytes);
+    let (small, large) = (of("small.jsonl", 3), of("large.jsonl", 15));
     assert!(small > 1000, "{small} KiB is too little to be true");
     // 12 MiB more, and 30,000 rows: some bytes a row are allowed for, and what allocators keep.
     assert!(large < small + (6 << 10), "{small} KiB for 3 MiB, {large} KiB for 15 MiB");
     assert!(large < 80 << 10, "{large} KiB");
+}
+
+#[test]
+fn memory_does_not_grow_where_columns_are_mended_and_rows_made() {
+    let room = Room::new();
+    let mut config = full(&room, 1);
+    let median = Column { missing: Missing::Median, ..Column::default() };
+    let columns = [("at".to_owned(), median)].into();
+    config.preparation.table = Some(TablePreparation { columns });
+    config.preparation.augment = Some(Augmentation {
+        text: Some(TextAugmentation {
+            copies: 1,
+            synonyms: None,
+            insert: None,
+            swap: Some(0.1),
+            delete: None,
+            back_translation: None,
+        }),
+        image: None,
+        table: Some(TableAugmentation {
+            copies: 1,
+            crosses: vec![vec!["at".into(), "customer".into()]],
+            perturb: Some(0.1),
+            smote: None,
+            windows: None,
+        }),
+    });
+    let of = |name, megabytes| peak(&config, &room, name, megabytes);
+    let (small, large) = (of("small.jsonl", 2), of("large.jsonl", 10));
+    // 8 MiB more in 20,000 rows, each of which is there three times in the end.
+    assert!(large < small + (6 << 10), "{small} KiB for 2 MiB, {large} KiB for 10 MiB");
+    assert!(large < 96 << 10, "{large} KiB");
 }

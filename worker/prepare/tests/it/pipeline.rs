@@ -4,26 +4,32 @@ use hearth_crds::preparation::{Deduplication, PrepareConfig};
 use hearth_prepare::{Manifest, Silent, run_with};
 use serde_json::json;
 
-use crate::fixture::{Room, bytes, full, prepare, rows, small, texts};
+use crate::fixture::{Room, bytes, full, prepare, rows, series, small, tabular, texts, textual};
 
 #[test]
 fn what_is_written_does_not_depend_on_the_number_of_threads() {
-    let room = Room::new();
-    let mut config = full(&room, 2000);
-    let made = prepare(&config).unwrap();
-    let want = bytes(&made.directory);
-    assert!(want.len() > 6, "{:?}", want.keys());
-    for threads in [1, 3] {
-        config.output = room.path(&format!("out-{threads}"));
-        let again = run_with(&config, &small(threads), &mut Silent).unwrap();
-        assert_eq!(bytes(&again.directory), want, "{threads} threads");
-        assert_eq!(again.card, made.card);
+    let all =
+        [("full", full as Make), ("tabular", tabular), ("textual", textual), ("series", series)];
+    for (name, make) in all {
+        let room = Room::new();
+        let mut config = make(&room, 2000);
+        let made = prepare(&config).unwrap();
+        let want = bytes(&made.directory);
+        assert!(want.len() > 5, "{name}: {:?}", want.keys());
+        for threads in [1, 3] {
+            config.output = room.path(&format!("out-{threads}"));
+            let again = run_with(&config, &small(threads), &mut Silent).unwrap();
+            assert_eq!(bytes(&again.directory), want, "{name}: {threads} threads");
+            assert_eq!(again.card, made.card);
+        }
+        // The comparison can fail.
+        config.preparation.seed += 1;
+        let other = prepare(&config).unwrap();
+        assert_ne!(bytes(&other.directory), want);
     }
-    // The comparison can fail.
-    config.preparation.seed += 1;
-    let other = prepare(&config).unwrap();
-    assert_ne!(bytes(&other.directory), want);
 }
+
+type Make = fn(&Room, u64) -> PrepareConfig;
 
 #[test]
 fn what_is_known_is_found_and_what_is_damaged_is_made_again() {

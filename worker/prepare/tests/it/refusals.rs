@@ -1,4 +1,4 @@
-use hearth_crds::preparation::{Cleaning, TablePreparation, TextFilter};
+use hearth_crds::preparation::{Cleaning, TextFilter};
 
 use crate::fixture::{Room, prepare, refusal};
 
@@ -89,10 +89,6 @@ fn settings_that_make_no_sense_are_refused() {
     let told = refusal(&config);
     assert!(told.contains("data.preparation.filter: rows have no field of texts"), "{told}");
     config.preparation.filter = None;
-    config.preparation.table = Some(TablePreparation::default());
-    let told = refusal(&config);
-    assert!(told.contains("data.preparation.table: this version does not do it yet"), "{told}");
-    config.preparation.table = None;
     config.cleaning = Cleaning::default();
     assert!(prepare(&config).is_ok());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hearth_crds::preparation::PrepareConfig;
 
-use crate::fixture::{Room, bytes, full};
+use crate::fixture::{Room, bytes, full, series, tabular, textual};
 
 /// Runs the program on `config`, whose output is `output`.
 pub(crate) fn start(room: &Room, config: &PrepareConfig, output: &Path, more: &[&str]) -> Child {
@@ -22,7 +22,7 @@ pub(crate) fn start(room: &Room, config: &PrepareConfig, output: &Path, more: &[
         .unwrap()
 }
 
-fn finish(child: Child) -> Result<(), String> {
+pub(crate) fn finish(child: Child) -> Result<(), String> {
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() { Ok(()) } else { Err(told) }
@@ -57,17 +57,40 @@ fn whole_files(output: &Path) -> usize {
 #[test]
 fn a_run_that_is_killed_goes_on_and_writes_the_same_bytes() {
     let room = Room::new();
-    let config = full(&room, 4000);
+    let stops = [0, 1, 20, 60, 100, 150, 200, 215];
+    killed_and_compared(&room, &full(&room, 4000), &stops);
+}
+
+#[test]
+fn a_table_whose_run_is_killed_has_the_same_bytes() {
+    let room = Room::new();
+    killed_and_compared(&room, &tabular(&room, 4000), &[0, 30, 80, 90, 95, 98, 100, 105]);
+}
+
+#[test]
+fn windows_whose_run_is_killed_have_the_same_bytes() {
+    let room = Room::new();
+    killed_and_compared(&room, &series(&room, 4000), &[0, 10, 20, 30, 40, 45, 48, 50]);
+}
+
+#[test]
+fn texts_made_of_texts_are_the_same_after_kills() {
+    let room = Room::new();
+    killed_and_compared(&room, &textual(&room, 4000), &[0, 60, 150, 200, 210, 215, 220, 225]);
+}
+
+/// Kills runs once so many files are whole, and compares what comes of them in the end.
+fn killed_and_compared(room: &Room, config: &PrepareConfig, stops: &[usize]) {
     let output = room.path("whole");
-    finish(start(&room, &config, &output, &["--threads", "2"])).unwrap();
+    finish(start(room, config, &output, &["--threads", "2"])).unwrap();
     let want = bytes(&result(&output));
 
     let mut killed = 0;
-    for (index, stop_at) in [0, 1, 20, 60, 100, 150, 200, 215].into_iter().enumerate() {
+    for (index, stop_at) in stops.iter().copied().enumerate() {
         let output = room.path(&format!("killed-{index}"));
         // It dies twice on its way: also a run that goes on is killed.
         for stop_at in [stop_at, stop_at + 7] {
-            let mut child = start(&room, &config, &output, &["--threads", "2"]);
+            let mut child = start(room, config, &output, &["--threads", "2"]);
             while child.try_wait().unwrap().is_none() && whole_files(&output) < stop_at {
                 std::thread::sleep(Duration::from_micros(200));
             }
@@ -77,7 +100,7 @@ fn a_run_that_is_killed_goes_on_and_writes_the_same_bytes() {
             killed += usize::from(before);
         }
         let threads = if index % 2 == 0 { "1" } else { "2" };
-        finish(start(&room, &config, &output, &["--threads", threads])).unwrap();
+        finish(start(room, config, &output, &["--threads", threads])).unwrap();
         assert_eq!(bytes(&result(&output)), want, "killed at {stop_at} files");
     }
     assert!(killed >= 10, "{killed} runs were killed before they ended");
