@@ -77,7 +77,7 @@ type Last = fn(&Call) -> bool;
 /// told for a while that there is nothing but the subject, as it was when the first one began.
 async fn sees_old_lists(
     scenario: &'static Scenario,
-    last: Last,
+    is_final: Last,
     bug: Option<Bug>,
 ) -> Result<Duration> {
     let (want, _) = reference(scenario).await?;
@@ -90,7 +90,7 @@ async fn sees_old_lists(
     let ended = Arc::new(AtomicBool::new(false));
     let ends = ended.clone();
     play.proxy.rules(Box::new(move |call| {
-        if call.is_write() && ends.fetch_or(last(call), Ordering::SeqCst) {
+        if call.is_write() && ends.fetch_or(is_final(call), Ordering::SeqCst) {
             return Deed::Silence;
         }
         Deed::Pass
