@@ -15,13 +15,11 @@ use serde_json::Value;
 use crate::bad_rows::BadRows;
 use crate::card::{card, markdown};
 use crate::error::PrepareError;
-use crate::files::{
-    Lock, hash_file, read_json, remove_directory, sync_directory, write_json, write_whole,
-};
+use crate::files::{Lock, read_json, remove_directory, sync_directory, write_json, write_whole};
 use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
 use crate::progress::{Counter, Progress, Stage, Update};
 use crate::rows::Recipe;
-use crate::source::{Bounds, Scan, Source};
+use crate::source::{Bounds, Content, Scan, Source};
 use crate::stage::{AsTheyAre, Cleaned, Cleaning, Fates, Rows, Writing, Written, decide};
 
 /// How a preparation is carried out. None but the last two has a part in the result's bytes.
@@ -313,16 +311,9 @@ fn hash_sources(
     let mut told = Vec::new();
     for (role, source) in [("train", Some(train)), ("eval", eval)] {
         let Some(source) = source else { continue };
-        for file in &source.files {
-            let hashed = hash_file(&file.path, |bytes| counter.add(0, bytes));
-            let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(&file.path, error))?;
-            told.push(SourceCard {
-                role: role.to_owned(),
-                uri: source.data.uri.clone(),
-                name: file.name.clone(),
-                bytes,
-                blake3: hash.to_hex().to_string(),
-            });
+        for Content { name, bytes, blake3 } in source.hash(&mut |bytes| counter.add(0, bytes))? {
+            let (role, uri) = (role.to_owned(), source.data.uri.clone());
+            told.push(SourceCard { role, uri, name, bytes, blake3 });
         }
     }
     Ok(told)

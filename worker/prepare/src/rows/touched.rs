@@ -13,6 +13,7 @@ use crate::source::{Fields, Json, Kind};
 pub(crate) struct Touched {
     texts: Vec<String>,
     label: Option<String>,
+    image: Option<String>,
     /// Whether labels are classes: strings, or whole numbers. Those of a table may be any number.
     classes: bool,
     split: Option<(SplitBy, String)>,
@@ -24,7 +25,7 @@ impl Touched {
         let split = config.preparation.split.as_ref().filter(|_| config.eval_split.is_some());
         let split = split.and_then(|split| Some((split.by, split.field.clone()?)));
         let (texts, label) = (config.text_fields.clone(), config.label.clone());
-        Self { texts, label, classes, split }
+        Self { texts, label, image: config.image.clone(), classes, split }
     }
 
     /// Fields of texts.
@@ -35,6 +36,11 @@ impl Touched {
     /// Field of the label.
     pub(crate) fn label(&self) -> Option<&str> {
         self.label.as_deref()
+    }
+
+    /// Field of the picture.
+    pub(crate) fn image(&self) -> Option<&str> {
+        self.image.as_deref()
     }
 
     /// Whether labels are classes.
@@ -50,7 +56,7 @@ impl Touched {
     /// All of them.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let split = self.split.as_ref().map(|(_, field)| field);
-        self.texts.iter().chain(&self.label).chain(split).map(String::as_str)
+        self.texts.iter().chain(&self.label).chain(&self.image).chain(split).map(String::as_str)
     }
 
     /// What is wrong with the kinds of a row's values. What is missing or empty is told later, for
@@ -177,6 +183,7 @@ mod tests {
         let touched = Touched {
             texts: vec!["t".into()],
             label: Some("l".into()),
+            image: None,
             classes: true,
             split: None,
         };

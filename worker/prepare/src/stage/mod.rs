@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! clean: a source's parts -> the same, cleaned      decide: all rows -> a fate each
-//!   parts: how they are kept                          compare, near: equal rows    split: evaluation
+//!   parts: how they are kept                          compare, near, alike: equal rows    split: evaluation
 //! write: parts and fates -> shards                  sort: more records than fit into memory
 //!   shards: which rows go where
 //! ```
 
+mod alike;
 mod clean;
 mod compare;
 mod decide;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use hearth_prepare::import::Imported;
 use hearth_prepare::import::dicom::{self, DicomOptions};
-use hearth_prepare::import::images::{Images, ImagesOptions};
+use hearth_prepare::import::images::{Files, Images, ImagesOptions};
 use hearth_prepare::import::label_studio::{LabelStudio, LabelStudioOptions};
 use hearth_prepare::picture::decode::decode;
 
@@ -84,7 +84,8 @@ fn metadata(count: u64) {
     feed("metadata.jsonl", &seeds::metadata(), count, |input| {
         let mut file = std::fs::File::create(&path).unwrap();
         std::io::Write::write_all(&mut file, input).unwrap();
-        let options = ImagesOptions { image: "image".into(), label: "label".into() };
+        let (image, label) = ("image".into(), "label".into());
+        let options = ImagesOptions { image, label, files: Files::Pictures };
         let mut rows = Images::open(directory.path(), options).unwrap();
         rows.any(|imported| matches!(imported, Ok(Imported::Row(_))))
     });

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::{ImagesOptions, Kind, NOT_READ, malformed, text};
+use super::{ImagesOptions, Kind, malformed, text};
 use crate::import::within::{is_file, plain, slashed};
 use crate::import::{ImportError, Imported, Row};
 
@@ -99,8 +99,8 @@ impl<R: BufRead> Metadata<R> {
             return Err("the line has no file_name, which says where the picture is");
         };
         let path = plain(&name).ok_or("file_name leads out of the directory")?;
-        if Kind::of(&path) != Kind::Picture {
-            return Err(NOT_READ);
+        if options.files.kind(&path) != Kind::Picture {
+            return Err(options.files.not_read());
         }
         if !is_file(&self.root, &path) {
             return Err("file_name names no file below the directory");
