@@ -20,7 +20,7 @@ use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
 use crate::progress::{Counter, Progress, Stage, Update};
 use crate::rows::Recipe;
 use crate::source::{Bounds, Content, Scan, Source};
-use crate::stage::{AsTheyAre, Cleaned, Cleaning, Fates, Rows, Writing, Written, decide};
+use crate::stage::{AsTheyAre, Cleaned, Cleaning, Copies, Fates, Rows, Writing, Written, decide};
 
 /// How a preparation is carried out. None but the last two has a part in the result's bytes.
 #[derive(Clone, Copy, Debug)]
@@ -223,11 +223,13 @@ impl Job<'_> {
         };
         let counter = &mut Counter::new(progress, Stage::Compare, rows.steps());
         let fates = decide(self.config, &self.recipe, rows, counter)?;
+        let copies = Copies::new(self.config);
         let writing = Writing {
             rows,
             fates: &fates,
             touched: &self.recipe.touched,
             shape: &AsTheyAre,
+            copies: copies.as_ref(),
             shard_bytes: self.settings.shard_bytes,
             threads: self.settings.threads,
             out: data,

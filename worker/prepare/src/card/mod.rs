@@ -32,6 +32,7 @@ pub(crate) fn card(sources: &[&Cleaned], bad: &BadRows, fates: &Fates, made: &Wr
             dropped.insert(reason.to_owned(), count);
         }
     }
+    let copies = Some(("picture".to_owned(), made.copies));
     let row = |row: &crate::bad_rows::BadRow| MalformedRow {
         file: row.file.clone(),
         line: row.line,
@@ -49,7 +50,10 @@ pub(crate) fn card(sources: &[&Cleaned], bad: &BadRows, fates: &Fates, made: &Wr
         labels: made.train.labels.values.clone(),
         eval_labels: made.eval.labels.values.clone(),
         lengths: lengths(&made.train.lengths, &made.eval.lengths),
+        widths: lengths(&made.train.widths, &made.eval.widths),
+        heights: lengths(&made.train.heights, &made.eval.heights),
         columns: made.train.columns(),
+        augmented: copies.filter(|(_, count)| *count > 0).into_iter().collect(),
         ..DataCard::default()
     }
 }

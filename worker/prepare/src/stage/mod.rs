@@ -11,6 +11,7 @@
 mod alike;
 mod clean;
 mod compare;
+mod copies;
 mod decide;
 mod fate;
 mod near;
@@ -22,6 +23,7 @@ mod write;
 
 pub(crate) use clean::{Cleaned, Cleaning};
 pub(crate) use compare::Rows;
+pub(crate) use copies::Copies;
 pub(crate) use decide::decide;
 pub(crate) use fate::{Fate, Fates};
 pub(crate) use write::{AsTheyAre, Writing, Written};

@@ -13,7 +13,8 @@ use arrow_select::filter::filter_record_batch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use crate::card::Summary;
@@ -22,10 +23,11 @@ use crate::files::{Whole, read_json, sync_directory, write_json};
 use crate::manifest::FileEntry;
 use crate::parallel::in_order;
 use crate::progress::Counter;
-use crate::rows::Touched;
+use crate::rows::{Key, Touched};
 
 use super::compare::Rows;
-use super::fate::Fates;
+use super::copies::Copies;
+use super::fate::{Fate, Fates};
 use super::parts::{PartFiles, PartReport};
 use super::shards::{Plan, Shard, Side};
 
@@ -63,12 +65,15 @@ pub(crate) struct Written {
     pub(crate) files: Vec<FileEntry>,
     pub(crate) train: Summary,
     pub(crate) eval: Summary,
+    /// Rows with copies of pictures.
+    pub(crate) copies: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct ShardReport {
     file: FileEntry,
     summary: Summary,
+    copies: u64,
 }
 
 /// Writes shards.
@@ -77,6 +82,8 @@ pub(crate) struct Writing<'a> {
     pub(crate) fates: &'a Fates,
     pub(crate) touched: &'a Touched,
     pub(crate) shape: &'a dyn Shape,
+    /// Makes copies of the training rows' pictures.
+    pub(crate) copies: Option<&'a Copies>,
     /// Bytes of a shard in memory, about.
     pub(crate) shard_bytes: u64,
     pub(crate) threads: NonZeroUsize,
@@ -92,7 +99,10 @@ impl Writing<'_> {
         let mut plan = Plan::new(self.shard_bytes);
         for key in self.rows.keys() {
             let (row, key) = key.map_err(|error| PrepareError::writing(self.work, error))?;
-            plan.add(row, &key, self.fates.rows[row as usize]);
+            let fate = self.fates.rows[row as usize];
+            let copies = self.copies.filter(|_| fate == Fate::Train);
+            let size = copies.map_or(key.size, |copies| copies.size(key.size));
+            plan.add(row, &Key { size, ..key }, fate);
         }
         Ok(plan.finish())
     }
@@ -122,6 +132,7 @@ impl Writing<'_> {
                     Side::Eval => &mut written.eval,
                 };
                 side.merge(&report.summary);
+                written.copies += report.copies;
                 written.files.push(report.file);
                 Ok(())
             },
@@ -141,14 +152,21 @@ impl Writing<'_> {
         std::fs::create_dir_all(directory).map_err(unwritten)?;
         let out = Hashing::new(Whole::create(&path).map_err(unwritten)?);
         let mut writer = self.writer(shard, out)?;
-        let mut summary = Summary::default();
+        let (mut summary, mut copies) = (Summary::default(), 0);
+        let mut write = |batch: RecordBatch| {
+            summary.add(&batch, self.touched);
+            writer.write(&batch).map_err(|error| told_by(&path, error))
+        };
         let mut first = 0;
         for (files, report) in self.rows.parts() {
             let end = first + u32::try_from(report.kept()).unwrap_or(u32::MAX);
             if first < shard.end && shard.first < end {
                 self.part(shard, first, (files, report), &mut |batch| {
-                    summary.add(&batch, self.touched);
-                    writer.write(&batch).map_err(|error| told_by(&path, error))
+                    write(batch.clone())?;
+                    if let (Some(of), Side::Train) = (self.copies, shard.side) {
+                        copies += of.each(&batch, &mut write)?;
+                    }
+                    Ok(())
                 })?;
             }
             first = end;
@@ -159,7 +177,7 @@ impl Writing<'_> {
             bytes: out.bytes,
             blake3: out.hasher.finalize().to_hex().to_string(),
         };
-        let report = ShardReport { file, summary };
+        let report = ShardReport { file, summary, copies };
         let finished = out
             .inner
             .finish()
@@ -178,14 +196,23 @@ impl Writing<'_> {
             (Side::Eval, Some(eval)) => eval,
             _ => self.rows.train,
         };
-        let properties = WriterProperties::builder()
+        let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by("hearth-prepare".to_owned())
             .set_max_row_group_row_count(Some(GROUP_ROWS))
-            .set_max_row_group_bytes(Some(GROUP_BYTES))
-            .build();
+            .set_max_row_group_bytes(Some(GROUP_BYTES));
+        if let Some(image) = self.touched.image() {
+            // Pictures are packed already, and no two are equal.
+            for path in [vec![image.to_owned()], vec![image.to_owned(), "bytes".to_owned()]] {
+                let path = ColumnPath::new(path);
+                properties = properties
+                    .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
+                    .set_column_dictionary_enabled(path.clone(), false)
+                    .set_column_statistics_enabled(path, EnabledStatistics::None);
+            }
+        }
         let schema = self.shape.schema(&source.schema);
-        ArrowWriter::try_new(out, schema, Some(properties)).map_err(PrepareError::internal)
+        ArrowWriter::try_new(out, schema, Some(properties.build())).map_err(PrepareError::internal)
     }
 
     /// The shard's rows of a part, whose first row has the number `first`.

@@ -6,9 +6,12 @@
     reason = "clippy allows them in functions marked as tests alone"
 )]
 
+mod dicom;
 mod fixture;
+mod folders;
 mod formats;
 mod memory;
+mod pictures;
 mod pipeline;
 mod refusals;
 mod resume;
