@@ -106,8 +106,8 @@ impl Viewer {
         let content = hasher.finalize();
         let content = u128::from_be_bytes(*content.as_bytes().first_chunk().unwrap_or(&[0; 16]));
         let halves = |hash: u64| {
-            let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
-            [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])]
+            let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or_default();
+            [half(hash >> 32), half(hash)]
         };
         Ok((content, self.hash.as_ref().map(|(hash, _)| halves(hash.of(&picture)))))
     }

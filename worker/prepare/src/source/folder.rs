@@ -146,8 +146,8 @@ impl Folder {
         let mut hasher = blake3::Hasher::new();
         let (mut bytes, mut count) = (0, 0_u64);
         let mut add = |name: &str, path: &Path| {
-            let hashed = hash_file(path, &mut *tell);
-            let (size, hash) = hashed.map_err(|error| PrepareError::reading(path, error))?;
+            let read = hash_file(path, &mut *tell);
+            let (size, hash) = read.map_err(|error| PrepareError::reading(path, error))?;
             hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
             hasher.update(hash.as_bytes());
             (bytes, count) = (bytes + size, count + 1);
@@ -228,7 +228,9 @@ fn dealt(folder: &Folder, line: u64, row: Map<String, Value>) -> Result<Dealt, P
         row.into_iter().map(|(name, value)| (Cow::Owned(name), json(value))).collect();
     let Some((name, Value::String(path))) = image else {
         let mut text = String::new();
-        fields.iter().for_each(|(_, value)| value.render(&mut text));
+        for (_, value) in &fields {
+            value.render(&mut text);
+        }
         let size = text.len() as u64;
         return Ok(Dealt { line, size, what: What::Row(fields, None) });
     };

@@ -2,11 +2,13 @@
 //! them, and take no more memory than a whole file may.
 //!
 //! An input is made of a good file and a number, so that the number in a failure's message makes it
-//! again. A million each: `cargo test --release -p hearth-prepare --test hostile -- --ignored`.
+//! again. A million each, or as many as `HOSTILE_INPUTS` says:
+//! `cargo test --release -p hearth-prepare --test hostile -- --ignored`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at the first surprise")]
 
 mod mutate;
+mod pipeline;
 mod seeds;
 
 use std::io::Cursor;
@@ -23,6 +25,11 @@ use hearth_prepare::picture::decode::decode;
 /// Inputs of a test that runs each time, and of one that is asked for.
 const FEW: u64 = 20_000;
 const MANY: u64 = 1_000_000;
+
+fn many() -> u64 {
+    std::env::var("HOSTILE_INPUTS").map_or(MANY, |count| count.parse().unwrap())
+}
+
 /// Most MiB that the process may take: four readers at a time, each with a picture of 128 MiB in
 /// the form that it has in the file and as RGB.
 const MOST_MIB: u64 = 1200;
@@ -114,23 +121,23 @@ fn metadata_is_read_or_refused() {
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_pictures() {
-    pictures(MANY);
+    pictures(many());
 }
 
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_of_dicom() {
-    dicom(MANY);
+    dicom(many());
 }
 
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_of_label_studio() {
-    label_studio(MANY);
+    label_studio(many());
 }
 
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_of_metadata() {
-    metadata(MANY);
+    metadata(many());
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::fixture::{Room, prepare, refusal, rows, texts};
 
 /// A picture that differs from those of other numbers, also in what it shows.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 254")]
 pub(crate) fn picture(number: u32) -> DynamicImage {
     let wave = |at: u32, of: u32| f64::from(at * (number * of % 7 + 1) + number * of) * 0.07;
     RgbImage::from_fn(40, 30, |x, y| {

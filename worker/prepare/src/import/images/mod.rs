@@ -94,19 +94,19 @@ impl Files {
     fn kind(self, path: &Path) -> Kind {
         let extension = path.extension().and_then(|extension| extension.to_str());
         let extension = extension.unwrap_or_default().to_ascii_lowercase();
-        match (self, extension.as_str()) {
-            (Self::Pictures, "png" | "jpg" | "jpeg") => Kind::Picture,
-            (Self::Pictures, "ppm" | "pgm" | "bmp" | "tif" | "tiff" | "webp" | "gif") => {
-                Kind::Other
-            }
-            (Self::Pictures, _) => Kind::None,
-            (Self::Dicom, "dcm" | "dicom" | "ima") => Kind::Picture,
+        match self {
+            Self::Pictures => match extension.as_str() {
+                "png" | "jpg" | "jpeg" => Kind::Picture,
+                "ppm" | "pgm" | "bmp" | "tif" | "tiff" | "webp" | "gif" => Kind::Other,
+                _ => Kind::None,
+            },
             // The directory of a medium (PS3.10, 8.6) shows nothing.
-            (Self::Dicom, "") if path.ends_with("DICOMDIR") => Kind::None,
-            (Self::Dicom, ending) if ending.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Kind::Picture
+            Self::Dicom if path.ends_with("DICOMDIR") => Kind::None,
+            Self::Dicom => {
+                let is_dicom = matches!(extension.as_str(), "dcm" | "dicom" | "ima")
+                    || extension.bytes().all(|byte| byte.is_ascii_digit());
+                if is_dicom { Kind::Picture } else { Kind::None }
             }
-            (Self::Dicom, _) => Kind::None,
         }
     }
 
