@@ -37,7 +37,7 @@ impl<'a> Pictures<'a> {
         };
         (!is_bytes).then(|| {
             format!(
-                "field {:?} holds {}, no pictures {{bytes, path}}; preparation reads pictures from Parquet, or with format: ImageFolder from a directory whose metadata.jsonl names them as file_name",
+                "field {:?} holds {}, no pictures {{bytes, path}}; preparation reads pictures from Parquet, from one file of JSONL that names them, or with format: ImageFolder from a directory",
                 field.name(),
                 field.data_type()
             )

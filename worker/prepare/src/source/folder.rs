@@ -1,4 +1,5 @@
-//! Sources of many files: a tree of pictures or of DICOM files, an export with its pictures.
+//! Sources of many files: a tree of pictures or of DICOM files; an export, or JSON lines, with their
+//! pictures.
 //!
 //! Rows are dealt in a fixed order, one at a time, and files are looked up again each time: a list
 //! of them would grow with the source.
@@ -44,6 +45,8 @@ pub(crate) struct Folder {
 enum Layout {
     /// Directories that name classes, or `metadata.jsonl`.
     Files(ImagesOptions),
+    /// JSON lines.
+    Rows(PathBuf, ImagesOptions),
     Export(PathBuf, LabelStudioOptions),
 }
 
@@ -80,15 +83,12 @@ impl Folder {
         let path = &data.path;
         let image = touched.image().map(str::to_owned);
         let label = touched.label().unwrap_or(&data.label).to_owned();
-        let canonical = path.canonicalize().map_err(|error| PrepareError::reading(path, error))?;
+        let canonical = || path.canonicalize().map_err(|error| PrepareError::reading(path, error));
         let (layout, root, told) = match data.format {
             DataFormat::LabelStudio => {
                 let export = export(path)?;
-                let file = export.canonicalize();
-                let file = file.map_err(|error| PrepareError::reading(&export, error))?;
-                let root = file.parent().unwrap_or(&file).to_owned();
                 let options = LabelStudioOptions { label, image: image.clone() };
-                (Layout::Export(export.clone(), options), root, export)
+                (Layout::Export(export.clone(), options), beside(&export)?, export)
             }
             DataFormat::ImageFolder | DataFormat::DICOM => {
                 let image = files_image(data, touched)?;
@@ -96,7 +96,12 @@ impl Folder {
                 let files = if dicom { Files::Dicom } else { Files::Pictures };
                 let metadata = path.join(METADATA);
                 let told = if metadata.is_file() { metadata } else { path.clone() };
-                (Layout::Files(ImagesOptions { image, label, files }), canonical, told)
+                (Layout::Files(ImagesOptions { image, label, files }), canonical()?, told)
+            }
+            DataFormat::JSONL if image.is_some() && !path.is_dir() => {
+                let (root, image) = (beside(path)?, image.clone().unwrap_or_default());
+                let options = ImagesOptions { image, label, files: Files::Pictures };
+                (Layout::Rows(path.clone(), options), root, path.clone())
             }
             _ => return Ok(None),
         };
@@ -121,6 +126,9 @@ impl Folder {
         let items: Items = match &self.layout {
             Layout::Files(options) => {
                 Box::new(Images::open(&self.root, options.clone()).map_err(told)?)
+            }
+            Layout::Rows(path, options) => {
+                Box::new(Images::open_rows(path, options.clone()).map_err(told)?)
             }
             Layout::Export(path, options) => {
                 Box::new(LabelStudio::open(path, options.clone()).map_err(told)?)
@@ -259,6 +267,12 @@ pub(super) fn json(value: Value) -> Json<'static> {
     }
 }
 
+/// The directory of a file, links followed.
+fn beside(path: &Path) -> Result<PathBuf, PrepareError> {
+    let file = path.canonicalize().map_err(|error| PrepareError::reading(path, error))?;
+    Ok(file.parent().unwrap_or(&file).to_owned())
+}
+
 /// The export that a source is: itself, or the only one of a directory.
 fn export(path: &Path) -> Result<PathBuf, PrepareError> {
     let reading = |error| PrepareError::reading(path, error);
@@ -286,7 +300,8 @@ fn export(path: &Path) -> Result<PathBuf, PrepareError> {
 
 /// The field of pictures, where there must be one, of a directory.
 fn files_image(data: &DataFile, touched: &Touched) -> Result<String, PrepareError> {
-    if !data.path.is_dir() {
+    let reading = |error| PrepareError::reading(&data.path, error);
+    if !fs::metadata(&data.path).map_err(reading)?.is_dir() {
         let detail = format!(
             "it is no directory, and {} is one; name the directory, or another format",
             data.format.name()

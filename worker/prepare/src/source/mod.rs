@@ -203,7 +203,7 @@ impl Source {
 
     /// How its files are read.
     pub(crate) fn format(&self) -> &'static dyn Format {
-        format(self.format)
+        if self.folder.is_some() { &import::ImportFormat } else { format(self.format) }
     }
 
     /// Bytes of all files.

@@ -118,6 +118,27 @@ fn metadata_says_what_pictures_show() {
     assert_eq!(lines, [3, 4, 5]);
 }
 
+#[test]
+fn rows_that_name_pictures_become_rows_that_hold_them() {
+    let room = Room::new();
+    room.file("data/deep/1.png", png(1));
+    let lines = concat!(
+        "{\"image\": \"deep/1.png\", \"label\": \"cat\", \"age\": 3}\n",
+        "{\"image\": \"deep/2.png\", \"label\": \"cat\"}\n",
+        "{\"image\": \"/etc/passwd\", \"label\": \"cat\"}\n",
+    );
+    room.file("data/rows.jsonl", lines);
+    let mut config = config(&room, "data/rows.jsonl", DataFormat::JSONL);
+    let told = refusal(&config);
+    assert!(told.contains("rows.jsonl:2: image names no file below the directory"), "{told}");
+    config.max_bad_rows = 2;
+    let made = prepare(&config).unwrap();
+    let want = json!({"image": {"bytes": png(1), "path": "deep/1.png"}, "label": "cat", "age": 3});
+    assert_eq!(rows(&made, "train"), [want]);
+    room.file("data/deep/1.png", png(2));
+    assert_ne!(prepare(&config).unwrap().card.id, made.card.id, "another picture");
+}
+
 fn task(number: u32, choice: Option<&str>) -> Value {
     let annotations: Vec<Value> = choice
         .iter()
@@ -168,14 +189,14 @@ fn sources_of_another_kind_are_refused_with_a_way_out() {
     room.file("one.png", png(1));
     room.file("many/a.json", "[]");
     room.file("many/b.json", "[]");
-    room.file("rows.jsonl", "{\"image\": \"one.png\", \"label\": 1}\n");
+    room.file("rows.csv", "image,label\none.png,1\n");
     for (name, format, want) in [
         ("one.png", DataFormat::ImageFolder, "no directory, and ImageFolder is one"),
         ("none", DataFormat::ImageFolder, "no directory"),
         ("gone", DataFormat::DICOM, "gone does not exist"),
         ("many", DataFormat::LabelStudio, "2 files that end in .json; name the export"),
         ("many", DataFormat::ImageFolder, "holds no row to use"),
-        ("rows.jsonl", DataFormat::JSONL, "format: ImageFolder"),
+        ("rows.csv", DataFormat::CSV, "format: ImageFolder"),
     ] {
         let told = refusal(&config(&room, name, format));
         assert!(told.contains(want), "{name}: {told}");

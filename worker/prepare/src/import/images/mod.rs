@@ -59,11 +59,20 @@ impl Images {
         let root = root.canonicalize().map_err(failed)?;
         let metadata = root.join(metadata::NAME);
         let source = if metadata.is_file() {
-            Source::Metadata(Metadata::open(root, metadata)?)
+            Source::Metadata(Metadata::open(root, metadata, metadata::FILE_NAME)?)
         } else {
             Source::Tree(Tree::open(root)?)
         };
         Ok(Self { options, source })
+    }
+
+    /// Opens a file of JSON lines, whose field of the picture is the path below its directory.
+    pub fn open_rows(rows: &Path, options: ImagesOptions) -> Result<Self, ImportError> {
+        let failed = |source| ImportError::Read { path: rows.to_owned(), source };
+        let file = rows.canonicalize().map_err(failed)?;
+        let root = file.parent().unwrap_or(&file).to_owned();
+        let rows = Metadata::open(root, rows.to_owned(), &options.image)?;
+        Ok(Self { options, source: Source::Metadata(rows) })
     }
 }
 
