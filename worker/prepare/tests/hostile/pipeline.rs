@@ -41,7 +41,6 @@ fn config(root: &Path, format: DataFormat, pictures: bool) -> PrepareConfig {
         deduplicate.hash_distance = Some(4);
     } else {
         config.text_fields = vec!["text".to_owned()];
-        deduplicate.near = Some(0.8);
     }
     config.label = (format != DataFormat::Text).then(|| "label".to_owned());
     config.preparation.deduplicate = Some(deduplicate);
