@@ -295,9 +295,12 @@ fn refuse_empty(source: &Source, made: &Cleaned) -> Result<(), PrepareError> {
         .filter(|(_, count)| **count > 0)
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
+    let setting = if source.touched.image().is_some() { "images" } else { "filter" };
     let detail = match (made.rows(), reasons.join(", ")) {
         (0, _) => "there are no rows in it; name another".to_owned(),
-        (rows, reasons) => format!("of {rows} row(s) {reasons}; look at data.preparation.filter"),
+        (rows, reasons) => {
+            format!("of {rows} row(s) {reasons}; look at data.preparation.{setting}")
+        }
     };
     Err(PrepareError::Empty { path: source.data.path.clone(), detail })
 }

@@ -326,3 +326,41 @@ fn told(error: ImportError) -> PrepareError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use hearth_crds::preparation::PrepareConfig;
+
+    use super::*;
+
+    fn touched() -> Touched {
+        let told = r#"{"version":"","job":{"namespace":"n","name":"j","uid":"u"},"train":{"path":"","uri":"","text":"text","label":"label"},"label":"label","image":"image","output":"","outputUri":""}"#;
+        Touched::new(&serde_json::from_str::<PrepareConfig>(told).unwrap())
+    }
+
+    fn write(path: &Path, content: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::File::create(path).unwrap().write_all(content.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn files_that_change_are_told() {
+        for change in ["c/1.png", "c/3.png", "d/1.png", "metadata.jsonl"] {
+            let root = tempfile::tempdir().unwrap();
+            for name in ["c/1.png", "c/2.png", "notes/readme.txt"] {
+                write(&root.path().join(name), name);
+            }
+            let path = root.path().to_owned();
+            let data = DataFile { path, format: DataFormat::ImageFolder, ..DataFile::default() };
+            let (folder, _) = Folder::open(&data, &touched()).unwrap().unwrap();
+            assert_eq!(folder.bytes, 14);
+            write(&root.path().join("notes/more.txt"), "no picture");
+            folder.unchanged().unwrap();
+            write(&root.path().join(change), "something else");
+            let told = folder.unchanged().unwrap_err().to_string();
+            assert!(told.contains("changed while it was read"), "{change}: {told}");
+        }
+    }
+}

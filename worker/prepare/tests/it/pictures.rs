@@ -76,7 +76,8 @@ fn pictures_that_are_no_use_go_and_are_counted_by_why() {
     config.preparation.images = Some(ImageFilter { min_side: Some(32) });
     let told = refusal(&config);
     assert!(
-        told.contains("no row to use") && told.contains("2 picture smaller than minSide"),
+        told.contains("no row to use")
+            && told.contains("2 picture smaller than minSide; look at data.preparation.images"),
         "{told}"
     );
 }
