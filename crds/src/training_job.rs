@@ -313,6 +313,39 @@ pub enum DataFormat {
     /// A header, then a row of values each; of comma, semicolon and tab they are separated by the
     /// one that the header holds most. Needs `preparation`.
     CSV,
+    /// A directory of PNG and JPEG files, as Hugging Face's `imagefolder`: the directory below it
+    /// names the class of all that is below that; or its `metadata.jsonl` says by `file_name` what
+    /// each picture shows. Needs `preparation`.
+    ImageFolder,
+    /// An export of Label Studio, `JSON` or `JSON-MIN`, its pictures beside it; or a directory
+    /// with one such export. `label` is the name of a `Choices` control. Needs `preparation`.
+    LabelStudio,
+    /// A directory of DICOM files, laid out as an `ImageFolder`. Nothing of their headers that may
+    /// tell of a patient comes through. Needs `preparation`.
+    DICOM,
+}
+
+impl DataFormat {
+    /// Whether nobody but preparation reads such files.
+    pub fn needs_preparation(self) -> bool {
+        match self {
+            Self::JSONL | Self::Parquet | Self::Text => false,
+            Self::CSV | Self::ImageFolder | Self::LabelStudio | Self::DICOM => true,
+        }
+    }
+
+    /// As a spec has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::JSONL => "JSONL",
+            Self::Parquet => "Parquet",
+            Self::Text => "Text",
+            Self::CSV => "CSV",
+            Self::ImageFolder => "ImageFolder",
+            Self::LabelStudio => "LabelStudio",
+            Self::DICOM => "DICOM",
+        }
+    }
 }
 
 pub(crate) fn default_text() -> String {

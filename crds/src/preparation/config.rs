@@ -119,6 +119,12 @@ pub struct DataCard {
     pub eval_labels: BTreeMap<String, u64>,
     /// Rows by the length of their texts.
     pub lengths: Vec<LengthCard>,
+    /// Rows by the width of their pictures in pixels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub widths: Vec<LengthCard>,
+    /// Rows by the height of their pictures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heights: Vec<LengthCard>,
     /// Columns of the training rows.
     pub columns: Vec<ColumnCard>,
     /// What columns of tables were mended of, rows for training and evaluation together.
@@ -164,7 +170,8 @@ pub struct MalformedRow {
     pub reason: String,
 }
 
-/// Rows whose texts have so many Unicode characters, all of a row's texts together.
+/// Rows whose texts have so many Unicode characters, all of a row's texts together; or whose
+/// pictures have so many pixels of width, or of height.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LengthCard {

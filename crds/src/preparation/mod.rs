@@ -75,7 +75,7 @@ pub struct Preparation {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Deduplication {
-    /// Texts (pictures: perceptual hashes; rows of tables) that are equal once cleaned.
+    /// Texts (pictures: their pixels; rows of tables) that are equal once cleaned.
     #[serde(default = "yes")]
     pub exact: bool,
     /// Texts: least Jaccard similarity of the sets of five-word sequences from which two say the

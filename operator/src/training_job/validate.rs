@@ -8,7 +8,7 @@
 use hearth_crds::names;
 use hearth_crds::source::Source;
 use hearth_crds::training_job::{
-    Accelerator, CheckpointStorage, DataFormat, DataSource, TrainingJob, TrainingJobSpec,
+    Accelerator, CheckpointStorage, DataSource, TrainingJob, TrainingJobSpec,
 };
 use kube::ResourceExt;
 
@@ -205,10 +205,11 @@ fn data_faults(spec: &TrainingJobSpec) -> Vec<Fault> {
 
 /// What is wrong with a format that is read by preparation alone, where there is none.
 pub(crate) fn raw_rows(field: &str, rows: &DataSource) -> Option<Fault> {
-    (rows.format() == DataFormat::CSV).then(|| {
+    let format = rows.format();
+    format.needs_preparation().then(|| {
         Fault::invalid(
             field,
-            "CSV is read by preparation, and there is none",
+            format!("{} is read by preparation, and there is none", format.name()),
             "write data.preparation: {} where it is offered, or use JSONL or Parquet",
         )
     })

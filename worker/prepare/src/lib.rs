@@ -17,6 +17,7 @@ mod bad_rows;
 mod card;
 mod error;
 mod files;
+mod identity;
 pub mod import;
 mod manifest;
 mod parallel;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::{hash_file, read_json, write_json};
 
 /// Changes when what is written for the same sources and settings changes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Name of the file.
 pub const MANIFEST: &str = "manifest.json";
 

@@ -8,22 +8,22 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use hearth_crds::preparation::{DataCard, PrepareConfig, SourceCard};
+use hearth_crds::preparation::{DataCard, PrepareConfig};
 use hearth_crds::worker_config::DataFile;
-use serde_json::Value;
 
 use crate::bad_rows::BadRows;
 use crate::card::{SAMPLES, card, markdown, tell_shape};
 use crate::error::PrepareError;
-use crate::files::{
-    Lock, hash_file, read_json, remove_directory, sync_directory, write_json, write_whole,
-};
+use crate::files::{Lock, read_json, remove_directory, sync_directory, write_json, write_whole};
+use crate::identity::{hash_sources, hash_synonyms, name, told_recipe};
 use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
 use crate::progress::{Counter, Progress, Stage, Update};
 use crate::rows::Recipe;
-use crate::shape::{Learning, Shaping, synonym_files};
+use crate::shape::{Learning, Shaping};
 use crate::source::{Bounds, Scan, Source};
-use crate::stage::{Cleaned, Cleaning, Fate, Fates, Reading, Rows, Writing, Written, decide};
+use crate::stage::{
+    Cleaned, Cleaning, Copies, Fate, Fates, Reading, Rows, Writing, Written, decide,
+};
 use crate::table::rules::{TABLE, TableRules};
 
 /// How a preparation is carried out. None but the last two has a part in the result's bytes.
@@ -186,38 +186,9 @@ impl Job<'_> {
             fs::create_dir_all(directory)
                 .map_err(|error| PrepareError::writing(directory, error))?;
         }
-        let total = self.train.bytes() + self.eval.as_ref().map_or(0, Source::bytes);
+        let scans = self.scan(progress)?;
         let mut bad = BadRows::new(self.config.max_bad_rows);
-        let counter = &mut Counter::new(progress, Stage::Scan, total);
-        let scans: Vec<Scan> = self
-            .sources()
-            .map(|source| source.format().scan(source, self.bounds(), &mut bad, counter))
-            .collect::<Result<_, _>>()?;
-
-        for (source, scan) in self.sources().zip(&scans) {
-            source.check(&scan.schema)?;
-        }
-        self.same_columns(&scans)?;
-
-        let mut bad = BadRows::new(self.config.max_bad_rows);
-        let counter = &mut Counter::new(progress, Stage::Clean, total);
-        let mut cleaned = Vec::new();
-        for ((source, scan), name) in self.sources().zip(&scans).zip(["train", "eval"]) {
-            let directory = work.join(name);
-            fs::create_dir_all(&directory)
-                .map_err(|error| PrepareError::writing(&directory, error))?;
-            let cleaning = Cleaning {
-                source,
-                scan,
-                recipe: &self.recipe,
-                bounds: self.bounds(),
-                directory: &directory,
-            };
-            let made = cleaning.run(&mut bad, counter)?;
-            refuse_empty(source, &made)?;
-            cleaned.push(made);
-        }
-
+        let cleaned = self.clean(&scans, &mut bad, progress)?;
         let Some(train) = cleaned.first() else {
             return Err(PrepareError::internal("no training rows"));
         };
@@ -238,11 +209,13 @@ impl Job<'_> {
             work,
         };
         let shaping = Shaping::new(&learning)?;
+        let copies = Copies::new(self.config);
         let writing = Writing {
             rows,
             fates: &fates,
             touched: &self.recipe.touched,
             shape: &shaping,
+            copies: copies.as_ref(),
             shard_bytes: self.settings.shard_bytes,
             threads: self.settings.threads,
             out: data,
@@ -255,6 +228,48 @@ impl Job<'_> {
         let told = self.tell(&cleaned, &bad, &fates, (&written, shaping.rules()));
         progress.update(&Update { stage: Stage::Finish, rows: 0, bytes: 0, total: 0 });
         self.finish(&told, shaping.rules(), written)
+    }
+
+    /// What the rows of the sources hold.
+    fn scan(&self, progress: &mut dyn Progress) -> Result<Vec<Scan>, PrepareError> {
+        let mut bad = BadRows::new(self.config.max_bad_rows);
+        let counter = &mut Counter::new(progress, Stage::Scan, self.bytes());
+        let scans = self
+            .sources()
+            .map(|source| source.format().scan(source, self.bounds(), &mut bad, counter))
+            .collect::<Result<Vec<Scan>, _>>()?;
+        for (source, scan) in self.sources().zip(&scans) {
+            source.check(&scan.schema)?;
+        }
+        self.same_columns(&scans)?;
+        Ok(scans)
+    }
+
+    /// Cleans the rows of the sources.
+    fn clean(
+        &self,
+        scans: &[Scan],
+        bad: &mut BadRows,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Cleaned>, PrepareError> {
+        let counter = &mut Counter::new(progress, Stage::Clean, self.bytes());
+        let mut cleaned = Vec::new();
+        for ((source, scan), name) in self.sources().zip(scans).zip(["train", "eval"]) {
+            let directory = self.place.work.join(name);
+            fs::create_dir_all(&directory)
+                .map_err(|error| PrepareError::writing(&directory, error))?;
+            let cleaning = Cleaning {
+                source,
+                scan,
+                recipe: &self.recipe,
+                bounds: self.bounds(),
+                directory: &directory,
+            };
+            let made = cleaning.run(bad, counter)?;
+            refuse_empty(source, &made)?;
+            cleaned.push(made);
+        }
+        Ok(cleaned)
     }
 
     /// Refuses columns that are of one type in the training rows and of another in those for
@@ -277,6 +292,10 @@ impl Job<'_> {
 
     fn sources(&self) -> impl Iterator<Item = &Source> {
         [&self.train].into_iter().chain(&self.eval)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.sources().map(Source::bytes).sum()
     }
 
     fn bounds(&self) -> Bounds {
@@ -360,83 +379,12 @@ fn refuse_empty(source: &Source, made: &Cleaned) -> Result<(), PrepareError> {
         .filter(|(_, count)| **count > 0)
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
+    let setting = if source.touched.image().is_some() { "images" } else { "filter" };
     let detail = match (made.rows(), reasons.join(", ")) {
         (0, _) => "there are no rows in it; name another".to_owned(),
-        (rows, reasons) => format!("of {rows} row(s) {reasons}; look at data.preparation.filter"),
+        (rows, reasons) => {
+            format!("of {rows} row(s) {reasons}; look at data.preparation.{setting}")
+        }
     };
     Err(PrepareError::Empty { path: source.data.path.clone(), detail })
-}
-
-/// Size and hash of every file.
-fn hash_sources(
-    train: &Source,
-    eval: Option<&Source>,
-    progress: &mut dyn Progress,
-) -> Result<Vec<SourceCard>, PrepareError> {
-    let total = train.bytes() + eval.map_or(0, Source::bytes);
-    let mut counter = Counter::new(progress, Stage::Hash, total);
-    let mut told = Vec::new();
-    for (role, source) in [("train", Some(train)), ("eval", eval)] {
-        let Some(source) = source else { continue };
-        for file in &source.files {
-            let hashed = hash_file(&file.path, |bytes| counter.add(0, bytes));
-            let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(&file.path, error))?;
-            told.push(SourceCard {
-                role: role.to_owned(),
-                uri: source.data.uri.clone(),
-                name: file.name.clone(),
-                bytes,
-                blake3: hash.to_hex().to_string(),
-            });
-        }
-    }
-    Ok(told)
-}
-
-/// Size and hash of the files of synonyms.
-fn hash_synonyms(config: &PrepareConfig) -> Result<Vec<SourceCard>, PrepareError> {
-    let uri = config.preparation.augment.as_ref().and_then(|augment| augment.text.as_ref());
-    let uri = uri.and_then(|text| text.synonyms.as_ref()).map(|synonyms| synonyms.source.clone());
-    let told = |path: &PathBuf| {
-        let hashed = hash_file(path, |_| {});
-        let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(path, error))?;
-        Ok(SourceCard {
-            role: "synonyms".to_owned(),
-            uri: uri.clone().unwrap_or_default(),
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            bytes,
-            blake3: hash.to_hex().to_string(),
-        })
-    };
-    synonym_files(config).iter().map(told).collect()
-}
-
-/// All settings that decide on the result: not for whom it is, nor where things are.
-fn told_recipe(config: &PrepareConfig) -> Result<Value, PrepareError> {
-    let mut recipe = serde_json::to_value(config).map_err(PrepareError::internal)?;
-    let mut forget = |pointer: &str, names: &[&str]| {
-        if let Some(Value::Object(fields)) = recipe.pointer_mut(pointer) {
-            for name in names {
-                fields.shift_remove(*name);
-            }
-        }
-    };
-    forget("", &["version", "job", "output", "outputUri", "synonyms"]);
-    forget("/preparation", &["output", "resources"]);
-    forget("/preparation/augment/text/synonyms", &["source"]);
-    forget("/train", &["path", "uri"]);
-    forget("/eval", &["path", "uri"]);
-    Ok(recipe)
-}
-
-/// Name of the result.
-fn name(recipe: &Value, sources: &[SourceCard]) -> Result<String, PrepareError> {
-    let sources: Vec<_> = sources
-        .iter()
-        .map(|source| (&source.role, &source.name, source.bytes, &source.blake3))
-        .collect();
-    let text =
-        serde_json::to_vec(&(FORMAT_VERSION, recipe, sources)).map_err(PrepareError::internal)?;
-    let hash = blake3::hash(&text).to_hex();
-    Ok(hash.get(..16).unwrap_or(&hash).to_owned())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use hearth_crds::preparation::{ColumnCard, DataCard, MendedColumn};
+use hearth_crds::preparation::{ColumnCard, DataCard, LengthCard, MendedColumn};
 
 /// Most lines of a table of labels.
 const LABELS: usize = 30;
@@ -40,13 +40,13 @@ pub fn markdown(card: &DataCard) -> String {
         &["label", "training", "share", "evaluation", "share"],
         &labels(card),
     );
-    let histogram = lengths(card);
-    section(
-        &mut out,
-        "Characters of texts",
-        &["characters", "training", "evaluation", ""],
-        &histogram,
-    );
+    for (title, unit, counts) in [
+        ("Characters of texts", "characters", &card.lengths),
+        ("Widths of pictures", "pixels", &card.widths),
+        ("Heights of pictures", "pixels", &card.heights),
+    ] {
+        section(&mut out, title, &[unit, "training", "evaluation", ""], &lengths(counts));
+    }
     let header = ["column", "type", "missing", "least", "median", "greatest", "mean", "values"];
     section(&mut out, "Columns of training rows", &header, &columns(card));
     let sources: Vec<_> = card
@@ -68,6 +68,7 @@ fn rows(card: &DataCard) -> Table {
     let line = |name: &str, count: u64| vec![name.to_owned(), grouped(count)];
     let mut table = vec![line("read", card.rows), line("malformed", card.malformed)];
     table.extend(card.dropped.iter().map(|(reason, count)| line(reason, *count)));
+    table.extend(card.augmented.iter().map(|(by, count)| line(&format!("made by {by}"), *count)));
     table.push(line("for training", card.train_rows));
     table.push(line("for evaluation", card.eval_rows));
     table
@@ -120,13 +121,13 @@ fn labels(card: &DataCard) -> Table {
     table
 }
 
-fn lengths(card: &DataCard) -> Table {
-    let most = card.lengths.iter().map(|length| length.train + length.eval).max().unwrap_or(1);
+fn lengths(counts: &[LengthCard]) -> Table {
+    let most = counts.iter().map(|length| length.train + length.eval).max().unwrap_or(1);
     let bar = |count: u64| {
         let width = (count * 30).div_ceil(most.max(1));
         "#".repeat(usize::try_from(width).unwrap_or(0))
     };
-    card.lengths
+    counts
         .iter()
         .map(|length| {
             vec![

@@ -54,6 +54,8 @@ pub(crate) fn card(sources: &[&Cleaned], bad: &BadRows, fates: &Fates, made: &Wr
         labels: made.train.labels.values.clone(),
         eval_labels: made.eval.labels.values.clone(),
         lengths: lengths(&made.train.lengths, &made.eval.lengths),
+        widths: lengths(&made.train.widths, &made.eval.widths),
+        heights: lengths(&made.train.heights, &made.eval.heights),
         columns: made.train.columns(),
         ..DataCard::default()
     }

@@ -9,8 +9,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::sketch::Sketch;
+use crate::picture::decode::size;
 use crate::rows::value::{Scalar, scalar};
-use crate::rows::{Pieces, Touched};
+use crate::rows::{Pictures, Pieces, Touched};
 
 /// Most labels that are told.
 const LABELS: usize = 1000;
@@ -28,6 +29,11 @@ pub(crate) struct Summary {
     pub(crate) labels: Counts,
     /// Rows by the length of their texts: from 2^i characters on.
     pub(crate) lengths: Vec<u64>,
+    /// Rows by the width of their pictures, and by their height: from 2^i pixels on.
+    #[serde(default)]
+    pub(crate) widths: Vec<u64>,
+    #[serde(default)]
+    pub(crate) heights: Vec<u64>,
     columns: IndexMap<String, Column>,
 }
 
@@ -81,6 +87,7 @@ impl Summary {
     pub(crate) fn add(&mut self, batch: &RecordBatch, touched: &Touched) {
         self.rows += batch.num_rows() as u64;
         self.add_lengths(batch, touched);
+        self.add_sizes(batch, touched);
         if let Some(column) = touched.label().and_then(|name| batch.column_by_name(name)) {
             for row in 0..batch.num_rows() {
                 match scalar(column, row) {
@@ -116,11 +123,17 @@ impl Summary {
         for row in 0..batch.num_rows() {
             let texts = columns.iter().flat_map(|pieces| pieces.iter(row));
             let length: usize = texts.map(|text| text.chars().count()).sum();
-            let place = length.max(1).ilog2() as usize;
-            if self.lengths.len() <= place {
-                self.lengths.resize(place + 1, 0);
-            }
-            self.lengths[place] += 1;
+            count(&mut self.lengths, length);
+        }
+    }
+
+    fn add_sizes(&mut self, batch: &RecordBatch, touched: &Touched) {
+        let column = touched.image().and_then(|name| batch.column_by_name(name));
+        let Some(pictures) = column.and_then(Pictures::of) else { return };
+        let pictures = (0..batch.num_rows()).filter_map(|row| pictures.get(row));
+        for (width, height) in pictures.filter_map(size) {
+            count(&mut self.widths, width as usize);
+            count(&mut self.heights, height as usize);
         }
     }
 
@@ -128,12 +141,9 @@ impl Summary {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
         self.labels.merge(&other.labels, LABELS);
-        if self.lengths.len() < other.lengths.len() {
-            self.lengths.resize(other.lengths.len(), 0);
-        }
-        for (count, more) in self.lengths.iter_mut().zip(&other.lengths) {
-            *count += more;
-        }
+        add(&mut self.lengths, &other.lengths);
+        add(&mut self.widths, &other.widths);
+        add(&mut self.heights, &other.heights);
         for (name, column) in &other.columns {
             match self.columns.get_mut(name) {
                 Some(known) => known.merge(column),
@@ -158,6 +168,24 @@ impl Summary {
             }
         };
         self.columns.iter().map(tell).collect()
+    }
+}
+
+/// Counts a length where those of its power of two are.
+fn count(counts: &mut Vec<u64>, length: usize) {
+    let place = length.max(1).ilog2() as usize;
+    if counts.len() <= place {
+        counts.resize(place + 1, 0);
+    }
+    counts[place] += 1;
+}
+
+fn add(counts: &mut Vec<u64>, others: &[u64]) {
+    if counts.len() < others.len() {
+        counts.resize(others.len(), 0);
+    }
+    for (count, more) in counts.iter_mut().zip(others) {
+        *count += more;
     }
 }
 

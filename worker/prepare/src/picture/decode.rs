@@ -3,6 +3,7 @@
 use std::io::Cursor;
 
 use hearth_crds::preparation::ImageFilter;
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 /// Longest edge, in pixels: that of the worker, which reads what is prepared here.
@@ -62,6 +63,22 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     Ok(image.into_rgb8())
+}
+
+/// Width and height of a PNG or JPEG once it is turned, as its header has them.
+pub fn size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
+    reader.limits(limits());
+    let mut decoder = reader.into_decoder().ok()?;
+    let (width, height) = decoder.dimensions();
+    let is_turned = matches!(
+        decoder.orientation().ok()?,
+        Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH
+    );
+    Some(if is_turned { (height, width) } else { (width, height) })
 }
 
 /// Whether a filter lets a picture of that many pixels stay.

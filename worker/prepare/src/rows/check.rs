@@ -5,7 +5,7 @@ use hearth_crds::preparation::SplitBy;
 
 use super::key::time;
 use super::value::{Scalar, scalar};
-use super::{Pieces, Touched};
+use super::{Pictures, Pieces, Touched};
 
 /// What is wrong with each row.
 pub(super) fn flaws(batch: &RecordBatch, touched: &Touched) -> Vec<Option<String>> {
@@ -20,6 +20,12 @@ pub(super) fn flaws(batch: &RecordBatch, touched: &Touched) -> Vec<Option<String
     for name in touched.texts() {
         match batch.column_by_name(name).and_then(Pieces::of) {
             Some(pieces) => each(&|row| flaw_of_text(&pieces, row, name)),
+            None => each(&|_| Some(missing(name))),
+        }
+    }
+    if let Some(name) = touched.image() {
+        match batch.column_by_name(name).and_then(Pictures::of) {
+            Some(pictures) => each(&|row| pictures.get(row).is_none().then(|| missing(name))),
             None => each(&|_| Some(missing(name))),
         }
     }

@@ -4,12 +4,15 @@
 mod check;
 pub(crate) mod columns;
 mod key;
+pub(crate) mod pictures;
 mod process;
 mod texts;
 mod touched;
 pub(crate) mod value;
+mod viewer;
 
 pub(crate) use key::{KEY_BYTES, Key, contents, times};
+pub(crate) use pictures::Pictures;
 pub(crate) use process::{Processed, Recipe};
 pub(crate) use texts::Pieces;
 pub(crate) use touched::Touched;

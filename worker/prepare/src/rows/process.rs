@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use arrow_array::builder::StringBuilder;
 use arrow_array::{Array, BooleanArray, RecordBatch, StringArray};
 use arrow_select::filter::filter_record_batch;
-use hearth_crds::preparation::{Preparation, PrepareConfig};
+use hearth_crds::preparation::PrepareConfig;
 
 use super::check::flaws;
 use super::columns::Columns;
 use super::key::keys;
 use super::value::add_sizes;
+use super::viewer::Viewer;
 use super::{Key, Pieces, Touched};
 use crate::error::PrepareError;
 use crate::source::{Bad, Rows};
@@ -29,6 +30,7 @@ pub(crate) struct Recipe {
     cleaner: Cleaner,
     filter: Option<Filter>,
     similar: Option<MinHash>,
+    viewer: Option<Viewer>,
 }
 
 /// What became of a batch.
@@ -37,7 +39,8 @@ pub(crate) struct Processed {
     /// Rows that stay.
     pub(crate) batch: RecordBatch,
     pub(crate) keys: Vec<Key>,
-    /// Signatures, one after another, where near duplicates are looked for.
+    /// Signatures, one after another, where near duplicates are looked for; of a picture it is two
+    /// halves of its perceptual hash.
     pub(crate) signatures: Vec<u32>,
     /// Rows that were read, the malformed ones included.
     pub(crate) rows: u64,
@@ -65,14 +68,18 @@ impl Recipe {
             let told = "rows have no field of texts to look at; leave it out";
             return Err(setting(&format!("data.preparation.{what}"), told.to_owned()));
         }
-        if let Some(what) = not_yet(&config.preparation) {
-            let told = "this version does not do it yet; leave it out";
-            return Err(setting(&format!("data.preparation.{what}"), told.to_owned()));
-        }
         let columns = config.preparation.table.as_ref().map(|table| Columns::new(&table.columns));
         let seed = config.preparation.seed.cast_unsigned();
         let similar = near.map(|near| MinHash::new(near, seed));
-        Ok(Self { touched, columns: columns.unwrap_or_default(), cleaner, filter, similar })
+        let viewer = Viewer::new(config)?;
+        let columns = columns.unwrap_or_default();
+        Ok(Self { touched, columns, cleaner, filter, similar, viewer })
+    }
+
+    /// Bits in which perceptual hashes of pictures that show the same may differ, where that is
+    /// asked for.
+    pub(crate) fn hash_distance(&self) -> Option<u32> {
+        self.viewer.as_ref().and_then(Viewer::distance)
     }
 
     /// Tells which texts say nearly the same, where that is asked for.
@@ -82,8 +89,8 @@ impl Recipe {
 
     /// Does it all to a batch.
     pub(crate) fn process(&self, rows: Rows) -> Result<Processed, PrepareError> {
-        let Rows { batch, lines, mut bad } = rows;
-        let count = batch.num_rows() as u64 + bad.len() as u64;
+        let Rows { batch, lines, mut bad, dropped: passed } = rows;
+        let mut count = batch.num_rows() as u64 + bad.len() as u64;
         let (batch, ill_typed) = self.columns.read(&batch)?;
         let others = flaws(&batch, &self.touched).into_iter();
         let flaws: Vec<_> =
@@ -97,13 +104,25 @@ impl Recipe {
 
         let mut masked = Masked::new();
         batch = self.clean(&batch, &mut masked)?;
-        let (stay, dropped) = self.stay(&batch)?;
+        let (stay, mut dropped) = self.stay(&batch)?;
         batch = kept(batch, &stay)?;
+        for (reason, rows) in passed.into_iter().filter(|(_, rows)| *rows > 0) {
+            count += rows;
+            *dropped.entry(reason).or_default() += rows;
+        }
+        let seen = self.viewer.as_ref().map(|viewer| viewer.see(&batch, &mut dropped));
+        if let Some(seen) = &seen {
+            batch = kept(batch, &seen.stay)?;
+        }
 
         let mut sizes = vec![0; batch.num_rows()];
         batch.columns().iter().for_each(|column| add_sizes(column, &mut sizes));
-        let keys = keys(&batch, &self.touched, &sizes);
-        let signatures = self.sign(&batch)?;
+        let mut keys = keys(&batch, &self.touched, &sizes);
+        let mut signatures = self.sign(&batch)?;
+        if let Some(seen) = seen {
+            keys.iter_mut().zip(seen.contents).for_each(|(key, content)| key.content = content);
+            signatures.extend(seen.hashes);
+        }
         Ok(Processed { batch, keys, signatures, rows: count, bad, dropped, masked })
     }
 
@@ -191,20 +210,6 @@ impl Recipe {
         }
         Ok(signatures)
     }
-}
-
-/// A setting that nothing heeds. Data that lack what was asked for must not look as if they had it.
-fn not_yet(asked: &Preparation) -> Option<&'static str> {
-    let deduplicate = asked.deduplicate.as_ref();
-    let settings = [
-        ("images", asked.images.is_some()),
-        ("augment.image", asked.augment.as_ref().is_some_and(|asked| asked.image.is_some())),
-        (
-            "deduplicate.hashDistance",
-            deduplicate.is_some_and(|asked| asked.hash_distance.is_some()),
-        ),
-    ];
-    settings.into_iter().find_map(|(name, is_asked)| is_asked.then_some(name))
 }
 
 fn pieces<'a>(batch: &'a RecordBatch, name: &str) -> Result<Pieces<'a>, PrepareError> {

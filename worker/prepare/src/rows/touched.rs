@@ -14,6 +14,7 @@ use crate::source::{Fields, Json, Kind};
 pub(crate) struct Touched {
     texts: Vec<String>,
     label: Option<String>,
+    image: Option<String>,
     /// Whether labels are classes: strings, or whole numbers. Those of a table may be any number.
     classes: bool,
     split: Option<(SplitBy, String)>,
@@ -35,7 +36,7 @@ impl Touched {
         let table = config.preparation.augment.as_ref().and_then(|augment| augment.table.as_ref());
         let windows = table.and_then(|table| table.windows.as_ref());
         let time = windows.map(|windows| windows.time.clone());
-        Self { texts, label, classes, split, time, others, verbatim }
+        Self { texts, label, image: config.image.clone(), classes, split, time, others, verbatim }
     }
 
     /// Fields of texts.
@@ -46,6 +47,11 @@ impl Touched {
     /// Field of the label.
     pub(crate) fn label(&self) -> Option<&str> {
         self.label.as_deref()
+    }
+
+    /// Field of the picture.
+    pub(crate) fn image(&self) -> Option<&str> {
+        self.image.as_deref()
     }
 
     /// Whether labels are classes.
@@ -66,7 +72,7 @@ impl Touched {
     /// All of them.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let split = self.split.as_ref().map(|(_, field)| field);
-        let fields = self.texts.iter().chain(&self.label).chain(split);
+        let fields = self.texts.iter().chain(&self.label).chain(&self.image).chain(split);
         fields.chain(&self.others).map(String::as_str)
     }
 
@@ -213,6 +219,7 @@ mod tests {
         let touched = Touched {
             texts: vec!["t".into()],
             label: Some("l".into()),
+            image: None,
             classes: true,
             ..Touched::default()
         };

@@ -16,11 +16,11 @@ pub(crate) struct SourceFile {
     /// Its name in the source's directory, or by itself.
     pub(crate) name: String,
     pub(crate) size: u64,
-    modified: Option<SystemTime>,
+    pub(super) modified: Option<SystemTime>,
 }
 
 impl SourceFile {
-    fn of(path: PathBuf) -> Result<Self, PrepareError> {
+    pub(super) fn of(path: PathBuf) -> Result<Self, PrepareError> {
         let metadata = fs::metadata(&path).map_err(|error| PrepareError::reading(&path, error))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { path, name, size: metadata.len(), modified: metadata.modified().ok() })

@@ -2,14 +2,15 @@
 //!
 //! A source is read twice: [`Format::scan`] finds its fields and cuts it into parts, then
 //! [`Format::read`] deals a part's rows in chunks, which [`Format::decode`] turns into Arrow's
-//! batches on other threads. A format that is yet to come (a directory of pictures, say) is one
-//! more [`Format`].
+//! batches on other threads. A format that is yet to come is one more [`Format`].
 
 mod build;
 mod csv;
 mod files;
+mod folder;
 #[cfg(test)]
 mod fuzz;
+mod import;
 mod json;
 mod kind;
 mod lines;
@@ -19,6 +20,7 @@ mod table;
 mod text;
 mod thrift;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -30,10 +32,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::bad_rows::BadRows;
 use crate::error::PrepareError;
+use crate::files::hash_file;
 use crate::progress::Counter;
-use crate::rows::{Pieces, Touched};
+use crate::rows::{Pictures, Pieces, Touched};
 
 pub(crate) use files::{SourceFile, list};
+use folder::{Dealt, Folder};
+use import::ImportScan;
 #[cfg(test)]
 pub(crate) use json::parse;
 pub(crate) use json::{Fields, Json};
@@ -81,6 +86,16 @@ pub(crate) enum Chunk {
         /// Row in the file of the first of them, from 1.
         line: u64,
     },
+    /// What a source of many files deals.
+    Dealt(Vec<Dealt>),
+}
+
+/// What is told of a source's file, or of many of them.
+pub(crate) struct Content {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    /// BLAKE3, in hexadecimal.
+    pub(crate) blake3: String,
 }
 
 /// Decoded rows.
@@ -90,6 +105,8 @@ pub(crate) struct Rows {
     /// Line or row of each in its file.
     pub(crate) lines: Vec<u64>,
     pub(crate) bad: Vec<Bad>,
+    /// What was no row and nobody's mistake, by why.
+    pub(crate) dropped: BTreeMap<String, u64>,
 }
 
 /// How a source is laid out.
@@ -100,6 +117,8 @@ pub(crate) struct Scan {
     bounds: Bounds,
     /// What rows of text are read by.
     text: Option<TextScan>,
+    /// What rows of many files are read by.
+    import: Option<ImportScan>,
 }
 
 /// The files of a source, and what is asked of their rows.
@@ -108,6 +127,8 @@ pub(crate) struct Source {
     pub(crate) files: Vec<SourceFile>,
     pub(crate) touched: Touched,
     pub(crate) format: DataFormat,
+    /// Where it is many files: [`Self::files`] is what says of what there is a row.
+    folder: Option<Folder>,
 }
 
 /// Bounds of what is read at a time.
@@ -162,32 +183,57 @@ pub(crate) fn format(format: DataFormat) -> &'static dyn Format {
     match format {
         DataFormat::JSONL | DataFormat::CSV | DataFormat::Text => &text::TextFormat,
         DataFormat::Parquet => &table::TableFormat,
+        DataFormat::ImageFolder | DataFormat::LabelStudio | DataFormat::DICOM => {
+            &import::ImportFormat
+        }
     }
 }
 
 impl Source {
     /// Looks a source's files up.
     pub(crate) fn open(data: &DataFile, touched: Touched) -> Result<Self, PrepareError> {
-        let (format, files) = list(data)?;
-        Ok(Self { data: data.clone(), files, touched, format })
+        let data = data.clone();
+        if let Some((folder, file)) = Folder::open(&data, &touched)? {
+            let (format, files, folder) = (data.format, vec![file], Some(folder));
+            return Ok(Self { data, files, touched, format, folder });
+        }
+        let (format, files) = list(&data)?;
+        Ok(Self { data, files, touched, format, folder: None })
     }
 
     /// How its files are read.
     pub(crate) fn format(&self) -> &'static dyn Format {
-        format(self.format)
+        if self.folder.is_some() { &import::ImportFormat } else { format(self.format) }
     }
 
     /// Bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
+        match &self.folder {
+            Some(folder) => folder.bytes,
+            None => self.files.iter().map(|file| file.size).sum(),
+        }
     }
 
     /// Refuses files that somebody wrote to since they were looked up.
     pub(crate) fn unchanged(&self) -> Result<(), PrepareError> {
-        self.files.iter().try_for_each(SourceFile::unchanged)
+        self.files.iter().try_for_each(SourceFile::unchanged)?;
+        self.folder.as_ref().map_or(Ok(()), Folder::unchanged)
     }
 
-    /// Refuses texts that are none.
+    /// Hashes its content; `tell` learns of each part that was read.
+    pub(crate) fn hash(&self, tell: &mut dyn FnMut(u64)) -> Result<Vec<Content>, PrepareError> {
+        if let Some(folder) = &self.folder {
+            return Ok(vec![folder.hash(&self.files[0], tell)?]);
+        }
+        let mut of = |file: &SourceFile| {
+            let hashed = hash_file(&file.path, &mut *tell);
+            let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(&file.path, error))?;
+            Ok(Content { name: file.name.clone(), bytes, blake3: hash.to_hex().to_string() })
+        };
+        self.files.iter().map(&mut of).collect()
+    }
+
+    /// Refuses texts and pictures that are none.
     pub(crate) fn check(&self, schema: &SchemaRef) -> Result<(), PrepareError> {
         let known =
             self.touched.texts().iter().filter_map(|name| schema.field_with_name(name).ok());
@@ -196,7 +242,11 @@ impl Source {
                 return Err(PrepareError::damaged(&self.data.path, 0, detail));
             }
         }
-        Ok(())
+        let image = self.touched.image().and_then(|name| schema.field_with_name(name).ok());
+        match image.and_then(Pictures::refusal) {
+            Some(detail) => Err(PrepareError::damaged(&self.data.path, 0, detail)),
+            None => Ok(()),
+        }
     }
 
     /// Refuses a source without a column that is needed.
@@ -217,6 +267,6 @@ impl Source {
 
 impl Scan {
     fn new(schema: SchemaRef, parts: Vec<Part>, bounds: Bounds) -> Self {
-        Self { schema, parts, bounds, text: None }
+        Self { schema, parts, bounds, text: None, import: None }
     }
 }

@@ -94,7 +94,7 @@ impl Format for TableFormat {
             .map_err(PrepareError::internal)?;
         let lines =
             (0..rows).filter(|row| !refused.contains_key(row)).map(|row| lines[row]).collect();
-        Ok(Rows { batch, lines, bad })
+        Ok(Rows { batch, lines, bad, dropped: BTreeMap::new() })
     }
 }
 

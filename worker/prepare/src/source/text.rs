@@ -1,6 +1,7 @@
 //! Rows of text: JSONL, CSV, and plain text.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -154,7 +155,7 @@ impl Format for TextFormat {
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&scan.schema), columns, &options)
             .map_err(PrepareError::internal)?;
-        Ok(Rows { batch, lines: places, bad })
+        Ok(Rows { batch, lines: places, bad, dropped: BTreeMap::new() })
     }
 }
 

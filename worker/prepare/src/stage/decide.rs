@@ -7,6 +7,7 @@ use crate::files::remove_directory;
 use crate::progress::Counter;
 use crate::rows::Recipe;
 
+use super::alike::alike;
 use super::compare::{Rows, exact};
 use super::fate::Fates;
 use super::near::near;
@@ -39,6 +40,9 @@ pub(crate) fn decide(
     counter.add(count, 1);
     if let Some(similar) = recipe.similar() {
         near(rows, similar, &mut fates, &mut || counter.add(0, 1)).map_err(writing)?;
+    }
+    if let Some(distance) = recipe.hash_distance() {
+        alike(rows, distance, &mut fates).map_err(writing)?;
     }
     if let (None, Some(share)) = (&config.eval, config.eval_split) {
         let asked = config.preparation.split.as_ref();

@@ -13,7 +13,8 @@ use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +27,7 @@ use crate::progress::Counter;
 use crate::rows::Touched;
 
 use super::compare::Rows;
+use super::copies::Copies;
 use super::fate::{Fate, Fates};
 use super::read::Reading;
 use super::shards::{Plan, Shard, Side};
@@ -141,6 +143,8 @@ pub(crate) struct Writing<'a> {
     pub(crate) fates: &'a Fates,
     pub(crate) touched: &'a Touched,
     pub(crate) shape: &'a dyn Shape,
+    /// Makes copies of the training rows' pictures.
+    pub(crate) copies: Option<&'a Copies>,
     /// Bytes of a shard in memory, about.
     pub(crate) shard_bytes: u64,
     pub(crate) threads: NonZeroUsize,
@@ -157,10 +161,12 @@ impl Writing<'_> {
         for key in self.rows.keys() {
             let (row, key) = key.map_err(|error| PrepareError::writing(self.work, error))?;
             let fate = self.fates.rows[row as usize];
-            let side = if fate == Fate::Eval { Side::Eval } else { Side::Train };
-            let growth = self.shape.growth(side);
+            let of = if fate == Fate::Eval { Side::Eval } else { Side::Train };
+            let growth = self.shape.growth(of);
             if growth > 0 {
-                plan.add(row, u64::from(key.size) * growth, fate);
+                let copies = self.copies.filter(|_| fate == Fate::Train);
+                let size = copies.map_or(key.size, |copies| copies.size(key.size));
+                plan.add(row, u64::from(size) * growth, fate);
             }
         }
         plan.add_blocks(&self.shape.blocks());
@@ -213,10 +219,19 @@ impl Writing<'_> {
         let out = Hashing::new(Whole::create(&path).map_err(unwritten)?);
         let mut writer = self.writer(shard, out)?;
         let (mut summary, mut shaped) = (Summary::default(), ShapeReport::default());
+        let mut write = |batch: &RecordBatch| {
+            summary.add(batch, self.touched);
+            writer.write(batch).map_err(|error| told_by(&path, error))
+        };
+        let copies = self.copies.filter(|_| shard.side == Side::Train);
         self.rows_of(shard, &mut |made| {
-            summary.add(&made.batch, self.touched);
+            write(&made.batch)?;
             shaped.merge(made.report);
-            writer.write(&made.batch).map_err(|error| told_by(&path, error))
+            if let Some(copies) = copies {
+                let count = copies.each(&made.batch, &mut |copy| write(&copy))?;
+                *shaped.made.entry("picture".to_owned()).or_default() += count;
+            }
+            Ok(())
         })?;
         let out = writer.into_inner().map_err(|error| told_by(&path, error))?;
         let file = FileEntry {
@@ -243,14 +258,23 @@ impl Writing<'_> {
             (Side::Eval, Some(eval)) => eval,
             _ => self.rows.train,
         };
-        let properties = WriterProperties::builder()
+        let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by("hearth-prepare".to_owned())
             .set_max_row_group_row_count(Some(GROUP_ROWS))
-            .set_max_row_group_bytes(Some(GROUP_BYTES))
-            .build();
+            .set_max_row_group_bytes(Some(GROUP_BYTES));
+        if let Some(image) = self.touched.image() {
+            // Pictures are packed already, and no two are equal.
+            for path in [vec![image.to_owned()], vec![image.to_owned(), "bytes".to_owned()]] {
+                let path = ColumnPath::new(path);
+                properties = properties
+                    .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
+                    .set_column_dictionary_enabled(path.clone(), false)
+                    .set_column_statistics_enabled(path, EnabledStatistics::None);
+            }
+        }
         let schema = self.shape.schema(&source.schema)?;
-        ArrowWriter::try_new(out, schema, Some(properties)).map_err(PrepareError::internal)
+        ArrowWriter::try_new(out, schema, Some(properties.build())).map_err(PrepareError::internal)
     }
 
     /// What the shard's rows became.

@@ -2,11 +2,13 @@
 //! them, and take no more memory than a whole file may.
 //!
 //! An input is made of a good file and a number, so that the number in a failure's message makes it
-//! again. A million each: `cargo test --release -p hearth-prepare --test hostile -- --ignored`.
+//! again. A million each, or as many as `HOSTILE_INPUTS` says:
+//! `cargo test --release -p hearth-prepare --test hostile -- --ignored`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at the first surprise")]
 
 mod mutate;
+mod pipeline;
 mod seeds;
 
 use std::io::Cursor;
@@ -16,13 +18,18 @@ use std::time::{Duration, Instant};
 
 use hearth_prepare::import::Imported;
 use hearth_prepare::import::dicom::{self, DicomOptions};
-use hearth_prepare::import::images::{Images, ImagesOptions};
+use hearth_prepare::import::images::{Files, Images, ImagesOptions};
 use hearth_prepare::import::label_studio::{LabelStudio, LabelStudioOptions};
 use hearth_prepare::picture::decode::decode;
 
 /// Inputs of a test that runs each time, and of one that is asked for.
 const FEW: u64 = 20_000;
 const MANY: u64 = 1_000_000;
+
+fn many() -> u64 {
+    std::env::var("HOSTILE_INPUTS").map_or(MANY, |count| count.parse().unwrap())
+}
+
 /// Most MiB that the process may take: four readers at a time, each with a picture of 128 MiB in
 /// the form that it has in the file and as RGB.
 const MOST_MIB: u64 = 1200;
@@ -84,7 +91,8 @@ fn metadata(count: u64) {
     feed("metadata.jsonl", &seeds::metadata(), count, |input| {
         let mut file = std::fs::File::create(&path).unwrap();
         std::io::Write::write_all(&mut file, input).unwrap();
-        let options = ImagesOptions { image: "image".into(), label: "label".into() };
+        let (image, label) = ("image".into(), "label".into());
+        let options = ImagesOptions { image, label, files: Files::Pictures };
         let mut rows = Images::open(directory.path(), options).unwrap();
         rows.any(|imported| matches!(imported, Ok(Imported::Row(_))))
     });
@@ -113,23 +121,23 @@ fn metadata_is_read_or_refused() {
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_pictures() {
-    pictures(MANY);
+    pictures(many());
 }
 
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_of_dicom() {
-    dicom(MANY);
+    dicom(many());
 }
 
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_of_label_studio() {
-    label_studio(MANY);
+    label_studio(many());
 }
 
 #[test]
 #[ignore = "a million inputs, with --release"]
 fn a_million_of_metadata() {
-    metadata(MANY);
+    metadata(many());
 }

@@ -1,7 +1,9 @@
 //! Good files.
 
 use std::io::Cursor;
+use std::sync::Arc;
 
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use dicom_core::Tag;
 use dicom_core::header::{DataElement, VR};
 use dicom_core::value::{DataSetSequence, PixelFragmentSequence, PrimitiveValue, Value};
@@ -9,6 +11,9 @@ use dicom_dictionary_std::tags;
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageFormat, RgbImage, RgbaImage};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 use serde_json::json;
 
 const SIDE: u32 = 12;
@@ -178,4 +183,48 @@ pub(crate) fn label_studio() -> Vec<Vec<u8>> {
 pub(crate) fn metadata() -> Vec<Vec<u8>> {
     let line = r#"{"file_name": "1.png", "label": "cat", "more": [1, {"a": null}]}"#;
     vec![format!("{line}\n{line}\n").into_bytes(), line.as_bytes().to_vec()]
+}
+
+pub(crate) fn jsonl() -> Vec<Vec<u8>> {
+    [
+        "{\"text\": \"a \\u00e9\", \"label\": 1, \"o\": {\"p\": [1, 2.5, null]}}\n\n{\"text\": \"b\", \"label\": \"x\"}\n",
+        "{\"text\": [{\"role\": \"user\", \"content\": \"q\"}], \"label\": 2}\n",
+    ]
+    .map(|rows| rows.as_bytes().to_vec())
+    .to_vec()
+}
+
+pub(crate) fn csv() -> Vec<Vec<u8>> {
+    [
+        "text,label,n\n\"a,\"\"b\"\"\nc\",1,2.5\nd,2,\n\"e\",x,007\n",
+        "text;label;flag\r\n\"a\r\nb\";x;true\r\nc;y;false\r\n",
+    ]
+    .map(|rows| rows.as_bytes().to_vec())
+    .to_vec()
+}
+
+pub(crate) fn text() -> Vec<Vec<u8>> {
+    vec![b"\xef\xbb\xbfone\r\n\n two \nthree".to_vec(), b"one\ntwo\n".to_vec()]
+}
+
+pub(crate) fn parquet() -> Vec<Vec<u8>> {
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("one"), Some("two"), None]));
+    let labels: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let columns = [("text", texts), ("label", labels)];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    [Compression::UNCOMPRESSED, Compression::SNAPPY, zstd]
+        .map(|compression| {
+            let properties = WriterProperties::builder()
+                .set_compression(compression)
+                .set_max_row_group_row_count(Some(2))
+                .build();
+            let mut out = Vec::new();
+            let mut writer =
+                ArrowWriter::try_new(&mut out, batch.schema(), Some(properties)).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            out
+        })
+        .to_vec()
 }

@@ -108,6 +108,7 @@ fn value(field: &Field) -> Value {
         Field::Long(number) => (*number).into(),
         Field::Double(number) => (*number).into(),
         Field::Str(text) => text.as_str().into(),
+        Field::Bytes(bytes) => bytes.data().into(),
         Field::ListInternal(list) => list.elements().iter().map(value).collect(),
         Field::Group(row) => {
             let fields = row.get_column_iter().map(|(name, field)| (name.clone(), value(field)));

@@ -7,9 +7,12 @@
 )]
 
 mod augment;
+mod dicom;
 mod fixture;
+mod folders;
 mod formats;
 mod memory;
+mod pictures;
 mod pipeline;
 mod refusals;
 mod resume;

@@ -4,12 +4,14 @@ use std::io::{BufWriter, Write as _};
 use std::time::Duration;
 
 use hearth_crds::preparation::{
-    Augmentation, Column, Missing, PrepareConfig, TableAugmentation, TablePreparation,
-    TextAugmentation,
+    Augmentation, Column, Deduplication, Missing, PrepareConfig, TableAugmentation,
+    TablePreparation, TextAugmentation,
 };
+use hearth_crds::training_job::DataFormat;
 use hearth_crds::worker_config::DataFile;
 
 use crate::fixture::{Room, full};
+use crate::folders::config;
 use crate::resume::start;
 
 /// `megabytes` of rows that all differ.
@@ -39,9 +41,13 @@ fn rows(room: &Room, name: &str, megabytes: usize) -> DataFile {
 /// Most memory that the program took, in KiB.
 fn peak(config: &PrepareConfig, room: &Room, name: &str, megabytes: usize) -> u64 {
     let config = PrepareConfig { train: rows(room, name, megabytes), ..config.clone() };
+    peak_of(room, &config, name)
+}
+
+fn peak_of(room: &Room, config: &PrepareConfig, name: &str) -> u64 {
     let sizes = ["--part-bytes", "1048576", "--chunk-bytes", "65536", "--shard-bytes", "2097152"];
     let more = [&sizes[..], &["--threads", "2", "--sort-bytes", "262144"]].concat();
-    let mut child = start(room, &config, &room.path(&format!("out-{name}")), &more);
+    let mut child = start(room, config, &room.path(&format!("out-{name}")), &more);
     let mut peak = 0;
     loop {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
@@ -98,4 +104,32 @@ fn memory_does_not_grow_where_columns_are_mended_and_rows_made() {
     // 8 MiB more in 20,000 rows, each of which is there three times in the end.
     assert!(large < small + (6 << 10), "{small} KiB for 2 MiB, {large} KiB for 10 MiB");
     assert!(large < 96 << 10, "{large} KiB");
+}
+
+/// Most memory for so many pictures of noise, 196 KiB each.
+fn peak_of_pictures(room: &Room, count: u32) -> u64 {
+    let name = format!("pictures-{count}");
+    for number in 0..count {
+        let mut state = u64::from(number) + 1;
+        let noise = image::RgbImage::from_fn(256, 256, |_, _| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let [.., a, b, c] = state.to_le_bytes();
+            image::Rgb([a, b, c])
+        });
+        let bytes = crate::folders::encode(&noise.into(), image::ImageFormat::Png);
+        room.file(&format!("{name}/noise/{number}.png"), bytes);
+    }
+    let mut config = config(room, &name, DataFormat::ImageFolder);
+    config.preparation.deduplicate =
+        Some(Deduplication { hash_distance: Some(4), ..Deduplication::default() });
+    peak_of(room, &config, &name)
+}
+
+#[test]
+fn memory_does_not_grow_with_the_number_of_pictures() {
+    let room = Room::new();
+    let (few, many) = (peak_of_pictures(&room, 30), peak_of_pictures(&room, 180));
+    assert!(few > 1000, "{few} KiB is too little to be true");
+    // 29 MiB more of pictures.
+    assert!(many < few + (6 << 10), "{few} KiB for 30 pictures, {many} KiB for 180");
 }

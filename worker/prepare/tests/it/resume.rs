@@ -29,7 +29,7 @@ pub(crate) fn finish(child: Child) -> Result<(), String> {
 }
 
 /// The one result below `output`.
-fn result(output: &Path) -> PathBuf {
+pub(crate) fn result(output: &Path) -> PathBuf {
     let found: Vec<PathBuf> =
         fs::read_dir(output).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(found.len(), 1, "{found:?}");
@@ -37,7 +37,7 @@ fn result(output: &Path) -> PathBuf {
 }
 
 /// How far a run that is under way has come: files that are whole.
-fn whole_files(output: &Path) -> usize {
+pub(crate) fn whole_files(output: &Path) -> usize {
     let Ok(partial) = fs::read_dir(output) else { return 0 };
     let partial: Vec<PathBuf> = partial.flatten().map(|entry| entry.path()).collect();
     let mut count = 0;

@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Format, Record, Records, read_error};
+use super::{Format, Record, Records, read_error, unprepared};
 use crate::data::DataError;
 
 /// The files that a source is: itself, or those of a directory.
 pub(super) fn files(path: &Path, format: Format) -> Result<Vec<PathBuf>, DataError> {
+    if let Format::Raw(of) = format {
+        return Err(unprepared(path, of));
+    }
     if !metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

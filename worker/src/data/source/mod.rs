@@ -34,6 +34,8 @@ pub enum Format {
     Text,
     /// Comma-separated values, which preparation reads: no file for training.
     Csv,
+    /// What else preparation alone reads.
+    Raw(DataFormat),
 }
 
 impl Format {
@@ -57,6 +59,7 @@ impl Format {
             Self::Parquet => &["parquet"],
             Self::Text => &["txt", "text"],
             Self::Csv => &["csv"],
+            Self::Raw(_) => &[],
         }
     }
 }
@@ -68,6 +71,9 @@ impl From<DataFormat> for Format {
             DataFormat::Parquet => Self::Parquet,
             DataFormat::Text => Self::Text,
             DataFormat::CSV => Self::Csv,
+            DataFormat::ImageFolder | DataFormat::LabelStudio | DataFormat::DICOM => {
+                Self::Raw(format)
+            }
         }
     }
 }
@@ -137,12 +143,22 @@ fn records(file: PathBuf, format: Format, names: &[&str]) -> Result<Records, Dat
                 "CSV is read by preparation alone; write data.preparation, or use JSONL or Parquet"
                     .into(),
         }),
+        Format::Raw(of) => Err(unprepared(&file, of)),
         Format::Parquet => Ok(Box::new(parquet::Rows::open(&file, names)?)),
         Format::Jsonl | Format::Text => {
             let input = BufReader::with_capacity(1 << 20, open(&file)?);
             Ok(Box::new(Lines::new(input, file, format)))
         }
     }
+}
+
+/// What is told of rows that are still to be made.
+fn unprepared(path: &Path, format: DataFormat) -> DataError {
+    let detail = format!(
+        "{} is read by preparation alone; write data.preparation: {{}}, which makes rows of it",
+        format.name()
+    );
+    DataError::Setting { path: path.to_owned(), detail }
 }
 
 /// Names of the fields that the first row of a source has.
@@ -153,6 +169,7 @@ pub fn first_fields(data: &DataFile) -> Result<BTreeSet<String>, DataError> {
         Format::Parquet => parquet::columns(&file),
         Format::Text => Ok(BTreeSet::from(["text".to_owned()])),
         Format::Csv => header(&file),
+        Format::Raw(of) => Err(unprepared(&file, of)),
         Format::Jsonl => {
             let first = records(file, format, &[])?.next().transpose()?;
             let Some(Content::Json { bytes, .. }) = first.map(|record| record.content) else {

@@ -1,4 +1,4 @@
-//! `metadata.jsonl`: a picture a line.
+//! `metadata.jsonl`, or any file of JSON lines: a picture a line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::{ImagesOptions, Kind, NOT_READ, malformed, text};
+use super::{ImagesOptions, Kind, malformed, text};
 use crate::import::within::{is_file, plain, slashed};
 use crate::import::{ImportError, Imported, Row};
 
 /// Its name.
 pub(super) const NAME: &str = "metadata.jsonl";
-/// The field of the picture's path.
-const FILE_NAME: &str = "file_name";
+/// The field of the picture's path, there.
+pub(super) const FILE_NAME: &str = "file_name";
 /// Most bytes of a line.
 const LONGEST_LINE: u64 = 1 << 20;
 
@@ -22,23 +22,25 @@ pub(super) struct Metadata<R = BufReader<File>> {
     /// Canonical.
     root: PathBuf,
     origin: PathBuf,
+    /// The field of the picture's path.
+    field: String,
     lines: R,
     line: u64,
     ended: bool,
 }
 
 impl Metadata {
-    pub(super) fn open(root: PathBuf, origin: PathBuf) -> Result<Self, ImportError> {
+    pub(super) fn open(root: PathBuf, origin: PathBuf, field: &str) -> Result<Self, ImportError> {
         match File::open(&origin) {
-            Ok(file) => Ok(Self::new(BufReader::new(file), root, origin)),
+            Ok(file) => Ok(Self::new(BufReader::new(file), root, origin, field)),
             Err(source) => Err(ImportError::Read { path: origin, source }),
         }
     }
 }
 
 impl<R: BufRead> Metadata<R> {
-    pub(super) fn new(lines: R, root: PathBuf, origin: PathBuf) -> Self {
-        Self { root, origin, lines, line: 0, ended: false }
+    pub(super) fn new(lines: R, root: PathBuf, origin: PathBuf, field: &str) -> Self {
+        Self { root, origin, field: field.to_owned(), lines, line: 0, ended: false }
     }
 
     /// The next row. Lines of white space are none.
@@ -84,28 +86,25 @@ impl<R: BufRead> Metadata<R> {
             Ok(fields) => {
                 Imported::Row(Row { origin: self.origin.clone(), index: self.line, fields })
             }
-            Err(reason) => malformed(self.origin.clone(), self.line, reason),
+            Err(reason) => malformed(self.origin.clone(), self.line, &reason),
         }
     }
 
-    fn fields(
-        &self,
-        line: &[u8],
-        options: &ImagesOptions,
-    ) -> Result<Map<String, Value>, &'static str> {
+    fn fields(&self, line: &[u8], options: &ImagesOptions) -> Result<Map<String, Value>, String> {
+        let field = &self.field;
         let fields = serde_json::from_slice(line).map_err(|_| "the line is no JSON object")?;
         let mut fields: Map<String, Value> = fields;
-        let Some(Value::String(name)) = fields.remove(FILE_NAME) else {
-            return Err("the line has no file_name, which says where the picture is");
+        let Some(Value::String(name)) = fields.remove(field) else {
+            return Err(format!("the line has no {field}, which says where the picture is"));
         };
-        let path = plain(&name).ok_or("file_name leads out of the directory")?;
-        if Kind::of(&path) != Kind::Picture {
-            return Err(NOT_READ);
+        let path = plain(&name).ok_or_else(|| format!("{field} leads out of the directory"))?;
+        if options.files.kind(&path) != Kind::Picture {
+            return Err(options.files.not_read().to_owned());
         }
         if !is_file(&self.root, &path) {
-            return Err("file_name names no file below the directory");
+            return Err(format!("{field} names no file below the directory"));
         }
-        let path = slashed(&path).ok_or("file_name is not UTF-8")?;
+        let path = slashed(&path).ok_or_else(|| format!("{field} is not UTF-8"))?;
         fields.insert(options.image.clone(), text(path));
         Ok(fields)
     }

@@ -1,4 +1,4 @@
-//! A tree of pictures → rows of a picture's path and its label.
+//! A tree of pictures, or of DICOM files → rows of a file's path and its label.
 //!
 //! The directory below the root names the class of all that is below it (torchvision's
 //! `ImageFolder`; Hugging Face's `imagefolder`, where it is the last directory, agrees on trees of
@@ -27,6 +27,18 @@ pub struct ImagesOptions {
     pub image: String,
     /// Field of the label.
     pub label: String,
+    /// Which files are meant.
+    pub files: Files,
+}
+
+/// Which files of a tree are meant, by their names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Files {
+    /// PNG and JPEG.
+    #[default]
+    Pictures,
+    /// DICOM: `.dcm`, or no ending at all, as scanners write them; the last number of a UID is none.
+    Dicom,
 }
 
 /// The rows of a tree of pictures.
@@ -47,11 +59,20 @@ impl Images {
         let root = root.canonicalize().map_err(failed)?;
         let metadata = root.join(metadata::NAME);
         let source = if metadata.is_file() {
-            Source::Metadata(Metadata::open(root, metadata)?)
+            Source::Metadata(Metadata::open(root, metadata, metadata::FILE_NAME)?)
         } else {
             Source::Tree(Tree::open(root)?)
         };
         Ok(Self { options, source })
+    }
+
+    /// Opens a file of JSON lines, whose field of the picture is the path below its directory.
+    pub fn open_rows(rows: &Path, options: ImagesOptions) -> Result<Self, ImportError> {
+        let failed = |source| ImportError::Read { path: rows.to_owned(), source };
+        let file = rows.canonicalize().map_err(failed)?;
+        let root = file.parent().unwrap_or(&file).to_owned();
+        let rows = Metadata::open(root, rows.to_owned(), &options.image)?;
+        Ok(Self { options, source: Source::Metadata(rows) })
     }
 }
 
@@ -69,7 +90,7 @@ impl Iterator for Images {
 /// What a file is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// PNG or JPEG.
+    /// One that is meant.
     Picture,
     /// A picture that is not read.
     Other,
@@ -77,19 +98,35 @@ enum Kind {
     None,
 }
 
-impl Kind {
-    /// By the extensions that torchvision's `ImageFolder` and Pillow know.
-    fn of(path: &Path) -> Self {
+impl Files {
+    /// Pictures by the extensions that torchvision's `ImageFolder` and Pillow know.
+    fn kind(self, path: &Path) -> Kind {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        match extension.unwrap_or_default().to_ascii_lowercase().as_str() {
-            "png" | "jpg" | "jpeg" => Self::Picture,
-            "ppm" | "pgm" | "bmp" | "tif" | "tiff" | "webp" | "gif" => Self::Other,
-            _ => Self::None,
+        let extension = extension.unwrap_or_default().to_ascii_lowercase();
+        match self {
+            Self::Pictures => match extension.as_str() {
+                "png" | "jpg" | "jpeg" => Kind::Picture,
+                "ppm" | "pgm" | "bmp" | "tif" | "tiff" | "webp" | "gif" => Kind::Other,
+                _ => Kind::None,
+            },
+            // The directory of a medium (PS3.10, 8.6) shows nothing.
+            Self::Dicom if path.ends_with("DICOMDIR") => Kind::None,
+            Self::Dicom => {
+                let is_dicom = matches!(extension.as_str(), "dcm" | "dicom" | "ima")
+                    || extension.bytes().all(|byte| byte.is_ascii_digit());
+                if is_dicom { Kind::Picture } else { Kind::None }
+            }
+        }
+    }
+
+    /// What is told of others.
+    fn not_read(self) -> &'static str {
+        match self {
+            Self::Pictures => "is neither PNG nor JPEG; convert it",
+            Self::Dicom => "has no name of a DICOM file; give it the ending .dcm",
         }
     }
 }
-
-const NOT_READ: &str = "is neither PNG nor JPEG; convert it";
 
 fn malformed(origin: PathBuf, index: u64, reason: &str) -> Imported {
     Imported::Malformed(NoRow { origin, index, reason: reason.into() })

@@ -18,7 +18,8 @@ fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 /// `path label`, or why there is no row.
 fn told(directory: &Path) -> Vec<String> {
-    let options = ImagesOptions { image: "image".into(), label: "label".into() };
+    let options =
+        ImagesOptions { image: "image".into(), label: "label".into(), files: Files::Pictures };
     let field = |row: &Row, name: &str| row.fields[name].as_str().unwrap().to_owned();
     Images::open(directory, options)
         .unwrap()
@@ -57,6 +58,19 @@ fn directories_below_the_root_name_classes() {
 }
 
 #[test]
+fn files_of_scanners_have_any_name() {
+    let names = ["a/1.2.840.1", "a/IM0001", "a/b.DCM", "a/c.png", "a/d.txt", "a/DICOMDIR"];
+    let directory = tree(&names.map(|name| (name, "")));
+    let (image, label) = ("image".into(), "label".into());
+    let options = ImagesOptions { image, label, files: Files::Dicom };
+    let rows = Images::open(directory.path(), options).unwrap().map(|imported| {
+        let Imported::Row(row) = imported.unwrap() else { panic!("all are rows") };
+        row.fields["image"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(rows.collect::<Vec<_>>(), ["a/1.2.840.1", "a/IM0001", "a/b.DCM"]);
+}
+
+#[test]
 fn metadata_says_what_pictures_show() {
     let lines = [
         r#"{"file_name": "b/2.png", "label": "dog", "age": 3}"#,
@@ -77,7 +91,8 @@ fn metadata_says_what_pictures_show() {
         "malformed: the line is no JSON object",
     ];
     assert_eq!(told(directory.path()), want);
-    let options = ImagesOptions { image: "picture".into(), label: "label".into() };
+    let options =
+        ImagesOptions { image: "picture".into(), label: "label".into(), files: Files::Pictures };
     let Imported::Row(row) =
         Images::open(directory.path(), options).unwrap().next().unwrap().unwrap()
     else {

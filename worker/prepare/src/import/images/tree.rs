@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Map;
 
-use super::{ImagesOptions, Kind, NOT_READ, malformed, text};
+use super::{ImagesOptions, Kind, malformed, text};
 use crate::import::within::{is_file, slashed};
 use crate::import::{ImportError, Imported, NoRow, Row};
 
@@ -73,9 +73,9 @@ impl Tree {
                 "is a link that leads out of the directory, to a directory or nowhere; copy what is meant",
             );
         }
-        match Kind::of(below) {
+        match options.files.kind(below) {
             Kind::None => return Ok(None),
-            Kind::Other => return no_row(NOT_READ),
+            Kind::Other => return no_row(options.files.not_read()),
             Kind::Picture => {}
         }
         let Some(name) = slashed(below) else {

@@ -7,13 +7,17 @@ pub mod color;
 pub mod geometry;
 
 use hearth_crds::preparation::{ColorJitter, Flip, ImageAugmentation};
+use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder, ImageError, RgbImage, imageops};
+use image::{ExtendedColorType, ImageEncoder, ImageError, ImageFormat, RgbImage, imageops};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::augment::random;
+
+/// Of 100: what a second encoding loses is not to be seen.
+const JPEG_QUALITY: u8 = 95;
 
 /// Makes pictures of pictures. Threads may share one.
 #[derive(Clone, Debug)]
@@ -66,6 +70,16 @@ pub fn png(picture: &RgbImage) -> Result<Vec<u8>, ImageError> {
     let (width, height) = picture.dimensions();
     PngEncoder::new_with_quality(&mut bytes, CompressionType::Default, FilterType::Adaptive)
         .write_image(picture.as_raw(), width, height, ExtendedColorType::Rgb8)?;
+    Ok(bytes)
+}
+
+/// The bytes of a picture in the format of another, a PNG or JPEG.
+pub fn encoded(picture: &RgbImage, like: &[u8]) -> Result<Vec<u8>, ImageError> {
+    if image::guess_format(like)? != ImageFormat::Jpeg {
+        return png(picture);
+    }
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).encode_image(picture)?;
     Ok(bytes)
 }
 

@@ -67,6 +67,7 @@ fn exif_turns_a_jpeg() {
     encoder.encode_image(&image).unwrap();
     let seen = decode(&bytes).unwrap();
     assert_eq!(seen.dimensions(), (8, 16));
+    assert_eq!(size(&bytes), Some((8, 16)));
     assert!(seen.get_pixel(7, 0).0[0] < 128 && seen.get_pixel(0, 0).0[0] > 128);
 }
 

@@ -1,0 +1,80 @@
+//! What decides on a result's bytes, and so on its name: sources, settings, the format's version.
+
+use std::path::PathBuf;
+
+use hearth_crds::preparation::{PrepareConfig, SourceCard};
+use serde_json::Value;
+
+use crate::error::PrepareError;
+use crate::files::hash_file;
+use crate::manifest::FORMAT_VERSION;
+use crate::progress::{Counter, Progress, Stage};
+use crate::shape::synonym_files;
+use crate::source::{Content, Source};
+
+/// Size and hash of every file.
+pub(crate) fn hash_sources(
+    train: &Source,
+    eval: Option<&Source>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<SourceCard>, PrepareError> {
+    let total = train.bytes() + eval.map_or(0, Source::bytes);
+    let mut counter = Counter::new(progress, Stage::Hash, total);
+    let mut told = Vec::new();
+    for (role, source) in [("train", Some(train)), ("eval", eval)] {
+        let Some(source) = source else { continue };
+        for Content { name, bytes, blake3 } in source.hash(&mut |bytes| counter.add(0, bytes))? {
+            let (role, uri) = (role.to_owned(), source.data.uri.clone());
+            told.push(SourceCard { role, uri, name, bytes, blake3 });
+        }
+    }
+    Ok(told)
+}
+
+/// Size and hash of the files of synonyms.
+pub(crate) fn hash_synonyms(config: &PrepareConfig) -> Result<Vec<SourceCard>, PrepareError> {
+    let uri = config.preparation.augment.as_ref().and_then(|augment| augment.text.as_ref());
+    let uri = uri.and_then(|text| text.synonyms.as_ref()).map(|synonyms| synonyms.source.clone());
+    let told = |path: &PathBuf| {
+        let hashed = hash_file(path, |_| {});
+        let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(path, error))?;
+        Ok(SourceCard {
+            role: "synonyms".to_owned(),
+            uri: uri.clone().unwrap_or_default(),
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            bytes,
+            blake3: hash.to_hex().to_string(),
+        })
+    };
+    synonym_files(config).iter().map(told).collect()
+}
+
+/// All settings that decide on the result: not for whom it is, nor where things are.
+pub(crate) fn told_recipe(config: &PrepareConfig) -> Result<Value, PrepareError> {
+    let mut recipe = serde_json::to_value(config).map_err(PrepareError::internal)?;
+    let mut forget = |pointer: &str, names: &[&str]| {
+        if let Some(Value::Object(fields)) = recipe.pointer_mut(pointer) {
+            for name in names {
+                fields.shift_remove(*name);
+            }
+        }
+    };
+    forget("", &["version", "job", "output", "outputUri", "synonyms"]);
+    forget("/preparation", &["output", "resources"]);
+    forget("/preparation/augment/text/synonyms", &["source"]);
+    forget("/train", &["path", "uri"]);
+    forget("/eval", &["path", "uri"]);
+    Ok(recipe)
+}
+
+/// Name of the result.
+pub(crate) fn name(recipe: &Value, sources: &[SourceCard]) -> Result<String, PrepareError> {
+    let sources: Vec<_> = sources
+        .iter()
+        .map(|source| (&source.role, &source.name, source.bytes, &source.blake3))
+        .collect();
+    let text =
+        serde_json::to_vec(&(FORMAT_VERSION, recipe, sources)).map_err(PrepareError::internal)?;
+    let hash = blake3::hash(&text).to_hex();
+    Ok(hash.get(..16).unwrap_or(&hash).to_owned())
+}
