@@ -52,11 +52,9 @@ pub struct Preparation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deduplicate: Option<Deduplication>,
     /// Types, ranges, missing values and outliers of a table's columns.
-    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TablePreparation>,
     /// Pictures that are no use.
-    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<ImageFilter>,
     /// Which rows are for evaluation. Needs `evalSplit`; without it rows are drawn by label.
@@ -66,7 +64,6 @@ pub struct Preparation {
     #[serde(default)]
     pub resources: Resources,
     /// Rows made of training rows, besides them.
-    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment: Option<Augmentation>,
 }
@@ -85,7 +82,7 @@ pub struct Deduplication {
     pub near: Option<f64>,
     /// Pictures: most bits of 64 in which the perceptual hashes of two that show the same differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(skip)]
+    #[schemars(range(min = 0, max = 16))]
     pub hash_distance: Option<i32>,
 }
 
@@ -124,7 +121,7 @@ pub enum SplitBy {
 /// Rows made of training rows. Rows for evaluation stay as they are.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("[has(self.text), has(self.image), has(self.table)].filter(x, x).size() == 1").message("augment takes one of text, image and table"),
+    validation = Rule::new("has(self.text) != has(self.image)").message("augment takes one of text and image"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Augmentation {
@@ -135,6 +132,7 @@ pub struct Augmentation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageAugmentation>,
     /// Of rows of tables, and of time series.
+    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableAugmentation>,
 }

@@ -19,6 +19,10 @@ pub struct TablePreparation {
 
 /// What a column holds. A row with another value is malformed.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("(self.missing == 'Fill') == has(self.fill)").message("missing: Fill and fill need each other").field_path(".fill"),
+    validation = Rule::new("!has(self.min) || !has(self.max) || self.min <= self.max").message("min is at most max").field_path(".min"),
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Column {
     /// Type; that of its values where left out.

@@ -191,6 +191,16 @@ pub struct BackTranslation {
     pub language: String,
 }
 
+impl BackTranslation {
+    /// The port of `url`: what it says, else that of its scheme.
+    pub fn port(&self) -> u16 {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("http", &self.url));
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let told = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        told.unwrap_or(if scheme == "https" { 443 } else { 80 })
+    }
+}
+
 fn tenth() -> f64 {
     0.1
 }

@@ -59,11 +59,12 @@ pub async fn observe(cx: &Context, valid: &ValidJob) -> Result<Observed, GatherE
         Some(job) => owned_pods(&cx.caches, valid, PREPARE, job),
         None => Vec::new(),
     };
-    let missing_claims = valid
-        .claims()
-        .keys()
+    let (read, prepared) = (valid.claims(), valid.prepare_claims());
+    let claims: BTreeSet<&str> = read.into_keys().chain(prepared.into_keys()).collect();
+    let missing_claims = claims
+        .into_iter()
         .filter(|claim| !cx.caches.has_claim(namespace, claim))
-        .map(|claim| (*claim).to_owned())
+        .map(str::to_owned)
         .collect();
     let agent = match first_agent(&pods) {
         Some(ip) if job.as_ref().is_some_and(|job| job.ended.is_none()) => {

@@ -68,28 +68,48 @@ pub fn unread_rows(
 
 fn preparation_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let Some(preparation) = &spec.data.preparation else { return Vec::new() };
-    let distance = preparation.deduplicate.as_ref().and_then(|asked| asked.hash_distance);
+    let pictures = spec.task == Task::ImageClassification;
+    let alike = preparation.deduplicate.as_ref();
+    let augment = preparation.augment.as_ref();
+    let misfit = |asked: bool, field, fits: &str| {
+        (asked, field, format!("{:?} has no {fits}", spec.task), "remove it")
+    };
     let gap = |asked: bool, field, problem: &str| (asked, field, problem.to_owned(), "remove it");
     vec![
-        gap(
-            spec.task == Task::ImageClassification,
-            "spec.data.preparation",
-            "this version does not prepare the rows of pictures",
+        misfit(
+            pictures && preparation.filter.is_some(),
+            "spec.data.preparation.filter",
+            "texts; pictures are filtered by preparation.images",
         ),
-        gap(
-            preparation.table.is_some(),
-            "spec.data.preparation.table",
-            "this version does not mend columns",
+        misfit(
+            pictures && alike.is_some_and(|alike| alike.near.is_some()),
+            "spec.data.preparation.deduplicate.near",
+            "texts; pictures are compared by hashDistance",
         ),
-        gap(
-            preparation.images.is_some() || distance.is_some(),
+        misfit(
+            pictures && augment.is_some_and(|augment| augment.text.is_some()),
+            "spec.data.preparation.augment.text",
+            "texts",
+        ),
+        misfit(
+            !pictures && alike.is_some_and(|alike| alike.hash_distance.is_some()),
+            "spec.data.preparation.deduplicate.hashDistance",
+            "pictures",
+        ),
+        misfit(
+            !pictures && preparation.images.is_some(),
             "spec.data.preparation.images",
-            "this version does not look at pictures (nor at deduplicate.hashDistance)",
+            "pictures",
+        ),
+        misfit(
+            !pictures && augment.is_some_and(|augment| augment.image.is_some()),
+            "spec.data.preparation.augment.image",
+            "pictures",
         ),
         gap(
-            preparation.augment.is_some(),
-            "spec.data.preparation.augment",
-            "this version makes no rows of rows",
+            augment.is_some_and(|augment| augment.table.is_some()),
+            "spec.data.preparation.augment.table",
+            "this version makes no rows of a table's rows",
         ),
     ]
 }

@@ -6,9 +6,10 @@
 //! the cluster and for local runs alike.
 
 use hearth_crds::names;
+use hearth_crds::preparation::Synonyms;
 use hearth_crds::source::Source;
 use hearth_crds::training_job::{
-    Accelerator, CheckpointStorage, DataSource, TrainingJob, TrainingJobSpec,
+    Accelerator, CheckpointStorage, DataSource, DataSpec, TrainingJob, TrainingJobSpec,
 };
 use kube::ResourceExt;
 
@@ -40,6 +41,8 @@ pub struct ValidJob {
     pub output: Source,
     /// Directory of prepared rows, where rows are prepared.
     pub prepared: Option<Source>,
+    /// Words that mean the same, where texts are made of texts.
+    pub synonyms: Option<Source>,
     /// Kueue's queue, where the job is in one.
     pub queue: Option<String>,
 }
@@ -81,7 +84,8 @@ impl ValidJob {
 
     /// Claims that the pod mounts which prepares the rows.
     pub fn prepare_claims(&self) -> std::collections::BTreeMap<&str, ClaimUse> {
-        let read = [Some(&self.train), self.eval.as_ref()].into_iter().flatten();
+        let read = [Some(&self.train), self.eval.as_ref(), self.synonyms.as_ref()];
+        let read = read.into_iter().flatten();
         let mut claims: std::collections::BTreeMap<_, _> =
             read.filter_map(Source::claim).map(|claim| (claim, ClaimUse::Read)).collect();
         let written = self.prepared.as_ref().and_then(Source::claim);
@@ -140,6 +144,9 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         None => output.as_ref().map(|output| output.join("data")),
     });
 
+    let synonyms = synonyms(&spec.data)
+        .map(|asked| source("spec.data.preparation.augment.text.synonyms.source", &asked.source));
+
     SpecFaults::unless_empty(faults, ())?;
     let (Some(model), Some(train), Some(output)) = (model, train, output) else {
         return Err(Fault::invalid("spec", "has a location without a place", "correct it").into());
@@ -155,8 +162,13 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         teacher: teacher.flatten(),
         output,
         prepared: prepared.flatten(),
+        synonyms: synonyms.flatten(),
         queue,
     })
+}
+
+fn synonyms(data: &DataSpec) -> Option<&Synonyms> {
+    data.preparation.as_ref()?.augment.as_ref()?.text.as_ref()?.synonyms.as_ref()
 }
 
 /// What is wrong with a bucket for checkpoints.

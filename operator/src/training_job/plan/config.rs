@@ -90,7 +90,7 @@ pub fn prepare_config(job: &ValidJob, backend: &Backend) -> Option<PrepareConfig
         cleaning: data.cleaning(),
         max_bad_rows: data.max_bad_rows.unsigned_abs(),
         preparation: (**preparation).clone(),
-        synonyms: None,
+        synonyms: job.synonyms.as_ref().map(|source| path_of(source, backend)),
         output: path_of(output, backend),
         output_uri: output.to_string(),
     })

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use hearth_crds::preparation::PrepareConfig;
+use hearth_crds::preparation::{BackTranslation, PrepareConfig};
 use hearth_crds::worker_config::CONFIG_PATH;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyEgressRule};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::config::prepare_config;
@@ -43,7 +43,7 @@ pub(super) fn children(
     suspend: bool,
 ) -> Vec<Child> {
     let Some(config) = prepare_config(valid, &Backend::Cluster) else { return Vec::new() };
-    let policy = network::policy(parent.selector(PREPARE), Vec::new(), Vec::new());
+    let policy = network::policy(parent.selector(PREPARE), Vec::new(), ways_out(&config));
     vec![
         Child::ConfigMap(config_map(valid, parent, &config)),
         Child::NetworkPolicy(NetworkPolicy {
@@ -52,6 +52,17 @@ pub(super) fn children(
         }),
         Child::Job(Box::new(job(valid, parent, &settings.images, suspend))),
     ]
+}
+
+/// To the model that translates, where there is one. Policies know no names, so any address will do on
+/// its port.
+fn ways_out(config: &PrepareConfig) -> Vec<NetworkPolicyEgressRule> {
+    let texts = config.preparation.augment.as_ref().and_then(|augment| augment.text.as_ref());
+    let translator = texts.and_then(|texts| texts.back_translation.as_ref());
+    let to = |translator: &BackTranslation| {
+        vec![network::to_dns(), network::to_anywhere(&[translator.port()])]
+    };
+    translator.map(to).unwrap_or_default()
 }
 
 fn config_map(valid: &ValidJob, parent: &Parent, config: &PrepareConfig) -> ConfigMap {
