@@ -70,14 +70,18 @@ async fn after_bad_watches_all_is_well() {
     all_is_well(CLASSES).await;
 }
 
-/// Whether a request is the last write that an operator gets done.
-type Last = fn(&Call) -> bool;
+/// The last write that an operator gets done.
+#[derive(Clone, Copy)]
+struct Last {
+    name: &'static str,
+    is: fn(&Call) -> bool,
+}
 
 /// An operator is killed after a write: none of its later ones reaches the server. The next one is
 /// told for a while that there is nothing but the subject, as it was when the first one began.
 async fn sees_old_lists(
     scenario: &'static Scenario,
-    is_final: Last,
+    last: Last,
     bug: Option<Bug>,
 ) -> Result<Duration> {
     let (want, _) = reference(scenario).await?;
@@ -90,7 +94,7 @@ async fn sees_old_lists(
     let ended = Arc::new(AtomicBool::new(false));
     let ends = ended.clone();
     play.proxy.rules(Box::new(move |call| {
-        if call.is_write() && ends.fetch_or(is_final(call), Ordering::SeqCst) {
+        if call.is_write() && ends.fetch_or((last.is)(call), Ordering::SeqCst) {
             return Deed::Silence;
         }
         Deed::Pass
@@ -122,12 +126,16 @@ async fn sees_old_lists(
     play.operator.start()?;
     tokio::time::sleep(OUTAGE).await;
     play.proxy.calm();
-    play.comes_to(want).await.with_context(|| format!("{}: old lists", scenario.name))
+    let told = || format!("{}: old lists after {}", scenario.name, last.name);
+    play.comes_to(want).await.with_context(told)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_lists_deceive_nobody() {
-    let lasts: [Last; 2] = [|call| call.write == 2, |call| call.write == 6];
+    let lasts = [
+        Last { name: "the second write", is: |call| call.write == 2 },
+        Last { name: "the sixth write", is: |call| call.write == 6 },
+    ];
     let plays =
         SCENARIOS.iter().flat_map(|name| lasts.map(|last| sees_old_lists(named(name), last, None)));
     try_join_all(plays).await.unwrap();
@@ -137,7 +145,7 @@ async fn old_lists_deceive_nobody() {
 async fn operators_that_cannot_cope_with_bad_watches_are_caught() {
     bugs_are_caught(CLASSES, "swept").await;
     // It has said that there is a Job, and then is told that there is none.
-    let says: Last = |call| call.path.ends_with("/status");
+    let says = Last { name: "the first status", is: |call| call.path.ends_with("/status") };
     let deceived = sees_old_lists(named("trained"), says, Some("believes-lists")).await;
     is_caught("old lists", "believes-lists", deceived);
 }
