@@ -81,7 +81,7 @@ struct Last {
 /// told for a while that there is nothing but the subject, as it was when the first one began.
 async fn sees_old_lists(
     scenario: &'static Scenario,
-    last: Last,
+    final_write: Last,
     bug: Option<Bug>,
 ) -> Result<Duration> {
     let (want, _) = reference(scenario).await?;
@@ -94,7 +94,7 @@ async fn sees_old_lists(
     let ended = Arc::new(AtomicBool::new(false));
     let ends = ended.clone();
     play.proxy.rules(Box::new(move |call| {
-        if call.is_write() && ends.fetch_or((last.is)(call), Ordering::SeqCst) {
+        if call.is_write() && ends.fetch_or((final_write.is)(call), Ordering::SeqCst) {
             return Deed::Silence;
         }
         Deed::Pass
@@ -126,7 +126,7 @@ async fn sees_old_lists(
     play.operator.start()?;
     tokio::time::sleep(OUTAGE).await;
     play.proxy.calm();
-    let told = || format!("{}: old lists after {}", scenario.name, last.name);
+    let told = || format!("{}: old lists after {}", scenario.name, final_write.name);
     play.comes_to(want).await.with_context(told)
 }
 

@@ -154,6 +154,10 @@ fn keeps_its_place(anew: &Rest, after: &Rest) -> bool {
     waits(anew) && !waits(after) && condition(after, "Admitted")["status"] == "True"
 }
 
+fn has_data(rest: &Rest) -> bool {
+    !rest.status["data"].is_null()
+}
+
 /// After B nothing is as it is for having been A.
 fn independent(kind: Kind, anew: &Rest, after: &Rest) -> Result<(), String> {
     if kind == Kind::Sweep {
@@ -163,7 +167,6 @@ fn independent(kind: Kind, anew: &Rest, after: &Rest) -> Result<(), String> {
         return Ok(());
     }
     // Rows that were prepared stay so.
-    let has_data = |rest: &Rest| !rest.status["data"].is_null();
     if kind == Kind::TrainingJob && has_data(after) && !has_data(anew) {
         return Ok(());
     }
@@ -210,6 +213,10 @@ fn returned(kind: Kind, first: &Rest, second: &Rest, third: &Rest) -> Result<(),
             same("what is told of A", &told(first), &told(third))
         }
         Kind::TrainingJob if keeps_its_place(first, third) => Ok(()),
+        // Rows that B prepared stay so, though A would not have begun.
+        Kind::TrainingJob if has_data(third) && !has_data(first) => {
+            same("state of A", &first.status["state"], &third.status["state"])
+        }
         _ => {
             same("children of A", &first.children, &third.children)?;
             same("status of A", &first.status, &third.status)
