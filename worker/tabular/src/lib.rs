@@ -1,0 +1,52 @@
+//! Models of tables: gradient-boosted trees that are calibrated, explained and watched.
+//!
+//! ```text
+//! prepared: files -> batches of rows    learn: training rows -> features    table: rows -> numbers
+//! train: numbers -> trees    holdout, calibration, threshold, metrics: trees -> a model that knows how good it is
+//! fit: all of it    model: rows as JSON -> predictions, a directory    drift: how far rows are from training rows
+//! ```
+//!
+//! Trees are LightGBM's (Ke et al. 2017, NeurIPS), through its C interface (`lightgbm`): it takes
+//! categories and missing values as they are, and its files are read by all that reads LightGBM's.
+//! It is built without OpenMP, and trains on one thread: the process that trains may hold libtorch,
+//! which brings an OpenMP runtime of its own, and two of these in one process are known to trouble
+//! each other. Several models, or the pods of a sweep, train side by side instead.
+//!
+//! Invariants:
+//! 1. A model's bytes follow from its rows and settings alone: not from the number of threads, nor from
+//!    how often its training ended and went on.
+//! 2. A row to predict becomes the numbers that it would have become as a training row.
+//! 3. What is reported was measured on rows that nothing was chosen on.
+//! 4. LightGBM reads no text that `lightgbm::check` has not found to be a forest of proper trees.
+
+mod calibration;
+mod columns;
+mod config;
+pub mod drift;
+mod error;
+mod features;
+mod fit;
+pub mod holdout;
+mod learn;
+mod lightgbm;
+mod metrics;
+mod model;
+pub mod prepared;
+mod table;
+mod threshold;
+mod train;
+
+pub use calibration::{Calibration, CalibrationMethod};
+pub use columns::ValueType;
+pub use config::{ClassWeight, Objective, Task, TreesConfig};
+pub use error::{Result, TabularError};
+pub use features::{Feature, Features, LeftOut, MAX_VOCABULARY, Reason};
+pub use fit::{Fit, FitConfig, fit};
+pub use learn::{FeatureOptions, Learner};
+pub use metrics::{ClassificationMetrics, Metrics, RegressionMetrics, average_precision, roc_auc};
+pub use model::{
+    Contribution, Explanation, LabelPrediction, Model, NumberPrediction, Parts, Prediction, Rows,
+};
+pub use table::Table;
+pub use threshold::{Confusion, Counts, Share, Threshold, ThresholdTarget};
+pub use train::{Best, Checkpoint, Iteration, Trained, resume, train};

@@ -1,0 +1,415 @@
+//! A trained model: what it says of rows, and how good it is.
+
+mod config;
+mod files;
+mod request;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hearth_prepare::table::rules::TableRules;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::calibration::{Calibration, expit};
+use crate::config::{Task, TreesConfig};
+use crate::drift::{Drift, Histogram, Reference, Shift};
+use crate::error::{Result, TabularError};
+use crate::features::Features;
+use crate::lightgbm::{Matrix, Predictor};
+use crate::metrics::{ClassificationMetrics, Metrics, RegressionMetrics};
+use crate::table::Table;
+use crate::threshold::{Confusion, Threshold, counts};
+use crate::train::number;
+
+use request::Inputs;
+pub use request::Rows;
+
+/// A model of a table. Threads may share it: see `lightgbm::Predictor`.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) parts: Parts,
+    pub(crate) text: String,
+    predictor: Predictor,
+    inputs: Inputs,
+}
+
+/// What a model is besides its trees.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    /// The columns.
+    pub features: Arc<Features>,
+    /// How its trees were grown.
+    pub trees: TreesConfig,
+    /// What is done with a row before features are taken.
+    pub rules: Option<TableRules>,
+    /// What scores mean.
+    pub calibration: Option<Calibration>,
+    /// Of two labels, from which probability on the last is given.
+    pub threshold: Option<Threshold>,
+    /// How good it is on held-out rows that nothing was chosen on.
+    pub metrics: Option<Metrics>,
+    /// How training rows are spread.
+    pub reference: Option<Reference>,
+}
+
+/// What a model says of a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Prediction {
+    /// A label.
+    Label(LabelPrediction),
+    /// A number.
+    Number(NumberPrediction),
+}
+
+/// A label for a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelPrediction {
+    /// The label: of two, the last where its probability is the threshold or more; else the likeliest.
+    pub label: String,
+    /// Its probability.
+    pub score: f64,
+    /// Probabilities of all labels, in the order of their numbers.
+    pub probabilities: IndexMap<String, f64>,
+    /// From which probability of the last of two labels on it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// Why, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+/// A number for a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NumberPrediction {
+    /// In the label's unit.
+    pub value: f64,
+    /// Why, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+/// Which features a raw score is made of: `base`, all contributions and `others` sum to it. Exact
+/// TreeSHAP (Lundberg, Erion & Lee 2018, arXiv:1802.03888).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Explanation {
+    /// Whose raw score: of two labels the last, of more the one that is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The raw score: of two labels the log-odds before calibration, of more what the softmax takes,
+    /// of a regression the prediction.
+    pub raw_score: f64,
+    /// The mean raw score over training rows.
+    pub base: f64,
+    /// The greatest contributions, by absolute value.
+    pub contributions: Vec<Contribution>,
+    /// The sum of all other contributions.
+    pub others: f64,
+}
+
+/// By how much a feature moves a raw score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Contribution {
+    /// Its name.
+    pub feature: String,
+    /// By how much.
+    pub contribution: f64,
+}
+
+impl Model {
+    /// Of LightGBM's text and all else.
+    ///
+    /// # Errors
+    ///
+    /// A text that is no model, and parts that do not go with it or with one another.
+    pub fn new(text: String, parts: Parts) -> Result<Self> {
+        let predictor = Predictor::from_text(&text)?;
+        let fault = parts.fault(&predictor);
+        let inputs = Inputs::new(&parts.features, parts.rules.as_ref());
+        match (fault, inputs) {
+            (None, Ok(inputs)) => Ok(Self { parts, text, predictor, inputs }),
+            (Some(detail), _) | (None, Err(detail)) => Err(TabularError::Data(detail)),
+        }
+    }
+
+    /// Reads a model's directory.
+    ///
+    /// # Errors
+    ///
+    /// Files that are missing or that are none of a model's, damaged ones among them; the error says
+    /// which.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let (text, parts, path) = config::load(directory)?;
+        Self::new(text, parts).map_err(|error| TabularError::damaged(&path, error.to_string()))
+    }
+
+    /// Writes a model's directory; the same bytes for the same model. `config.json` comes last: without
+    /// it there is no model.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        config::save(directory, &self.text, &self.parts)
+    }
+
+    /// What it is besides its trees.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// LightGBM's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Predicts rows.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::encode`].
+    pub fn predict(&self, rows: &[Map<String, Value>]) -> Result<Vec<Prediction>> {
+        self.predict_rows(&self.encode(rows)?, 0)
+    }
+
+    /// Reads rows. A field that is left out, or null, is a missing value.
+    ///
+    /// # Errors
+    ///
+    /// A field of a name that no column has, for a misspelt one would be missing; a missing value of a
+    /// feature of which training rows missed none, once rules have mended it; a value that is none of
+    /// its column. Columns that were left out of the features, and those made of others, are passed
+    /// over.
+    pub fn encode(&self, rows: &[Map<String, Value>]) -> Result<Rows> {
+        self.inputs.rows(&self.parts.features, rows)
+    }
+
+    /// Predicts rows that were read; with the `explain` greatest contributions, where that is not 0.
+    ///
+    /// # Errors
+    ///
+    /// Rows of another model.
+    pub fn predict_rows(&self, rows: &Rows, explain: usize) -> Result<Vec<Prediction>> {
+        let matrix = self.matrix(&rows.values)?;
+        let raw = self.predictor.scores(matrix)?;
+        let contributions =
+            (explain > 0).then(|| self.predictor.contributions(matrix)).transpose()?;
+        let classes = self.parts.features.classes();
+        let width = classes * (matrix.columns + 1);
+        let mut predictions = Vec::with_capacity(rows.rows);
+        for (row, raw) in raw.chunks_exact(classes).enumerate() {
+            let contributions =
+                contributions.as_ref().map(|all| &all[row * width..(row + 1) * width]);
+            predictions.push(self.prediction(raw, contributions, explain));
+        }
+        Ok(predictions)
+    }
+
+    fn prediction(&self, raw: &[f64], contributions: Option<&[f64]>, explain: usize) -> Prediction {
+        let features = &self.parts.features;
+        if features.task == Task::TabularRegression {
+            let explanation =
+                contributions.map(|all| self.explanation(raw, all, (0, None), explain));
+            return Prediction::Number(NumberPrediction { value: raw[0], explanation });
+        }
+        let probabilities = self.probabilities(raw);
+        let given = self.given(&probabilities);
+        let explained = if features.is_binary() { 1 } else { given };
+        let class = if features.is_binary() { 0 } else { given };
+        let label = features.labels[explained].clone();
+        let explanation =
+            contributions.map(|all| self.explanation(raw, all, (class, Some(label)), explain));
+        Prediction::Label(LabelPrediction {
+            label: features.labels[given].clone(),
+            score: probabilities[given],
+            probabilities: features.labels.iter().cloned().zip(probabilities).collect(),
+            threshold: features.is_binary().then(|| self.threshold()),
+            explanation,
+        })
+    }
+
+    /// Of a row's contributions, `[classes, features + 1]`, those of a class.
+    fn explanation(
+        &self,
+        raw: &[f64],
+        contributions: &[f64],
+        (class, label): (usize, Option<String>),
+        most: usize,
+    ) -> Explanation {
+        let features = &self.parts.features.features;
+        let own = &contributions[class * (features.len() + 1)..][..=features.len()];
+        let mut numbered: Vec<(usize, f64)> =
+            own[..features.len()].iter().copied().enumerate().collect();
+        numbered.sort_by(|(_, one), (_, other)| other.abs().total_cmp(&one.abs()));
+        let (first, rest) = numbered.split_at(most.min(numbered.len()));
+        let name = |(number, contribution): &(usize, f64)| Contribution {
+            feature: features[*number].name.clone(),
+            contribution: *contribution,
+        };
+        Explanation {
+            label,
+            raw_score: raw[class],
+            base: own[features.len()],
+            contributions: first.iter().map(name).collect(),
+            others: rest.iter().map(|(_, contribution)| contribution).sum(),
+        }
+    }
+
+    /// Probabilities, `[labels]`, of raw scores, `[classes]`.
+    fn probabilities(&self, raw: &[f64]) -> Vec<f64> {
+        let mut probabilities = uncalibrated(raw);
+        if let Some(calibration) = &self.parts.calibration {
+            calibration.apply(&mut probabilities);
+        }
+        probabilities
+    }
+
+    fn threshold(&self) -> f64 {
+        self.parts.threshold.as_ref().map_or(0.5, |threshold| threshold.value)
+    }
+
+    /// The number of the label that is given; of equally likely ones the first.
+    fn given(&self, probabilities: &[f64]) -> usize {
+        if self.parts.features.is_binary() {
+            return usize::from(probabilities[1] >= self.threshold());
+        }
+        let likeliest = |best: usize, label: usize| {
+            if probabilities[label] > probabilities[best] { label } else { best }
+        };
+        (1..probabilities.len()).fold(0, likeliest)
+    }
+
+    /// How good it is on rows.
+    ///
+    /// # Errors
+    ///
+    /// No rows, and rows of other features.
+    pub fn evaluate(&self, table: &Table) -> Result<Metrics> {
+        if table.rows() == 0 || *table.features() != self.parts.features {
+            let detail = "there are no rows to evaluate on, or they have other features";
+            return Err(TabularError::Data(detail.to_owned()));
+        }
+        let raw = self.predictor.scores(table.matrix()?)?;
+        let features = &self.parts.features;
+        if features.task == Task::TabularRegression {
+            return Ok(Metrics::Regression(RegressionMetrics::of(&raw, table.labels())));
+        }
+        let labels = features.labels.len();
+        let rows = raw.chunks_exact(features.classes());
+        let probabilities: Vec<f64> = rows.flat_map(|raw| self.probabilities(raw)).collect();
+        let given: Vec<usize> =
+            probabilities.chunks_exact(labels).map(|row| self.given(row)).collect();
+        let truths: Vec<usize> = table.labels().iter().map(|label| number(*label)).collect();
+        let mut metrics = ClassificationMetrics::of(&probabilities, &given, &truths, labels);
+        if features.is_binary() {
+            let rows = probabilities.chunks_exact(2).zip(&truths);
+            let rows: Vec<_> = rows.map(|(row, truth)| (row[1], *truth == 1)).collect();
+            metrics.confusion = Some(Confusion::of(counts(self.threshold(), &rows)));
+        }
+        Ok(Metrics::Classification(metrics))
+    }
+
+    /// Probabilities before calibration, `[rows, labels]`, or predictions, `[rows]`.
+    pub(crate) fn scores(&self, table: &Table) -> Result<Vec<f64>> {
+        let raw = self.predictor.scores(table.matrix()?)?;
+        if self.parts.features.task == Task::TabularRegression {
+            return Ok(raw);
+        }
+        Ok(raw.chunks_exact(self.parts.features.classes()).flat_map(uncalibrated).collect())
+    }
+
+    /// What drift compares, of raw scores of a row.
+    pub(crate) fn watched(&self, table: &Table) -> Result<Vec<f64>> {
+        let raw = self.predictor.scores(table.matrix()?)?;
+        let classes = self.parts.features.classes();
+        let of = |raw| score_of(&self.prediction(raw, None, 0), &self.parts.features);
+        Ok(raw.chunks_exact(classes).map(of).collect())
+    }
+
+    /// Counts of rows by the bins of training rows; `None` where the model does not know these.
+    pub fn drift(&self) -> Option<Drift> {
+        self.parts.reference.as_ref().map(Drift::new)
+    }
+
+    /// Adds rows and what was said of them.
+    pub fn watch(&self, drift: &mut Drift, rows: &Rows, predictions: &[Prediction]) {
+        let Some(reference) = &self.parts.reference else { return };
+        let features = &self.parts.features;
+        let values = rows.values.chunks_exact(features.features.len());
+        for (values, prediction) in values.zip(predictions) {
+            drift.add(reference, values, score_of(prediction, features));
+        }
+    }
+
+    /// How far the rows that were added are from training rows: by feature, then of the score.
+    pub fn shifts(&self, drift: &Drift) -> Vec<(String, Shift)> {
+        let reference = self.parts.reference.as_ref();
+        reference.map(|of| drift.shifts(&self.parts.features, of)).unwrap_or_default()
+    }
+
+    fn matrix<'r>(&self, values: &'r [f64]) -> Result<Matrix<'r>> {
+        let matrix = Matrix::new(values, self.parts.features.features.len());
+        matrix.ok_or_else(|| TabularError::Data("these are rows of another model".to_owned()))
+    }
+}
+
+/// The score that drift compares.
+fn score_of(prediction: &Prediction, features: &Features) -> f64 {
+    match prediction {
+        Prediction::Number(NumberPrediction { value, .. }) => *value,
+        Prediction::Label(LabelPrediction { score, probabilities, .. }) => {
+            let positive = probabilities.get_index(1).filter(|_| features.is_binary());
+            positive.map_or(*score, |(_, probability)| *probability)
+        }
+    }
+}
+
+/// Probabilities, `[labels]`, of a classification's raw scores, `[classes]`.
+fn uncalibrated(raw: &[f64]) -> Vec<f64> {
+    if let [raw] = raw {
+        return vec![expit(-raw), expit(*raw)];
+    }
+    let greatest = raw.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut odds: Vec<f64> = raw.iter().map(|raw| libm::exp(raw - greatest)).collect();
+    let sum: f64 = odds.iter().sum();
+    for odds in &mut odds {
+        *odds /= sum;
+    }
+    odds
+}
+
+impl Parts {
+    /// What does not go together.
+    fn fault(&self, predictor: &Predictor) -> Option<String> {
+        let (features, shape) = (&self.features, predictor.shape());
+        if let Some(fault) = features.fault() {
+            return Some(fault);
+        }
+        let classification = matches!(&*shape.objective, name if name == "binary sigmoid:1" || name.starts_with("multiclass"));
+        if shape.features != features.features.len()
+            || shape.classes != features.classes()
+            || classification != (features.task == Task::TabularClassification)
+        {
+            return Some("the trees are of other features, labels or another task".to_owned());
+        }
+        let labels = features.labels.len();
+        let calibration = self.calibration.as_ref().and_then(|of| of.fault(labels));
+        let threshold = self
+            .threshold
+            .as_ref()
+            .filter(|of| !features.is_binary() || !(0.0..=1.0).contains(&of.value));
+        let reference = self.reference.as_ref().and_then(|of| {
+            let whole = of.features.len() == features.features.len();
+            let fault = of.features.iter().chain([&of.score]).find_map(Histogram::fault);
+            fault.or((!whole).then_some("the reference is of other features"))
+        });
+        let threshold = threshold.map(|_| "the threshold is none");
+        calibration.or(threshold).or(reference).map(str::to_owned)
+    }
+}
