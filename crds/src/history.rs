@@ -52,6 +52,15 @@ pub struct HistoryPoint {
     /// Macro F1 of an evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub f1_macro: Option<f64>,
+    /// Area under the ROC curve of an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roc_auc: Option<f64>,
+    /// Average precision of an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_precision: Option<f64>,
+    /// Coefficient of determination of an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
 }
 
 impl HistoryPoint {
@@ -68,6 +77,9 @@ impl HistoryPoint {
                 accuracy: number(eval, "accuracy"),
                 f1: number(eval, "f1"),
                 f1_macro: number(eval, "f1Macro"),
+                roc_auc: number(eval, "rocAuc"),
+                average_precision: number(eval, "averagePrecision"),
+                r2: number(eval, "r2"),
                 ..point
             },
             None => Self {

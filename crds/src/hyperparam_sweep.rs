@@ -8,8 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::training_arguments::Metric;
-use crate::training_job::TrainingJobSpec;
+use crate::training_job::{EvaluationMetric, TrainingJobSpec};
 
 /// Searches hyperparameters by running one TrainingJob a trial.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,7 +75,7 @@ pub struct HyperparamSweepSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Objective {
     /// Metric of the job's evaluation.
-    pub metric: Metric,
+    pub metric: EvaluationMetric,
     /// Which way is better.
     pub goal: Goal,
 }

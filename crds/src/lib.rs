@@ -24,6 +24,7 @@ pub mod routing;
 pub mod rules;
 mod schema;
 pub mod source;
+pub mod tabular;
 pub mod training_arguments;
 pub mod training_job;
 pub mod user_count;

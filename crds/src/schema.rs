@@ -4,7 +4,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 /// What a TrainingJob's results follow from.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "task",
     "model",
     "data",
@@ -15,6 +15,7 @@ const FIXED: [&str; 10] = [
     "distillation",
     "pruning",
     "peft",
+    "tabular",
 ];
 const CANNOT_CHANGE: &str = "cannot change after creation: create another TrainingJob";
 

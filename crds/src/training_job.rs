@@ -13,7 +13,8 @@ use crate::peft::Peft;
 use crate::pod::{PodPlacement, Resources};
 use crate::preparation::{CleanStep, Cleaning, DataStatus, PersonalData, Preparation, Replacement};
 use crate::pruning::Pruning;
-use crate::training_arguments::{Metric, TrainingArguments};
+use crate::tabular::Tabular;
+use crate::training_arguments::TrainingArguments;
 
 /// Trains a model on this cluster's data and writes it as a Hugging Face directory.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,6 +65,11 @@ use crate::training_arguments::{Metric, TrainingArguments};
     validation = Rule::new("!has(self.objective) || self.objective.type != 'DPO' || (!has(self.distillation) && self.training.labelSmoothingFactor == 0.0)").message("objective.type DPO has a loss of its own: remove distillation and training.labelSmoothingFactor").field_path(".objective.type"),
     validation = Rule::new("!has(self.pruning) || (!has(self.peft) && !self.task.startsWith('Tabular'))").message("pruning changes the layers that a model is made of: remove peft, and use CausalLM, SequenceClassification or ImageClassification").field_path(".pruning"),
     validation = Rule::new("!has(self.peft) || !self.task.startsWith('Tabular')").message("peft needs a model of linear layers: remove it for the Tabular tasks").field_path(".peft"),
+    validation = Rule::new("has(self.model) != self.task.startsWith('Tabular')").message("model is what training starts from: write it, and leave it out for the Tabular tasks, which start from nothing").field_path(".model"),
+    validation = Rule::new("!has(self.tabular) || self.task.startsWith('Tabular')").message("tabular needs task TabularClassification or TabularRegression: remove it").field_path(".tabular"),
+    validation = Rule::new("!self.task.startsWith('Tabular') || has(self.data.preparation)").message("rows of tables are prepared before they are learned: write data.preparation, be it {}").field_path(".data.preparation"),
+    validation = Rule::new("!has(self.tabular) || self.task == 'TabularClassification' || (!has(self.tabular.threshold) && self.tabular.calibration == 'None')").message("tabular.threshold and tabular.calibration are of TabularClassification: remove them").field_path(".tabular"),
+    validation = Rule::new("!has(self.tabular) || has(self.data.eval) || has(self.data.evalSplit) || (!has(self.tabular.threshold) && self.tabular.calibration == 'None' && !has(self.tabular.trees.earlyStoppingRounds))").message("tabular.threshold, calibration and trees.earlyStoppingRounds need rows that were held out: set data.eval or data.evalSplit").field_path(".data"),
     validation = Rule::new("!(has(self.data.eval) && has(self.data.evalSplit))").message("set data.eval or data.evalSplit, not both").field_path(".data.evalSplit"),
     validation = Rule::new("self.training.maxSteps > 0 || self.training.numTrainEpochs > 0.0").message("set training.numTrainEpochs or training.maxSteps above 0").field_path(".training.numTrainEpochs"),
     validation = Rule::new("(self.workers.replicas * self.workers.processesPerWorker) % (self.parallelism.tensor * self.parallelism.pipeline * self.parallelism.expert) == 0").message("workers.replicas x workers.processesPerWorker must be a multiple of parallelism.tensor x parallelism.pipeline x parallelism.expert").field_path(".parallelism"),
@@ -77,8 +83,9 @@ use crate::training_arguments::{Metric, TrainingArguments};
 pub struct TrainingJobSpec {
     /// What the model learns to do.
     pub task: Task,
-    /// The model to start from.
-    pub model: ModelSource,
+    /// The model to start from. The Tabular tasks start from none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelSource>,
     /// What it learns from.
     pub data: DataSpec,
     /// The loss; where left out, SFT for CausalLM and Classification for the
@@ -94,6 +101,9 @@ pub struct TrainingJobSpec {
     /// Train adapters instead of all weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peft: Option<Peft>,
+    /// The Tabular tasks: how rows of a table are learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tabular: Option<Box<Tabular>>,
     /// Hyperparameters under Hugging Face's names.
     #[serde(default)]
     pub training: TrainingArguments,
@@ -177,6 +187,13 @@ pub enum Task {
     TabularClassification,
     /// One number for a table row.
     TabularRegression,
+}
+
+impl Task {
+    /// Whether rows of a table are learned.
+    pub fn is_tabular(self) -> bool {
+        matches!(self, Self::TabularClassification | Self::TabularRegression)
+    }
 }
 
 /// A model to read.
@@ -479,7 +496,7 @@ pub struct OutputSpec {
     #[schemars(length(min = 1, max = 1024))]
     pub destination: String,
     /// Newest checkpoints kept; the best one is kept besides.
-    #[serde(default = "default_keep")]
+    #[serde(default = "default_keep_checkpoints")]
     #[schemars(range(min = 1, max = 1000))]
     pub keep_checkpoints: i32,
     /// Where checkpoints go instead of below `destination`.
@@ -503,7 +520,8 @@ pub struct CheckpointStorage {
     pub secret_name: Option<String>,
 }
 
-fn default_keep() -> i32 {
+/// `keepCheckpoints` where it is left out.
+pub fn default_keep_checkpoints() -> i32 {
     3
 }
 
@@ -596,6 +614,15 @@ pub struct TrainingProgress {
     /// Macro F1 of the newest evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub f1_macro: Option<f64>,
+    /// Area under the ROC curve of the newest evaluation of a table's two labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roc_auc: Option<f64>,
+    /// Average precision of the newest evaluation of a table's two labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_precision: Option<f64>,
+    /// Coefficient of determination of the newest evaluation of a table's numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
     /// Learning rate of the newest step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
@@ -616,6 +643,22 @@ pub struct TrainingProgress {
     pub eta: Option<String>,
 }
 
+impl TrainingProgress {
+    /// The newest evaluation's figures.
+    pub fn evaluation(&self) -> Evaluation {
+        Evaluation {
+            step: self.step,
+            loss: self.eval_loss,
+            accuracy: self.accuracy,
+            f1: self.f1,
+            f1_macro: self.f1_macro,
+            roc_auc: self.roc_auc,
+            average_precision: self.average_precision,
+            r2: self.r2,
+        }
+    }
+}
+
 /// Figures of one evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -634,6 +677,50 @@ pub struct Evaluation {
     /// Macro F1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub f1_macro: Option<f64>,
+    /// Area under the ROC curve, of a table's two labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roc_auc: Option<f64>,
+    /// Average precision, of a table's two labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_precision: Option<f64>,
+    /// Coefficient of determination, of a table's numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
+}
+
+/// A figure of an evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EvaluationMetric {
+    /// Mean loss.
+    Loss,
+    /// Share of right answers, of all tasks but TabularRegression.
+    Accuracy,
+    /// Of a classifier: F1 of the positive class where there are two classes, else macro.
+    F1,
+    /// Of a classifier: mean of the classes' F1.
+    F1Macro,
+    /// TabularClassification with two labels: area under the ROC curve.
+    RocAuc,
+    /// TabularClassification with two labels: average precision.
+    AveragePrecision,
+    /// TabularRegression: coefficient of determination.
+    R2,
+}
+
+impl EvaluationMetric {
+    /// The name in YAML.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::Accuracy => "accuracy",
+            Self::F1 => "f1",
+            Self::F1Macro => "f1Macro",
+            Self::RocAuc => "rocAuc",
+            Self::AveragePrecision => "averagePrecision",
+            Self::R2 => "r2",
+        }
+    }
 }
 
 /// The nearest number of five significant digits; by way of its decimal form,
@@ -653,16 +740,22 @@ impl Evaluation {
             accuracy: round(self.accuracy),
             f1: round(self.f1),
             f1_macro: round(self.f1_macro),
+            roc_auc: round(self.roc_auc),
+            average_precision: round(self.average_precision),
+            r2: round(self.r2),
         }
     }
 
     /// The figure of this name.
-    pub fn value(&self, metric: Metric) -> Option<f64> {
+    pub fn value(&self, metric: EvaluationMetric) -> Option<f64> {
         match metric {
-            Metric::Loss => self.loss,
-            Metric::Accuracy => self.accuracy,
-            Metric::F1 => self.f1,
-            Metric::F1Macro => self.f1_macro,
+            EvaluationMetric::Loss => self.loss,
+            EvaluationMetric::Accuracy => self.accuracy,
+            EvaluationMetric::F1 => self.f1,
+            EvaluationMetric::F1Macro => self.f1_macro,
+            EvaluationMetric::RocAuc => self.roc_auc,
+            EvaluationMetric::AveragePrecision => self.average_precision,
+            EvaluationMetric::R2 => self.r2,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::objective::Objective;
 use crate::peft::Peft;
 use crate::preparation::{CleanStep, Cleaning, DataStatus, PersonalData, Replacement};
 use crate::pruning::Pruning;
+use crate::tabular::Tabular;
 use crate::training_arguments::{Metric, TrainingArguments};
 use crate::training_job::{
     self, Accelerator, CheckpointStatus, DataFormat, Evaluation, ModelStatus, Parallelism, Task,
@@ -58,8 +59,9 @@ pub struct TrainConfig {
     pub task: Task,
     /// What ranks compute on.
     pub accelerator: Accelerator,
-    /// Hugging Face directory to start from.
-    pub model: PathBuf,
+    /// Hugging Face directory to start from; `None` for the Tabular tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
     /// What the model learns from.
     pub data: TrainData,
     /// The loss, the task's default filled in; `None` for a task without a choice.
@@ -74,6 +76,9 @@ pub struct TrainConfig {
     /// Adapters to train instead of all weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peft: Option<Peft>,
+    /// The Tabular tasks: how rows of a table are learned, defaults filled in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tabular: Option<Tabular>,
     /// Hyperparameters, defaults filled in.
     pub training: TrainingArguments,
     /// The step to end after, where that is not the last one.
@@ -614,6 +619,7 @@ mod tests {
             accuracy: figure,
             f1: figure,
             f1_macro: figure,
+            ..Evaluation::default()
         };
         let mut result = WorkerResult {
             succeeded: true,

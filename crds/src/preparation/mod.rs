@@ -1,8 +1,7 @@
 //! `spec.data` of a TrainingJob, the part that makes prepared rows of raw ones: what a text is
 //! cleaned of, which rows go, which of the rest are for evaluation, and what is made of them besides.
 //!
-//! Order, fixed: read, clean, filter, deduplicate, split, augment, write. Fields that no job can ask
-//! for yet are not in the schema.
+//! Order, fixed: read, clean, filter, deduplicate, split, augment, write.
 
 #![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
 
@@ -60,6 +59,11 @@ pub struct Preparation {
     /// Which rows are for evaluation. Needs `evalSplit`; without it rows are drawn by label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
+    /// Seconds that the sources may be missing before the job fails: for data that something else
+    /// writes first, and that appears under its name when it is whole.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub wait_seconds: i32,
     /// CPU and memory of the pod that prepares.
     #[serde(default)]
     pub resources: Resources,
@@ -121,7 +125,7 @@ pub enum SplitBy {
 /// Rows made of training rows. Rows for evaluation stay as they are.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("has(self.text) != has(self.image)").message("augment takes one of text and image"),
+    validation = Rule::new("[has(self.text), has(self.image), has(self.table)].filter(x, x).size() == 1").message("augment takes one of text, image and table"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Augmentation {
@@ -132,7 +136,6 @@ pub struct Augmentation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageAugmentation>,
     /// Of rows of tables, and of time series.
-    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TableAugmentation>,
 }

@@ -45,7 +45,7 @@ fn spec(
     let student = training.distillation.as_ref().and_then(|asked| asked.student.clone());
     TrainingJobSpec {
         task: training.task,
-        model: student.unwrap_or_else(|| own.clone()),
+        model: Some(student.unwrap_or_else(|| own.clone())),
         data: training.data.clone(),
         objective: training.objective.clone(),
         distillation: training.distillation.as_ref().map(|asked| Distillation {
@@ -55,6 +55,7 @@ fn spec(
         }),
         pruning: compression.pruning.clone(),
         peft: None,
+        tabular: None,
         training: training.training.clone(),
         parallelism: training.parallelism.clone(),
         workers: training.workers.clone(),
@@ -124,7 +125,7 @@ mod tests {
     fn a_pruned_model_is_trained_on_beside_where_it_was() {
         let pruning = json!({"type": "Unstructured", "sparsity": 0.5});
         let job = job_of(json!({"pruning": pruning}), "d1");
-        assert_eq!(job.spec.model.source, "pvc://models/spam/model");
+        assert_eq!(job.spec.model.as_ref().unwrap().source, "pvc://models/spam/model");
         assert_eq!(serde_json::to_value(&job.spec.pruning).unwrap(), pruning);
         assert!(job.spec.distillation.is_none());
         let name = job.metadata.name.clone().unwrap();
@@ -139,7 +140,7 @@ mod tests {
     fn the_deployments_model_teaches() {
         let student = json!({"student": {"source": "pvc://models/small"}, "alpha": 0.9});
         let job = job_of(json!({"training": {"distillation": student}}), "d1");
-        assert_eq!(job.spec.model.source, "pvc://models/small");
+        assert_eq!(job.spec.model.as_ref().unwrap().source, "pvc://models/small");
         let learns = job.spec.distillation.unwrap();
         assert_eq!(learns.teacher.source, "pvc://models/spam/model");
         assert_eq!((learns.temperature, learns.alpha), (2.0, 0.9));
@@ -148,7 +149,7 @@ mod tests {
             json!({"pruning": {"type": "SemiStructured"}, "training": {"distillation": {}}}),
             "d1",
         );
-        assert_eq!(job.spec.model, job.spec.distillation.unwrap().teacher);
+        assert_eq!(job.spec.model, job.spec.distillation.map(|asked| asked.teacher));
     }
 
     #[test]

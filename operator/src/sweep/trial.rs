@@ -5,8 +5,7 @@
 
 use hearth_crds::condition::{self, training_job as types};
 use hearth_crds::names;
-use hearth_crds::training_arguments::Metric;
-use hearth_crds::training_job::TrainingJob;
+use hearth_crds::training_job::{EvaluationMetric, TrainingJob};
 use kube::ResourceExt;
 use serde_json::{Map, Value};
 
@@ -166,7 +165,7 @@ fn run(valid: &ValidSweep, job: &TrainingJob) -> Option<Run> {
 }
 
 /// What the job's evaluations say of the metric.
-fn curve(job: &TrainingJob, metric: Metric) -> Vec<(u64, f64)> {
+fn curve(job: &TrainingJob, metric: EvaluationMetric) -> Vec<(u64, f64)> {
     let evaluations = job.status.iter().flat_map(|status| &status.evaluations);
     evaluations
         .filter_map(|told| Some((u64::try_from(told.step).ok()?, told.value(metric)?)))
@@ -189,7 +188,7 @@ fn coordinate(domain: &Domain, value: &Value) -> Option<Coordinate> {
     }
 }
 
-fn state(job: &TrainingJob, metric: Metric) -> State {
+fn state(job: &TrainingJob, metric: EvaluationMetric) -> State {
     let status = job.status.clone().unwrap_or_default();
     if let Some(failed) = condition::holding(&status.conditions, types::FAILED) {
         return State::Failed(failed.message.clone());
@@ -203,12 +202,7 @@ fn state(job: &TrainingJob, metric: Metric) -> State {
         return State::Running;
     }
     let progress = status.progress.unwrap_or_default();
-    let told = match metric {
-        Metric::Loss => progress.eval_loss,
-        Metric::Accuracy => progress.accuracy,
-        Metric::F1 => progress.f1,
-        Metric::F1Macro => progress.f1_macro,
-    };
+    let told = progress.evaluation().value(metric);
     match told.filter(|value| value.is_finite()) {
         told if stopped => State::Stopped(told),
         Some(value) => State::Succeeded(value),

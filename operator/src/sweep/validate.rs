@@ -4,8 +4,8 @@ use hearth_crds::hyperparam_sweep::{
     AlgorithmType, HyperparamSweep, HyperparamSweepSpec, Parameter, Scale, When,
 };
 use hearth_crds::names;
-use hearth_crds::training_arguments::{IntervalStrategy, Metric};
-use hearth_crds::training_job::Task;
+use hearth_crds::training_arguments::IntervalStrategy;
+use hearth_crds::training_job::{EvaluationMetric, Task};
 use kube::ResourceExt;
 use serde_json::Value;
 
@@ -156,18 +156,45 @@ pub fn sweep(object: &HyperparamSweep) -> Result<ValidSweep, SpecFaults> {
 fn metric_faults(spec: &HyperparamSweepSpec) -> Vec<Fault> {
     let (metric, task) = (spec.objective.metric, spec.job.task);
     let mut faults = Vec::new();
-    if spec.job.training.eval_strategy == IntervalStrategy::No {
+    let tables = task.is_tabular();
+    if tables && spec.job.data.eval.is_none() && spec.job.data.eval_split.is_none() {
+        faults.push(Fault::invalid(
+            "spec.job.data",
+            format!("has no rows held out, so that {} is never measured", metric.as_str()),
+            "set evalSplit or eval",
+        ));
+    }
+    if !tables && spec.job.training.eval_strategy == IntervalStrategy::No {
         faults.push(Fault::invalid(
             "spec.job.training.evalStrategy",
             format!("is No, so that {} is never measured", metric.as_str()),
             "set it to Steps or Epoch",
         ));
     }
-    if metric != Metric::Loss && matches!(task, Task::CausalLM | Task::TabularRegression) {
+    let (has, others) = match task {
+        Task::CausalLM => (metric == EvaluationMetric::Loss, "loss"),
+        Task::TabularRegression => {
+            (matches!(metric, EvaluationMetric::Loss | EvaluationMetric::R2), "loss or r2")
+        }
+        Task::TabularClassification => (
+            metric != EvaluationMetric::R2,
+            "loss, accuracy, f1, f1Macro, rocAuc or averagePrecision",
+        ),
+        Task::SequenceClassification | Task::ImageClassification => (
+            !matches!(
+                metric,
+                EvaluationMetric::RocAuc
+                    | EvaluationMetric::AveragePrecision
+                    | EvaluationMetric::R2
+            ),
+            "loss, accuracy, f1 or f1Macro",
+        ),
+    };
+    if !has {
         faults.push(Fault::invalid(
             "spec.objective.metric",
             format!("{task:?} has no {}", metric.as_str()),
-            "use loss",
+            format!("use {others}"),
         ));
     }
     faults

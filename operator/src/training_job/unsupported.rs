@@ -7,7 +7,9 @@ use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;
 use hearth_crds::pruning::PruningType;
 use hearth_crds::training_arguments::{Metric, Optimizer, TrainingArguments};
-use hearth_crds::training_job::{DataSource, Sharding, Task, TrainingJobSpec};
+use hearth_crds::training_job::{
+    Accelerator, DataSource, Parallelism, Sharding, Task, TrainingJobSpec, default_keep_checkpoints,
+};
 use hearth_crds::worker_config::DataFile;
 
 use crate::fault::Fault;
@@ -18,7 +20,13 @@ type Gap<'a> = (bool, &'a str, String, &'a str);
 /// Everything in the spec that this version does not do.
 pub fn unsupported(spec: &TrainingJobSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let gaps = [engine_gaps(spec), objective_gaps(spec), step_gaps(spec), preparation_gaps(spec)];
+    let gaps = [
+        engine_gaps(spec),
+        objective_gaps(spec),
+        step_gaps(spec),
+        preparation_gaps(spec),
+        tabular_gaps(spec),
+    ];
     for (asked, field, problem, fix) in gaps.into_iter().flatten() {
         if asked {
             faults.push(Fault::unsupported(field, problem, fix));
@@ -41,11 +49,11 @@ pub fn unread_rows(
 ) -> Vec<Fault> {
     let names = DataFile::default();
     let sequences = task == Task::CausalLM;
-    let pictures = task == Task::ImageClassification;
+    let (pictures, tables) = (task == Task::ImageClassification, task.is_tabular());
     let preferences = objective == Some(ObjectiveType::DPO);
     let mut faults = Vec::new();
     for (read, part, name, default) in [
-        (!pictures, "text", &rows.text, &names.text),
+        (!pictures && !tables, "text", &rows.text, &names.text),
         (pictures, "image", &rows.image, &names.image),
         (!sequences, "label", &rows.label, &names.label),
         (sequences && !preferences, "messages", &rows.messages, &names.messages),
@@ -68,28 +76,28 @@ pub fn unread_rows(
 
 fn preparation_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let Some(preparation) = &spec.data.preparation else { return Vec::new() };
-    let pictures = spec.task == Task::ImageClassification;
+    let (pictures, tables) = (spec.task == Task::ImageClassification, spec.task.is_tabular());
+    let no_texts = pictures || tables;
     let alike = preparation.deduplicate.as_ref();
     let augment = preparation.augment.as_ref();
     let misfit = |asked: bool, field, fits: &str| {
         (asked, field, format!("{:?} has no {fits}", spec.task), "remove it")
     };
-    let gap = |asked: bool, field, problem: &str| (asked, field, problem.to_owned(), "remove it");
     vec![
         misfit(
-            pictures && preparation.filter.is_some(),
+            no_texts && preparation.filter.is_some(),
             "spec.data.preparation.filter",
-            "texts; pictures are filtered by preparation.images",
+            "texts that it reads",
         ),
         misfit(
-            pictures && alike.is_some_and(|alike| alike.near.is_some()),
+            no_texts && alike.is_some_and(|alike| alike.near.is_some()),
             "spec.data.preparation.deduplicate.near",
-            "texts; pictures are compared by hashDistance",
+            "texts that it reads",
         ),
         misfit(
-            pictures && augment.is_some_and(|augment| augment.text.is_some()),
+            no_texts && augment.is_some_and(|augment| augment.text.is_some()),
             "spec.data.preparation.augment.text",
-            "texts",
+            "texts that it reads",
         ),
         misfit(
             !pictures && alike.is_some_and(|alike| alike.hash_distance.is_some()),
@@ -106,10 +114,10 @@ fn preparation_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "spec.data.preparation.augment.image",
             "pictures",
         ),
-        gap(
-            augment.is_some_and(|augment| augment.table.is_some()),
+        misfit(
+            !tables && augment.is_some_and(|augment| augment.table.is_some()),
             "spec.data.preparation.augment.table",
-            "this version makes no rows of a table's rows",
+            "rows of a table",
         ),
     ]
 }
@@ -120,12 +128,6 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let shares = splits || ways.sharding != Sharding::None;
     let dpo = spec.objective.as_ref().is_some_and(|asked| asked.type_ == ObjectiveType::DPO);
     vec![
-        (
-            matches!(spec.task, Task::TabularClassification | Task::TabularRegression),
-            "spec.task",
-            format!("this version does not train {:?}", spec.task),
-            "use SequenceClassification, ImageClassification or CausalLM",
-        ),
         (
             spec.task == Task::ImageClassification && !spec.data.clean.is_empty(),
             "spec.data.clean",
@@ -167,6 +169,64 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "spec.parallelism",
             "Adafactor needs whole parameters on each rank".into(),
             "use AdamW, or sharding None and tensor, pipeline and expert 1",
+        ),
+    ]
+}
+
+/// What trees have no use for.
+fn tabular_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
+    if !spec.task.is_tabular() {
+        return Vec::new();
+    }
+    let (workers, output) = (&spec.workers, &spec.output);
+    let augment = spec.data.preparation.as_ref().and_then(|asked| asked.augment.as_ref());
+    let windows = augment.and_then(|augment| augment.table.as_ref()?.windows.as_ref());
+    let seed = TrainingArguments { seed: spec.training.seed, ..TrainingArguments::default() };
+    let gap = |asked: bool, field, problem: &str, fix| (asked, field, problem.to_owned(), fix);
+    vec![
+        gap(
+            spec.training != seed,
+            "spec.training",
+            "trees have none of these but seed",
+            "leave out all others; spec.tabular.trees has what trees have",
+        ),
+        gap(
+            workers.replicas != 1 || workers.processes_per_worker != 1,
+            "spec.workers",
+            "trees are grown by one process",
+            "use replicas 1 and processesPerWorker 1",
+        ),
+        gap(
+            workers.accelerator() == Accelerator::CUDA,
+            "spec.workers.accelerator",
+            "trees are grown on CPUs",
+            "use CPU, and ask for no nvidia.com/gpu",
+        ),
+        gap(
+            spec.parallelism != Parallelism::default(),
+            "spec.parallelism",
+            "trees are grown by one process",
+            "remove it",
+        ),
+        gap(
+            windows.is_some(),
+            "spec.data.preparation.augment.table.windows",
+            "trees of this version learn from no lists, which windows are",
+            "remove it",
+        ),
+        gap(spec.distillation.is_some(), "spec.distillation", "trees learn from rows", "remove it"),
+        gap(!spec.data.clean.is_empty(), "spec.data.clean", "it is for texts", "remove it"),
+        gap(
+            spec.stop_at_step.is_some(),
+            "spec.stopAtStep",
+            "trees have no checkpoints",
+            "use tabular.trees.nEstimators",
+        ),
+        gap(
+            output.checkpoints.is_some() || output.keep_checkpoints != default_keep_checkpoints(),
+            "spec.output",
+            "trees have no checkpoints: they are grown anew after a failure",
+            "remove checkpoints and keepCheckpoints",
         ),
     ]
 }
@@ -218,7 +278,6 @@ mod tests {
     #[test]
     fn every_field_that_nothing_acts_on_is_refused_by_name() {
         let cases: Vec<(&str, Value)> = vec![
-            ("task", "TabularClassification".into()),
             ("data.train.image", "file_name".into()),
             ("data.train.messages", "turns".into()),
             ("data.train.prompt", "question".into()),
@@ -265,6 +324,41 @@ mod tests {
             });
             assert_eq!(faults.len(), 1, "{field}: {faults:?}");
             assert_eq!(faults[0].field, format!("spec.{field}"));
+        }
+    }
+
+    #[test]
+    fn trees_have_no_use_for_what_networks_have() {
+        type Change = fn(&mut Value);
+        let table = |change: &dyn Fn(&mut Value)| {
+            let job = sample(|job| {
+                let spec = &mut job["spec"];
+                spec["task"] = "TabularClassification".into();
+                spec.as_object_mut().unwrap().remove("model");
+                spec["data"]["preparation"] = json!({});
+                spec["workers"] = json!({});
+                spec["training"] = json!({"seed": 3});
+                change(spec);
+            });
+            unsupported(&job.spec).into_iter().map(|fault| fault.field).collect::<Vec<_>>()
+        };
+        assert_eq!(table(&|_| {}), [""; 0]);
+        let cases: [(Change, &str); 9] = [
+            (|spec| spec["training"]["maxSteps"] = 3.into(), "spec.training"),
+            (|spec| spec["workers"]["replicas"] = 2.into(), "spec.workers"),
+            (|spec| spec["workers"]["accelerator"] = "CUDA".into(), "spec.workers.accelerator"),
+            (|spec| spec["parallelism"] = json!({"sharding": "Full"}), "spec.parallelism"),
+            (|spec| spec["data"]["clean"] = json!(["NFKC"]), "spec.data.clean"),
+            (|spec| spec["data"]["train"]["text"] = "body".into(), "spec.data.train.text"),
+            (|spec| spec["stopAtStep"] = 3.into(), "spec.stopAtStep"),
+            (|spec| spec["output"]["keepCheckpoints"] = 5.into(), "spec.output"),
+            (
+                |spec| spec["data"]["preparation"] = json!({"filter": {"minCharacters": 3}}),
+                "spec.data.preparation.filter",
+            ),
+        ];
+        for (change, field) in cases {
+            assert_eq!(table(&change), [field]);
         }
     }
 

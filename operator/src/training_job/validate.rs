@@ -29,8 +29,8 @@ pub struct ValidJob {
     pub uid: String,
     /// The spec as it was written, defaults filled in.
     pub spec: TrainingJobSpec,
-    /// Hugging Face directory to start from.
-    pub model: Source,
+    /// Hugging Face directory to start from; `None` for the Tabular tasks.
+    pub model: Option<Source>,
     /// Training rows.
     pub train: Source,
     /// Evaluation rows.
@@ -67,7 +67,7 @@ impl ValidJob {
     pub fn claims(&self) -> std::collections::BTreeMap<&str, ClaimUse> {
         let mut claims = std::collections::BTreeMap::new();
         let read =
-            [Some(&self.model), Some(&self.train), self.eval.as_ref(), self.teacher.as_ref()];
+            [self.model.as_ref(), Some(&self.train), self.eval.as_ref(), self.teacher.as_ref()];
         for source in read.into_iter().flatten() {
             if let Some(claim) = source.claim() {
                 claims.insert(claim, ClaimUse::Read);
@@ -132,7 +132,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
             None
         }
     };
-    let model = source("spec.model.source", &spec.model.source);
+    let model = spec.model.as_ref().map(|model| source("spec.model.source", &model.source));
     let train = source("spec.data.train.source", &spec.data.train.source);
     let eval = spec.data.eval.as_ref().map(|rows| source("spec.data.eval.source", &rows.source));
     let teacher = spec.distillation.as_ref().map(|distillation| {
@@ -148,7 +148,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         .map(|asked| source("spec.data.preparation.augment.text.synonyms.source", &asked.source));
 
     SpecFaults::unless_empty(faults, ())?;
-    let (Some(model), Some(train), Some(output)) = (model, train, output) else {
+    let (Some(train), Some(output)) = (train, output) else {
         return Err(Fault::invalid("spec", "has a location without a place", "correct it").into());
     };
     Ok(ValidJob {
@@ -156,7 +156,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         name: job.name_any(),
         uid: job.uid().unwrap_or_default(),
         spec: spec.clone(),
-        model,
+        model: model.flatten(),
         train,
         eval: eval.flatten(),
         teacher: teacher.flatten(),

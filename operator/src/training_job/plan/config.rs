@@ -3,7 +3,8 @@
 use hearth_crds::objective::{Objective, ObjectiveType};
 use hearth_crds::preparation::{self, PrepareConfig};
 use hearth_crds::source::Source;
-use hearth_crds::training_job::{DataSource, Task};
+use hearth_crds::tabular::Tabular;
+use hearth_crds::training_job::{DataSource, Task, TrainingJobSpec};
 use hearth_crds::worker_config::{
     AGENT_PORT, CONFIG_VERSION, DataFile, JobIdentity, TrainConfig, TrainData, TrainDistillation,
 };
@@ -24,7 +25,7 @@ pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
         job: identity(job),
         task: spec.task,
         accelerator: spec.workers.accelerator(),
-        model: path_of(&job.model, backend),
+        model: job.model.as_ref().map(|model| path_of(model, backend)),
         data: TrainData {
             train: data_file(&spec.data.train, &job.train, backend),
             eval: eval_file(job, backend),
@@ -47,6 +48,7 @@ pub fn train_config(job: &ValidJob, backend: &Backend) -> TrainConfig {
         ),
         pruning: spec.pruning.clone(),
         peft: spec.peft.clone(),
+        tabular: spec.task.is_tabular().then(|| tabular(spec)),
         training: spec.training.clone(),
         stop_at_step: spec.stop_at_step.map(i64::unsigned_abs),
         parallelism: spec.parallelism.clone(),
@@ -94,6 +96,19 @@ pub fn prepare_config(job: &ValidJob, backend: &Backend) -> Option<PrepareConfig
         output: path_of(output, backend),
         output_uri: output.to_string(),
     })
+}
+
+/// How a table is learned. What rows are split by says nothing of rows to come.
+fn tabular(spec: &TrainingJobSpec) -> Tabular {
+    let mut asked = spec.tabular.as_deref().cloned().unwrap_or_default();
+    let Some(preparation) = spec.data.preparation.as_ref().filter(|_| asked.features.is_empty())
+    else {
+        return asked;
+    };
+    let split = preparation.split.as_ref().and_then(|split| split.field.clone());
+    let unnamed = split.filter(|field| !asked.exclude.contains(field));
+    asked.exclude.extend(unnamed);
+    asked
 }
 
 /// The fields of texts, of the label and of the picture that a job's task reads.
@@ -155,7 +170,7 @@ mod tests {
         let valid = validate::job(&sample(|_| {}), &Backend::Cluster).unwrap();
         let pods = train_config(&valid, &Backend::Cluster);
         assert_eq!(pods.coordinator_host, "spam-train-0.spam-train");
-        assert_eq!(pods.model, Path::new("/mnt/hearth/models/minilm"));
+        assert_eq!(pods.model.as_deref(), Some(Path::new("/mnt/hearth/models/minilm")));
         assert_eq!(model_uri(&valid), "pvc://models/spam/model");
 
         let job = sample(|j| {
@@ -168,7 +183,7 @@ mod tests {
         let config = train_config(&validate::job(&job, &local).unwrap(), &local);
         assert_eq!(config.coordinator_host, "127.0.0.1");
         assert_eq!(config.coordinator_port, 9000);
-        assert_eq!(config.model, Path::new("/m"));
+        assert_eq!(config.model.as_deref(), Some(Path::new("/m")));
         assert_eq!(config.data.eval.unwrap().path, Path::new("/x/data/eval.jsonl"));
         assert_eq!(config.output, Path::new("/x/models/spam"));
         assert_eq!(config.training, pods.training);
