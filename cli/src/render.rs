@@ -133,6 +133,9 @@ pub(crate) fn metrics(progress: &TrainingProgress) -> String {
     if progress.f1_macro != progress.f1 {
         push(&mut parts, "f1 macro", progress.f1_macro);
     }
+    push(&mut parts, "ROC AUC", progress.roc_auc);
+    push(&mut parts, "average precision", progress.average_precision);
+    push(&mut parts, "R2", progress.r2);
     parts.join("  ")
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use hearth_crds::worker_config::ExitCode;
+use hearth_tabular::TabularError;
 
 use crate::config::ConfigError;
 use crate::data::DataError;
@@ -22,6 +23,9 @@ pub enum Error {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A model of a table.
+    #[error(transparent)]
+    Tabular(#[from] TabularError),
     /// The output directory.
     #[error("cannot write {}", path.display())]
     Output {
@@ -162,6 +166,7 @@ impl Error {
             Self::Model(ModelError::Torch(_) | ModelError::Pass(_) | ModelError::Elsewhere)
             | Self::Torch(_) => "TorchFailed",
             Self::Model(ModelError::Onnx(_)) => "OnnxRuntimeFailed",
+            Self::Tabular(error) => tabular_reason(error),
             Self::Output { .. } => "OutputFailed",
             Self::Checkpoint { .. } => "CheckpointFailed",
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_reason(error),
@@ -193,6 +198,7 @@ impl Error {
             )
             | Self::Data(DataError::Read { source, .. } | DataError::Cache { source })
             | Self::Model(ModelError::Read { source, .. }) => read_code(source),
+            Self::Tabular(error) => tabular_code(error),
             Self::Output { source, .. } => write_code(source),
             Self::Comm(error) | Self::Model(ModelError::Operator(error)) => comm_code(error),
             Self::NoDevice { .. } => ExitCode::Unavailable,
@@ -254,6 +260,29 @@ impl Error {
 /// libtorch appends a C++ stack trace; the first line says what failed.
 fn first_lines(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+fn tabular_reason(error: &TabularError) -> &'static str {
+    match error {
+        TabularError::Column { .. } | TabularError::Setting { .. } => "BadConfig",
+        TabularError::Data(_) | TabularError::Row { .. } => "BadData",
+        TabularError::Read { .. } => "ReadFailed",
+        TabularError::Write { .. } => "OutputFailed",
+        TabularError::Damaged { .. } => "BadModel",
+        TabularError::Engine { .. } => "LightGBMFailed",
+    }
+}
+
+fn tabular_code(error: &TabularError) -> ExitCode {
+    match error {
+        TabularError::Column { .. } | TabularError::Setting { .. } => ExitCode::Usage,
+        TabularError::Data(_) | TabularError::Row { .. } | TabularError::Damaged { .. } => {
+            ExitCode::Data
+        }
+        TabularError::Read { source, .. } => read_code(source),
+        TabularError::Write { source, .. } => write_code(source),
+        TabularError::Engine { .. } => ExitCode::Failure,
+    }
 }
 
 fn comm_reason(error: &nccl_rs::Error) -> &'static str {

@@ -161,16 +161,26 @@ fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64,
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EvalMetrics {
-    /// Mean loss: cross-entropy, in nats, or that of preferences.
+    /// Mean loss: cross-entropy, in nats, that of preferences, or the squared error of numbers.
     pub loss: f64,
-    /// Share of right answers.
-    pub accuracy: f64,
+    /// Share of right answers; `None` where answers are numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// Of a classifier: F1 of the positive class (id 1) with two classes, else macro F1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub f1: Option<f64>,
     /// Of a classifier: mean of the classes' F1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub f1_macro: Option<f64>,
+    /// Of a table's two labels: area under the ROC curve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roc_auc: Option<f64>,
+    /// Of a table's two labels: average precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_precision: Option<f64>,
+    /// Of a table's numbers: coefficient of determination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r2: Option<f64>,
     /// Of preferences: how answers are rewarded.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Rewards>,
@@ -206,7 +216,7 @@ impl EvalMetrics {
     pub fn value(&self, metric: Metric) -> Option<f64> {
         match metric {
             Metric::Loss => Some(self.loss),
-            Metric::Accuracy => Some(self.accuracy),
+            Metric::Accuracy => self.accuracy,
             Metric::F1 => self.f1,
             Metric::F1Macro => self.f1_macro,
         }

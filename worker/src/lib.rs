@@ -28,5 +28,7 @@ pub mod prepare;
 pub mod prune;
 pub mod quantize;
 pub mod serve;
+pub mod simulate;
+pub mod tabular;
 pub mod termination;
 pub mod train;

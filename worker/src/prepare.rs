@@ -18,6 +18,9 @@ use crate::termination::{failure, tell};
 /// Time between two lines of the log.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// Time between two looks for data that is not there yet.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// What ends a preparation.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -69,6 +72,7 @@ pub fn run(config: &Path) -> i32 {
 
 fn prepare(config: &Path) -> Result<WorkerResult, Failure> {
     let mut config: PrepareConfig = crate::config::read(config)?;
+    wait_for_sources(&config);
     if config.text_fields.len() > 1 {
         // A conversation, a prompt with its answer, or a text: what the first row has.
         let known = source::first_fields(&config.train)?;
@@ -77,6 +81,24 @@ fn prepare(config: &Path) -> Result<WorkerResult, Failure> {
     let prepared = hearth_prepare::run(&config, &mut Log::default())?;
     point(&config, &prepared)?;
     Ok(succeeded(&config, &prepared))
+}
+
+/// Waits until the sources are there, as long as the job says. What is still missing then is told by
+/// whoever reads it.
+fn wait_for_sources(config: &PrepareConfig) {
+    let longest = Duration::from_secs(u64::try_from(config.preparation.wait_seconds).unwrap_or(0));
+    let paths = [Some(&config.train.path), config.eval.as_ref().map(|rows| &rows.path)];
+    let began = Instant::now();
+    for path in paths.into_iter().flatten().chain(&config.synonyms) {
+        let mut told = false;
+        while !path.exists() && began.elapsed() < longest {
+            if !told {
+                tracing::info!(path = %path.display(), "waiting for data");
+                told = true;
+            }
+            std::thread::sleep(LOOK_EVERY.min(longest));
+        }
+    }
 }
 
 /// Says which prepared rows the job has.

@@ -228,12 +228,13 @@ impl Planned {
     fn opening(&self) -> String {
         let config = &self.config;
         let (agents, ranks) = (config.replicas, config.replicas * config.processes_per_worker);
+        let from = config.model.as_ref().unwrap_or(&config.data.train.path);
         let plural =
             |n: u32, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
         format!(
             "{:?} from {} on this machine: {}, {}, {:?}; output {}",
             config.task,
-            config.model.display(),
+            from.display(),
             plural(agents, "agent"),
             plural(ranks, "rank"),
             config.accelerator,

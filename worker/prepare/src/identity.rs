@@ -60,7 +60,7 @@ pub(crate) fn told_recipe(config: &PrepareConfig) -> Result<Value, PrepareError>
         }
     };
     forget("", &["version", "job", "output", "outputUri", "synonyms"]);
-    forget("/preparation", &["output", "resources"]);
+    forget("/preparation", &["output", "resources", "waitSeconds"]);
     forget("/preparation/augment/text/synonyms", &["source"]);
     forget("/train", &["path", "uri"]);
     forget("/eval", &["path", "uri"]);

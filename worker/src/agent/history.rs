@@ -64,9 +64,17 @@ impl Curves {
     /// The evaluations among them, oldest first.
     pub fn evaluations(&self) -> impl Iterator<Item = Evaluation> {
         self.evaluations.points().into_iter().map(|point| {
-            let (loss, accuracy) = (point.eval_loss, point.accuracy);
-            let (f1, f1_macro) = (point.f1, point.f1_macro);
-            Evaluation { step: point.step, loss, accuracy, f1, f1_macro }.rounded()
+            let evaluation = Evaluation {
+                step: point.step,
+                loss: point.eval_loss,
+                accuracy: point.accuracy,
+                f1: point.f1,
+                f1_macro: point.f1_macro,
+                roc_auc: point.roc_auc,
+                average_precision: point.average_precision,
+                r2: point.r2,
+            };
+            evaluation.rounded()
         })
     }
 

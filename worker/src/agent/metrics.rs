@@ -140,7 +140,7 @@ impl TrainingMetrics {
                 self.samples.inc_by(report.samples);
             }
             RankEvent::Evaluation { metrics, .. } => {
-                self.accuracy.set(metrics.accuracy);
+                metrics.accuracy.iter().for_each(|accuracy| self.accuracy.set(*accuracy));
                 if let Some(f1) = metrics.f1 {
                     self.f1.set(f1);
                 }

@@ -68,9 +68,12 @@ impl Progress {
                     epoch: *epoch,
                     time: time.to_owned(),
                     eval_loss: Some(metrics.loss),
-                    accuracy: Some(metrics.accuracy),
+                    accuracy: metrics.accuracy,
                     f1: metrics.f1,
                     f1_macro: metrics.f1_macro,
+                    roc_auc: metrics.roc_auc,
+                    average_precision: metrics.average_precision,
+                    r2: metrics.r2,
                     ..HistoryPoint::default()
                 });
             }
@@ -172,7 +175,7 @@ impl Progress {
         figures.learning_rate = Some(report.learning_rate);
         figures.grad_norm = grad_norm.or(figures.grad_norm);
         if let Some(rates) = rates {
-            figures.tokens_per_second = Some(rates.tokens_per_second);
+            figures.tokens_per_second = Some(rates.tokens_per_second).filter(|of| *of > 0.0);
             figures.samples_per_second = Some(rates.samples_per_second);
             let left = (report.total - report.step).max(0) as f64;
             let eta = whole_seconds(left * rates.seconds_per_step);
@@ -186,7 +189,7 @@ impl Progress {
             loss,
             learning_rate: Some(report.learning_rate),
             grad_norm,
-            tokens_per_second: rates.map(|rates| rates.tokens_per_second),
+            tokens_per_second: figures.tokens_per_second,
             samples_per_second: rates.map(|rates| rates.samples_per_second),
             data_wait_ratio: rates.map(|rates| rates.data_wait_ratio),
             ..HistoryPoint::default()
@@ -214,9 +217,12 @@ impl Progress {
 
     fn take_metrics(&mut self, metrics: &EvalMetrics) {
         self.figures.eval_loss = Some(metrics.loss);
-        self.figures.accuracy = Some(metrics.accuracy);
+        self.figures.accuracy = metrics.accuracy;
         self.figures.f1 = metrics.f1;
         self.figures.f1_macro = metrics.f1_macro;
+        self.figures.roc_auc = metrics.roc_auc;
+        self.figures.average_precision = metrics.average_precision;
+        self.figures.r2 = metrics.r2;
     }
 
     fn uri(&self, path: &Path) -> String {
@@ -323,7 +329,7 @@ mod tests {
             progress.take(&step(number), "t");
             let metrics = EvalMetrics {
                 loss: f64::NAN,
-                accuracy: 1.0 / 3.0,
+                accuracy: Some(1.0 / 3.0),
                 f1_macro: Some(0.5),
                 ..EvalMetrics::default()
             };

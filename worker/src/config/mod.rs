@@ -303,9 +303,8 @@ pub struct Adam {
 }
 
 impl Config {
-    /// Reads and checks the document at `path`.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let config: TrainConfig = read(path)?;
+    /// Checks `config`, whose rows may have been prepared.
+    pub fn follow(config: TrainConfig) -> Result<Self, ConfigError> {
         let data = prepared::follow(config.data)?;
         Self::resolve(TrainConfig { data, ..config })
     }
@@ -314,6 +313,8 @@ impl Config {
     pub fn resolve(config: TrainConfig) -> Result<Self, ConfigError> {
         let training = &config.training;
         refusals::unsupported(&config)?;
+        let nothing = || setting("model", "training starts from a model; name its directory");
+        let model = config.model.clone().ok_or_else(nothing)?;
         refusals::ranges(training)?;
         let has_eval = config.data.eval.is_some() || config.data.eval_split.is_some();
         let evaluate =
@@ -399,7 +400,7 @@ impl Config {
             accelerator: config.accelerator,
             parallelism: config.parallelism,
             gradient_checkpointing: training.gradient_checkpointing,
-            model: config.model,
+            model,
             data: config.data,
             distillation: config.distillation,
             pruning: config.pruning,
@@ -457,7 +458,7 @@ fn count(field: &'static str, value: i64) -> Result<NonZeroUsize, ConfigError> {
         .ok_or_else(|| setting(field, format!("{value} is not above 0")))
 }
 
-fn setting(field: &'static str, detail: impl Into<String>) -> ConfigError {
+pub(crate) fn setting(field: &'static str, detail: impl Into<String>) -> ConfigError {
     ConfigError::Setting { field, detail: detail.into() }
 }
 

@@ -14,7 +14,7 @@ pub const TRAIN: &str = "train";
 pub const EVAL: &str = "eval";
 
 /// The data with prepared rows, where a job has them: they are split already.
-pub(super) fn follow(data: TrainData) -> Result<TrainData, ConfigError> {
+pub(crate) fn follow(data: TrainData) -> Result<TrainData, ConfigError> {
     let Some(pointer) = &data.prepared else { return Ok(data) };
     let read =
         |path: &Path| std::fs::read(path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));

@@ -21,11 +21,6 @@ pub(super) fn unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
     let splits = ways.tensor != 1 || ways.pipeline != 1 || ways.expert != 1;
     for (asked, field, detail) in [
         (
-            matches!(config.task, Task::TabularClassification | Task::TabularRegression),
-            "task",
-            "use SequenceClassification, ImageClassification or CausalLM",
-        ),
-        (
             config.task == Task::ImageClassification && !config.data.clean.is_empty(),
             "data.clean",
             "remove it with ImageClassification: it is for texts",

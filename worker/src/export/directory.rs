@@ -48,7 +48,8 @@ pub fn export(
 ) -> Result<Exported, Error> {
     let tensors: Vec<(String, Tensor)> =
         model.tensors().into_iter().map(|tensor| (tensor.name, tensor.tensor.detach())).collect();
-    write(source, target, card, |built| {
+    publish(target, card, |built| {
+        copy_input_files(source, built)?;
         shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
         write_json(&built.join("config.json"), &Value::Object(config(model)))
     })
@@ -63,16 +64,16 @@ pub fn export_adapters(
     target: &Path,
     card: ModelCard,
 ) -> Result<Exported, Error> {
-    write(source, target, card, |built| {
+    publish(target, card, |built| {
+        copy_input_files(source, built)?;
         let file = built.join(saved::WEIGHTS);
         shard::write(&file, &saved::tensors(model), &[("format", "pt")])?;
         write_json(&built.join(saved::CONFIG), &saved::config(model, lora, source))
     })
 }
 
-/// A directory with what `fill` writes, the tokenizer of `source` and `card`, in place of `target`.
-fn write(
-    source: &Path,
+/// A directory with what `fill` writes and `card`, in place of `target`.
+pub fn publish(
     target: &Path,
     card: ModelCard,
     fill: impl FnOnce(&Path) -> io::Result<()>,
@@ -81,7 +82,6 @@ fn write(
     let written = (|| {
         fresh_directory(&built)?;
         fill(&built)?;
-        copy_input_files(source, &built)?;
         let digest = card.seal(&built)?;
         replace_directory(&built, target)?;
         Ok(digest)

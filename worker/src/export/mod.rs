@@ -7,4 +7,4 @@ pub mod merge;
 pub mod onnx;
 
 pub use card::ModelCard;
-pub use directory::{Exported, export, export_adapters};
+pub use directory::{Exported, export, export_adapters, publish};

@@ -105,7 +105,7 @@ impl Tally {
                 let by_class = labels.names().iter().enumerate();
                 EvalMetrics {
                     loss: self.loss_sum / confusion.total().max(1) as f64,
-                    accuracy: confusion.accuracy(),
+                    accuracy: Some(confusion.accuracy()),
                     f1: Some(confusion.f1_headline()),
                     f1_macro: Some(confusion.f1_macro()),
                     samples: confusion.total(),
@@ -118,7 +118,7 @@ impl Tally {
             }
             Answers::Tokens([predicted, hits]) => EvalMetrics {
                 loss: self.loss_sum / predicted.max(1.0),
-                accuracy: hits / predicted.max(1.0),
+                accuracy: Some(hits / predicted.max(1.0)),
                 samples: whole(*predicted),
                 seconds,
                 ..EvalMetrics::default()
@@ -127,7 +127,7 @@ impl Tally {
                 let count = pairs.max(1.0);
                 EvalMetrics {
                     loss: self.loss_sum / count,
-                    accuracy: hits / count,
+                    accuracy: Some(hits / count),
                     samples: whole(*pairs),
                     rewards: Some(Rewards {
                         chosen: chosen / count,
@@ -168,20 +168,20 @@ mod tests {
         first.add_classes(1.5, [(1, 1)].into_iter());
         second.add_classes(0.5, [(0, 1)].into_iter());
         let metrics = add(&first, &second).metrics(&Labels::new(vec!["n".into(), "p".into()]), 0.0);
-        assert_eq!((metrics.samples, metrics.loss, metrics.accuracy), (2, 1.0, 0.5));
+        assert_eq!((metrics.samples, metrics.loss, metrics.accuracy), (2, 1.0, Some(0.5)));
         assert_eq!(Tally::classes(3).with_sums(&first.to_sums()), None);
 
         let (mut first, mut second) = (Tally::tokens(), Tally::tokens());
         first.add_tokens(6.0, 3.0, 1.0);
         second.add_tokens(2.0, 1.0, 1.0);
         let metrics = add(&first, &second).metrics(&Labels::NONE, 0.0);
-        assert_eq!((metrics.loss, metrics.accuracy, metrics.f1), (2.0, 0.5, None));
+        assert_eq!((metrics.loss, metrics.accuracy, metrics.f1), (2.0, Some(0.5), None));
 
         let (mut first, mut second) = (Tally::pairs(), Tally::pairs());
         first.add_pairs(1.0, [(0.5, 0.1), (-0.5, 0.5)].into_iter());
         second.add_pairs(0.5, [(1.0, 1.0), (0.2, -0.8)].into_iter());
         let metrics = add(&first, &second).metrics(&Labels::NONE, 0.0);
-        assert_eq!((metrics.loss, metrics.accuracy, metrics.samples), (0.375, 0.5, 4));
+        assert_eq!((metrics.loss, metrics.accuracy, metrics.samples), (0.375, Some(0.5), 4));
         let rewards = metrics.rewards.unwrap();
         assert!((rewards.chosen - 0.3).abs() < 1e-12 && (rewards.margins - 0.1).abs() < 1e-12);
         assert!((rewards.accuracies - 0.5).abs() < 1e-12, "a tie is no hit");

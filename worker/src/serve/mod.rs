@@ -5,12 +5,14 @@
 //! the one thread that computes, by libtorch or by [`onnx`]; [`http`] has the routes of a classifier, [`classify`] and
 //! [`inference`], whose tensors may be [`binary`], the two protocols. Language models:
 //! [`crate::generate`] makes the texts. [`openai`] is the protocol of embedders and of language
-//! models, [`common`] is what all share; [`load`] tells the operator how much there is to do.
+//! models, [`common`] is what all share; [`load`] tells the operator how much there is to do. Models of
+//! [`tables`] answer on the thread that asks; their rows may be [`tensors`], and [`drift`] compares them with training rows.
 
 pub mod binary;
 pub mod cache;
 pub mod classify;
 pub mod common;
+pub mod drift;
 pub mod engine;
 pub mod http;
 pub mod inference;
@@ -21,6 +23,8 @@ pub mod openai;
 pub mod queue;
 pub mod reads;
 pub mod start;
+pub mod tables;
+pub mod tensors;
 
 use std::future::IntoFuture as _;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -100,7 +104,7 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
         let serving = loaded.start(config, bounds).map_err(ServeError::Serve)?;
         let outcome = answer(listener, &serving.common, serving.router).await;
         (serving.close)();
-        if serving.thread.join().is_err() {
+        if serving.thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the computing thread panicked");
         }
         outcome

@@ -4,17 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hearth_crds::model_deployment::ServingRuntime;
 use hearth_crds::preparation::Cleaning;
+use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::ServeConfig;
 use tch::Device;
 use tokio::sync::Semaphore;
 
 use super::cache::{AnswerCache, CacheMetrics};
 use super::common::Common;
+use super::drift::{DriftMetrics, DriftWatch};
 use super::engine::{Compute, Engine, PictureClassifier, TextClassifier, TextEmbedder};
 use super::http::{self, Server};
 use super::load::TokenLoad;
@@ -23,6 +25,8 @@ use super::onnx::{OnnxClassifier, OnnxPictures, Place};
 use super::openai::{self, EmbeddingServer, LanguageServer};
 use super::queue::Bounds;
 use super::reads::{Reads, Way};
+use super::tables::{self, TableServer};
+use crate::config::ConfigError;
 use crate::cores::cores;
 use crate::data::{Preprocessor, TextEncoder};
 use crate::error::Error;
@@ -41,6 +45,9 @@ const PASS_TOKENS: usize = 256;
 /// Tokens of a text for which there is room at least, where the model knows as many.
 const LEAST_ROOM: usize = 1024;
 
+/// Time between two looks at what requests hold.
+const TELL_DRIFT_EVERY: Duration = Duration::from_secs(10);
+
 /// A model that is warm.
 pub enum Loaded {
     /// Tells texts apart.
@@ -51,6 +58,8 @@ pub enum Loaded {
     Embedder(TextEmbedder, Box<TextEncoder>),
     /// Continues texts.
     Language(Computer, Arc<Vocabulary>),
+    /// Says what rows of a table are.
+    Table(Arc<hearth_tabular::Model>),
 }
 
 /// A classifier.
@@ -69,13 +78,16 @@ pub struct Serving {
     pub router: Router,
     /// Lets the computing thread end: nobody waits for answers any more.
     pub close: Box<dyn FnOnce() + Send>,
-    /// The computing thread.
-    pub thread: JoinHandle<()>,
+    /// The computing thread, where there is one.
+    pub thread: Option<JoinHandle<()>>,
 }
 
 /// Reads the model that a configuration names and warms it up.
 pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
     let directory = &asked.model;
+    if is_of_tables(directory) {
+        return table(asked);
+    }
     let config = ModelConfig::read(directory)?;
     let place = Place::of(asked.runtime, asked.accelerator, threads())?;
     let has_onnx = config.family == Family::Bert || config.family.sees();
@@ -124,6 +136,38 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
     warm_up(&mut model, &encoder, bounds.batch)?;
     let (reader, runtime) = (Box::new(encoder), asked.runtime);
     Ok(Loaded::Texts(Classifier { model, labels, reader, runtime }))
+}
+
+/// Whether a directory says that it has a model of tables.
+fn is_of_tables(directory: &Path) -> bool {
+    let config = std::fs::read(directory.join("config.json")).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+    config["model_type"] == "hearth-tabular"
+}
+
+/// A model of tables.
+fn table(asked: &ServeConfig) -> Result<Loaded, Error> {
+    let refused = [
+        (
+            asked.runtime != ServingRuntime::Libtorch,
+            "serving.runtime",
+            "trees need none; leave it out",
+        ),
+        (
+            !asked.adapters.is_empty(),
+            "serving.adapters",
+            "they are for language models; leave them out",
+        ),
+        (
+            asked.accelerator != Accelerator::CPU,
+            "serving.accelerator",
+            "trees are computed on CPUs; ask for no nvidia.com/gpu",
+        ),
+    ];
+    if let Some((_, field, detail)) = refused.into_iter().find(|(is_asked, ..)| *is_asked) {
+        return Err(ConfigError::Setting { field, detail: detail.to_owned() }.into());
+    }
+    Ok(Loaded::Table(Arc::new(hearth_tabular::Model::load(&asked.model)?)))
 }
 
 /// A warm classifier of pictures.
@@ -201,10 +245,11 @@ impl Loaded {
                     common,
                     router,
                     close: Box::new(move || texts.engine.close()),
-                    thread,
+                    thread: Some(thread),
                 })
             }
             Self::Language(computer, vocabulary) => generate(computer, vocabulary, config, bounds),
+            Self::Table(model) => Ok(tables(model, config)),
         }
     }
 }
@@ -215,8 +260,28 @@ impl<R: Reads> Classifier<R> {
         let (common, way, thread) = compute(model, *reader, labels.len(), (config, bounds))?;
         let server = Server { common: common.clone(), labels, runtime, way: way.clone() };
         let router = http::router(&Arc::new(server));
-        Ok(Serving { common, router, close: Box::new(move || way.engine.close()), thread })
+        let close = Box::new(move || way.engine.close());
+        Ok(Serving { common, router, close, thread: Some(thread) })
     }
+}
+
+/// Trees are fast enough for the threads that read requests.
+fn tables(model: Arc<hearth_tabular::Model>, config: &ServeConfig) -> Serving {
+    let (metrics, figures) = ServingMetrics::with(DriftMetrics::new);
+    let common = common(config, metrics, None);
+    let drift = DriftWatch::new(&model, figures);
+    let server = Arc::new(TableServer { common: common.clone(), model, drift });
+    let watching = Arc::downgrade(&server);
+    tokio::spawn(async move {
+        while let Some(server) = watching.upgrade() {
+            if let Some(drift) = &server.drift {
+                drift.tell();
+            }
+            drop(server);
+            tokio::time::sleep(TELL_DRIFT_EVERY).await;
+        }
+    });
+    Serving { common, router: tables::router(&server), close: Box::new(|| ()), thread: None }
 }
 
 /// What routes share, the way to the computing thread, and that thread.
@@ -263,7 +328,7 @@ fn generate(
     let server =
         LanguageServer { common: common.clone(), vocabulary, engine, adapters, started: now() };
     let router = openai::router(&Arc::new(server));
-    Ok(Serving { common, router, close: Box::new(move || closing.close()), thread })
+    Ok(Serving { common, router, close: Box::new(move || closing.close()), thread: Some(thread) })
 }
 
 fn common(

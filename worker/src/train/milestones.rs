@@ -258,14 +258,14 @@ mod tests {
     fn losses_are_better_when_lower_and_all_else_when_higher() {
         let low = EvalMetrics {
             loss: 0.1,
-            accuracy: 0.1,
+            accuracy: Some(0.1),
             f1: Some(0.1),
             f1_macro: Some(0.1),
             ..Default::default()
         };
         let high = EvalMetrics {
             loss: 0.2,
-            accuracy: 0.2,
+            accuracy: Some(0.2),
             f1: Some(0.2),
             f1_macro: Some(0.2),
             ..Default::default()

@@ -21,3 +21,4 @@ pub mod step;
 pub mod team;
 
 pub use run::run;
+pub(crate) use session::stop_on_sigterm;

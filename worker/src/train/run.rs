@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hearth_crds::training_arguments::OnNonFinite;
+use hearth_crds::worker_config::TrainConfig;
 
 use super::finite::{self, Place};
 use super::horizon::Horizon;
@@ -20,7 +21,11 @@ use crate::event::{EventSink, JsonLines, Phase, RankEvent, StepReport};
 pub fn run(config: &Path) -> i32 {
     let mut events = JsonLines::new(std::io::stdout().lock());
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        Session::prepare(config, &mut events)?.train()
+        let asked: TrainConfig = crate::config::read(config)?;
+        if asked.task.is_tabular() {
+            return crate::tabular::train(asked, &mut events);
+        }
+        Session::prepare(asked, &mut events)?.train()
     }));
     let ended = ended.unwrap_or_else(|panic| Err(Error::Internal(panic_text(panic.as_ref()))));
     let Err(error) = ended else { return 0 };

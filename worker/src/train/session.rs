@@ -2,12 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use hearth_crds::training_job::Accelerator;
+use hearth_crds::worker_config::TrainConfig;
 use tch::{Device, Kind};
 
 use super::epoch::{Epoch, Sampling};
@@ -62,8 +62,11 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Reads configuration, data, model and checkpoint, and meets the other ranks.
-    pub(super) fn prepare(path: &Path, events: &'a mut dyn EventSink) -> Result<Self, Error> {
-        let config = Config::read(path)?;
+    pub(super) fn prepare(
+        asked: TrainConfig,
+        events: &'a mut dyn EventSink,
+    ) -> Result<Self, Error> {
+        let config = Config::follow(asked)?;
         let rank = Rank::from_environment(&config)?;
         events.send(&RankEvent::Started {
             rank: rank.rank,
@@ -274,7 +277,7 @@ fn start_saver(
     Ok(saver)
 }
 
-fn stop_on_sigterm() -> Result<Arc<AtomicBool>, Error> {
+pub(crate) fn stop_on_sigterm() -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))
         .map_err(|error| Error::Internal(format!("no handler for SIGTERM: {error}")))?;

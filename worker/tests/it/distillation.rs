@@ -180,7 +180,7 @@ fn a_classifier_learns_from_one_whose_classes_are_in_another_order() {
     let (first, second) = (losses(&one), losses(&two));
     assert!(gap(&first, &second) <= 1e-4, "{}", gap(&first, &second));
     let accuracy = one.of_rank_0(|event| match event {
-        RankEvent::Evaluation { metrics, .. } => Some(metrics.accuracy),
+        RankEvent::Evaluation { metrics, .. } => metrics.accuracy,
         _ => None,
     });
     let last = *accuracy.last().unwrap();

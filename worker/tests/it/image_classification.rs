@@ -164,7 +164,10 @@ fn shapes_are_learned_by_two_ranks_and_the_export_evaluates_to_the_reported_figu
     });
     let ended = Gang::run(&config, 2).succeeded();
     let reported = evaluations(&ended).pop().unwrap();
-    assert!(reported.accuracy >= 0.95 && reported.f1_macro.unwrap() >= 0.95, "{reported:?}");
+    assert!(
+        reported.accuracy.unwrap() >= 0.95 && reported.f1_macro.unwrap() >= 0.95,
+        "{reported:?}"
+    );
     assert_eq!((reported.samples, reported.f1_by_class.len()), (90, 3));
 
     let directory = fixture.path("job/model");

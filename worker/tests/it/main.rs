@@ -53,6 +53,7 @@ mod serve_language;
 mod serve_onnx;
 mod serve_pictures;
 mod straggler;
+mod tabular;
 mod tensorboard;
 mod terminate;
 mod trained;

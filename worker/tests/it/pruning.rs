@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hearth_worker::config::{Config, read};
 use hearth_worker::model::{self, Dropout, Pass, Weights};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -280,6 +281,6 @@ fn zeros_are_kept_in_whole_layers_alone() {
     let fixture = Fixture::new(0.0);
     let ways = Ways { ranks: 2, sharding: "Full", ..ALONE };
     let config = ways::config(&fixture, "sharded", ways, |config| config["pruning"] = half());
-    let refused = hearth_worker::config::Config::read(&config).unwrap_err().to_string();
+    let refused = Config::follow(read(&config).unwrap()).unwrap_err().to_string();
     assert!(refused.contains("pruning.type") && refused.contains("Structured"), "{refused}");
 }

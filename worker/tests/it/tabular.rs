@@ -1,0 +1,198 @@
+//! Models of tables: simulated transfers are prepared, learned by trees, and served.
+
+use std::fs;
+use std::process::Command;
+
+use hearth_worker::event::RankEvent;
+use serde_json::{Value, json};
+
+use crate::fixture::Fixture;
+use crate::gang::Gang;
+use crate::serve_http::Server;
+
+/// Runs a command of the worker that takes a configuration.
+fn worker(arguments: &[&str]) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_hearth-worker")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Transfers of 90 days, prepared: the last fifth is held out.
+fn transfers(fixture: &Fixture) {
+    let raw = fixture.path("raw");
+    let directory = raw.to_string_lossy();
+    worker(&["simulate", "--directory", &directory, "--accounts", "400", "--cases", "20"]);
+    let config = json!({
+        "version": "hearth.dev/worker/v1",
+        "job": {"namespace": "local", "name": "tiny", "uid": "u-1"},
+        "train": {"path": raw.join("transfers.parquet"), "uri": "pvc://data/transfers.parquet",
+                  "format": "Parquet", "text": "text", "label": "suspicious"},
+        "evalSplit": 0.2, "textFields": [], "label": "suspicious", "cleaning": {},
+        "maxBadRows": 0,
+        "preparation": {
+            "split": {"by": "Time", "field": "at"},
+            "table": {"columns": {"amount": {"type": "Number", "min": 0},
+                                  "channel": {"type": "Category", "missing": "Mode"}}}
+        },
+        "output": fixture.path("data"), "outputUri": "pvc://data/prepared",
+    });
+    let path = fixture.write("prepare.json", &config.to_string());
+    worker(&["prepare", "--config", &path.to_string_lossy()]);
+}
+
+fn job(fixture: &Fixture, output: &str, change: impl FnOnce(&mut Value)) -> std::path::PathBuf {
+    fixture.config(output, |config| {
+        config["task"] = "TabularClassification".into();
+        config.as_object_mut().unwrap().remove("model");
+        config["data"] = json!({
+            "train": {"path": fixture.path("raw/transfers.parquet"), "format": "Parquet",
+                      "uri": "pvc://data/transfers.parquet", "text": "text", "label": "suspicious"},
+            "eval": null, "evalSplit": 0.2, "clean": [],
+            "prepared": fixture.path("data/jobs/u-1.json"), "maxBadRows": 0
+        });
+        config["training"] = json!({"seed": 7});
+        config["tabular"] = json!({
+            "exclude": ["at", "id", "sender", "receiver", "typology"],
+            "trees": {"nEstimators": 60, "numLeaves": 15, "subsample": 0.9, "subsampleFreq": 1,
+                      "colsampleBytree": 0.8},
+            "calibration": "Isotonic",
+            "threshold": {"falsePositiveRate": 0.02}
+        });
+        change(config);
+    })
+}
+
+#[test]
+fn transfers_are_learned_and_served() {
+    let fixture = Fixture::new(0.0);
+    transfers(&fixture);
+    let trained = Gang::run(&job(&fixture, "job", |_| {}), 1).succeeded();
+    let [metrics] = trained
+        .of_rank_0(|event| match event {
+            RankEvent::Evaluation { metrics, .. } => Some(metrics.clone()),
+            _ => None,
+        })
+        .try_into()
+        .unwrap();
+    println!("{metrics:?}");
+    assert!(metrics.roc_auc.unwrap() > 0.8 && metrics.average_precision.unwrap() > 0.2);
+    let [chosen] = trained
+        .of_rank_0(|event| match event {
+            RankEvent::Note { reason, message } if reason == "ThresholdChosen" => {
+                Some(message.clone())
+            }
+            _ => None,
+        })
+        .try_into()
+        .unwrap();
+    assert!(chosen.contains("the label \"true\"") && chosen.contains("recall"), "{chosen}");
+    let card = fs::read(fixture.path("job/model/hearth.json")).unwrap();
+    let card: Value = serde_json::from_slice(&card).unwrap();
+    assert_eq!(card["labels"], json!(["false", "true"]));
+
+    let model = fixture.path("job/model");
+    let server = Server::of(fixture, model, |_| {});
+    let usual = json!({"amount": 30.5, "channel": "card", "hour": 14, "weekday": 2});
+    let structured = json!({"amount": 9400, "channel": "cash", "hour": 3, "weekday": 2});
+    let asked = json!({"rows": [usual, structured], "explain": 2});
+    let answer = server.post("/v1/predict", &asked.to_string());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let answer = answer.json();
+    let suspicion = |row: usize| answer["outputs"][row]["probabilities"]["true"].as_f64().unwrap();
+    assert!(suspicion(0) < 0.01 && suspicion(1) > 5.0 * suspicion(0), "{answer}");
+    assert_eq!(answer["outputs"][0]["label"], "false");
+    let why = answer["outputs"][1]["explanation"]["contributions"].as_array().unwrap();
+    assert_eq!(why.len(), 2, "{answer}");
+    assert!(why.iter().any(|one| one["feature"] == "amount"), "{answer}");
+
+    // The same by the two other protocols.
+    let instances = json!({"instances": [usual, structured]}).to_string();
+    let told = server.post("/v1/models/tiny:predict", &instances).json();
+    assert_eq!(told["predictions"][1]["probabilities"], answer["outputs"][1]["probabilities"]);
+    let tensors = json!({"inputs": [
+        {"name": "amount", "shape": [2], "datatype": "FP64", "data": [30.5, 9400.0]},
+        {"name": "channel", "shape": [2], "datatype": "BYTES", "data": ["card", "cash"]},
+        {"name": "hour", "shape": [2], "datatype": "INT64", "data": [14, 3]},
+        {"name": "weekday", "shape": [2], "datatype": "INT64", "data": [2, 2]},
+    ]});
+    let told = server.post("/v2/models/tiny/infer", &tensors.to_string()).json();
+    assert_eq!(told["outputs"][1]["data"][3].as_f64(), Some(suspicion(1)), "{told}");
+
+    for (row, word) in [
+        (json!({"amuont": 3, "channel": "card", "hour": 1, "weekday": 1}), "amuont"),
+        (json!({"amount": "much", "channel": "card", "hour": 1, "weekday": 1}), "amount"),
+        (json!({"channel": "card", "hour": 1, "weekday": 1}), "amount"),
+    ] {
+        let refused = server.post("/v1/predict", &json!({"rows": [row]}).to_string());
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        assert!(refused.body.contains(word) && refused.body.contains("row 0"), "{}", refused.body);
+    }
+    let none = server.post("/v1/classify", "{}");
+    assert_eq!(none.status, 404);
+    assert!(none.body.contains("/v1/predict"), "{}", none.body);
+
+    // A column that training rows did not have like this is told of.
+    let odd: Vec<Value> = (0..600)
+        .map(|row| json!({"amount": 1e6, "channel": "wire", "hour": row % 24, "weekday": row % 7}))
+        .collect();
+    assert_eq!(server.post("/v1/predict", &json!({"rows": odd}).to_string()).status, 200);
+    let shifted = |metrics: &str, name: &str| -> Option<f64> {
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("hearth_inference_drift_psi{") && line.contains(name))?;
+        line.rsplit(' ').next()?.parse().ok()
+    };
+    let began = std::time::Instant::now();
+    let metrics = loop {
+        let metrics = server.get("/metrics").body;
+        if shifted(&metrics, "name=\"amount\"").is_some() {
+            break metrics;
+        }
+        assert!(began.elapsed().as_secs() < 60, "{metrics}");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    };
+    assert!(shifted(&metrics, "name=\"amount\"").unwrap() > 0.25, "{metrics}");
+    assert!(shifted(&metrics, "name=\"hour\"").unwrap() < 5.0, "{metrics}");
+}
+
+#[test]
+fn a_run_that_was_stopped_ends_with_the_same_model() {
+    let fixture = Fixture::new(0.0);
+    transfers(&fixture);
+    let long = |config: &mut Value| config["tabular"]["trees"]["nEstimators"] = 400.into();
+    let whole = Gang::run(&job(&fixture, "whole", long), 1).succeeded();
+    let stopped = job(&fixture, "stopped", long);
+    let mut gang = Gang::start(&stopped, 1);
+    gang.until(|_, event| matches!(event, RankEvent::Step(report) if report.step == 20));
+    gang.signal(0, "-TERM");
+    let ended = gang.wait();
+    assert_eq!(ended.codes, [Some(143)], "{}", ended.log);
+    assert_eq!(ended.failure().0, "Terminated");
+    let resumed = Gang::run(&stopped, 1).succeeded();
+    assert!(resumed.resumed_from().unwrap() >= 20);
+    let trees = |output: &str| fs::read(fixture.path(output).join("model/model.txt")).unwrap();
+    assert!(trees("whole") == trees("stopped"), "the trees differ");
+    assert_eq!(whole.losses().last(), resumed.losses().last());
+}
+
+#[test]
+fn what_cannot_be_learned_says_why() {
+    type Change = fn(&mut Value);
+    let fixture = Fixture::new(0.0);
+    transfers(&fixture);
+    let cases: [(Change, &str, &str); 3] = [
+        (|c| c["tabular"]["exclude"] = json!(["nothing"]), "BadConfig", "nothing"),
+        (|c| c["data"]["train"]["label"] = "amuont".into(), "BadConfig", "amuont"),
+        (
+            |c| c["tabular"]["trees"]["minChildSamples"] = 1_000_000.into(),
+            "BadData",
+            "minChildSamples",
+        ),
+    ];
+    for (number, (change, reason, word)) in cases.into_iter().enumerate() {
+        let ended = Gang::run(&job(&fixture, &format!("bad-{number}"), change), 1);
+        let (told, message) = ended.failure();
+        assert_eq!(told, reason, "{message}");
+        assert!(message.contains(word), "{message}");
+    }
+}
