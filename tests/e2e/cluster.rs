@@ -17,4 +17,5 @@ mod rollout;
 mod smaller;
 mod support;
 mod sweep;
+mod tables;
 mod upgrade;
