@@ -9,6 +9,7 @@ pub mod api_key;
 pub mod compression;
 pub mod condition;
 pub mod entrance;
+pub mod features;
 pub mod history;
 pub mod hyperparam_sweep;
 pub mod latency;

@@ -12,7 +12,8 @@ pub use crate::compression::{
     Calibration, Compression, CompressionReport, CompressionTraining, Gate, Quantization,
     StudentDistillation,
 };
-pub use crate::entrance::{GatewaySpec, HttpRoute, Oidc, ParentRef, Routing, SecretRef};
+pub use crate::features::FeatureStore;
+use crate::entrance::{GatewaySpec, HttpRoute, Oidc, ParentRef, Routing, SecretRef};
 use crate::pod::{PodPlacement, Resources};
 
 /// Compresses a trained model, refuses it if it lost too much, and rolls it out to traffic.
@@ -126,6 +127,9 @@ pub struct Serving {
     #[schemars(length(max = 32))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub adapters: Vec<ServedAdapter>,
+    /// Models of tables: features of entities that a store keeps, joined to each row that is asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Box<FeatureStore>>,
     /// Copies of the model on the nodes that serve it. Without, each pod reads the model's claim.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_cache: Option<NodeCache>,
@@ -179,6 +183,7 @@ impl Default for Serving {
             // Some 70,000 answers, in a twentieth of what libtorch takes itself.
             response_cache_bytes: 16 << 20,
             adapters: Vec::new(),
+            features: None,
             node_cache: None,
             resources: Resources::default(),
             placement: PodPlacement::default(),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::features::FeatureStore;
 use crate::model_deployment::{CompressionReport, Quantization, ServingRuntime};
 use crate::objective::Objective;
 use crate::peft::Peft;
@@ -44,6 +45,8 @@ pub const MASTER_PORT_BASE: u16 = 29500;
 pub const MASTER_PORT_COUNT: u16 = 100;
 /// Where server pods have the node's cache of models.
 pub const NODE_CACHE_PATH: &str = "/mnt/hearth-node-cache";
+/// Where server pods have the password of their feature store.
+pub const FEATURE_STORE_PASSWORD_PATH: &str = "/mnt/hearth-feature-store/password";
 /// HTTP port of `serve`.
 pub const SERVE_PORT: u16 = 8080;
 
@@ -308,6 +311,9 @@ pub struct ServeConfig {
     /// LoRA adapters beside a language model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<AdapterDirectory>,
+    /// Models of tables: features that join each row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<FeatureStore>,
     /// Where `hearth-worker cache` puts a copy of the model, and the server looks for it first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_cache: Option<NodeCacheDirectory>,

@@ -9,7 +9,7 @@ use hearth_crds::source::MOUNT_ROOT;
 use hearth_crds::worker_config::{CONFIG_PATH, TERMINATION_LOG};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvFromSource,
-    EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector,
+    EnvVar, EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector,
     PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
     PodSpec, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile, SecretEnvSource,
     SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount, WeightedPodAffinityTerm,
@@ -154,6 +154,25 @@ pub fn add_secret(pod: &mut PodSpec, volume: &str, secret: &str, directory: &str
         ..Volume::default()
     };
     add_volume(pod, source, &mount(volume, directory, true));
+}
+
+/// Mounts one key of a Secret as the file `path`.
+pub fn add_key(pod: &mut PodSpec, volume: &str, (secret, key): (&str, &str), path: &str) {
+    let path = Path::new(path);
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let item = KeyToPath { key: key.to_owned(), path: file, mode: None };
+    let source = Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            default_mode: Some(0o440),
+            items: Some(vec![item]),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    add_volume(pod, source, &mount(volume, &directory.to_string_lossy(), true));
 }
 
 /// Mounts the ConfigMap's `config.json` where workers look for it.

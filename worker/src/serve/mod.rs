@@ -101,7 +101,7 @@ fn serve(config: &ServeConfig) -> Result<(), ServeError> {
         });
         // As long as the server runs, nobody removes the copy that it would read again.
         let (loaded, _held) = while_loading(&listener, loading).await?;
-        let serving = loaded.start(config, bounds).map_err(ServeError::Serve)?;
+        let serving = loaded.start(config, bounds).await.map_err(ServeError::Serve)?;
         let outcome = answer(listener, &serving.common, serving.router).await;
         (serving.close)();
         if serving.thread.is_some_and(|thread| thread.join().is_err()) {

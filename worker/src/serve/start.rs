@@ -7,10 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use hearth_crds::features::FeatureStore;
 use hearth_crds::model_deployment::ServingRuntime;
 use hearth_crds::preparation::Cleaning;
 use hearth_crds::training_job::Accelerator;
-use hearth_crds::worker_config::ServeConfig;
+use hearth_crds::worker_config::{FEATURE_STORE_PASSWORD_PATH, ServeConfig};
+use hearth_features::{Access, FeatureClient, FeatureMetrics, Password, Views};
 use tch::Device;
 use tokio::sync::Semaphore;
 
@@ -26,7 +28,7 @@ use super::openai::{self, EmbeddingServer, LanguageServer};
 use super::queue::Bounds;
 use super::reads::{Reads, Way};
 use super::tables::{self, TableServer};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, setting};
 use crate::cores::cores;
 use crate::data::{Preprocessor, TextEncoder};
 use crate::error::Error;
@@ -98,6 +100,10 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
         );
         return Err(config.unsupported(detail).into());
     }
+    if asked.features.is_some() {
+        let detail = "serving.features are for models of tables; leave them out".to_owned();
+        return Err(config.unsupported(detail).into());
+    }
     if !asked.adapters.is_empty() && saved_head(&config)? != Head::CausalLm {
         let detail = "serving.adapters are for language models; leave them out".to_owned();
         return Err(config.unsupported(detail).into());
@@ -167,6 +173,9 @@ fn table(asked: &ServeConfig) -> Result<Loaded, Error> {
     if let Some((_, field, detail)) = refused.into_iter().find(|(is_asked, ..)| *is_asked) {
         return Err(ConfigError::Setting { field, detail: detail.to_owned() }.into());
     }
+    if let Some(store) = &asked.features {
+        Views::new(store).map_err(|error| setting("serving.features", error.to_string()))?;
+    }
     Ok(Loaded::Table(Arc::new(hearth_tabular::Model::load(&asked.model)?)))
 }
 
@@ -226,7 +235,7 @@ fn warm_up(
 
 impl Loaded {
     /// Starts what computes, and gives the routes to it.
-    pub fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
+    pub async fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
         match self {
             Self::Texts(classifier) => classifier.start(config, bounds),
             Self::Pictures(classifier) => classifier.start(config, bounds),
@@ -249,7 +258,7 @@ impl Loaded {
                 })
             }
             Self::Language(computer, vocabulary) => generate(computer, vocabulary, config, bounds),
-            Self::Table(model) => Ok(tables(model, config)),
+            Self::Table(model) => tables(model, config).await,
         }
     }
 }
@@ -266,11 +275,21 @@ impl<R: Reads> Classifier<R> {
 }
 
 /// Trees are fast enough for the threads that read requests.
-fn tables(model: Arc<hearth_tabular::Model>, config: &ServeConfig) -> Serving {
-    let (metrics, figures) = ServingMetrics::with(DriftMetrics::new);
+async fn tables(
+    model: Arc<hearth_tabular::Model>,
+    config: &ServeConfig,
+) -> std::io::Result<Serving> {
+    let (metrics, (figures, lookups)) = ServingMetrics::with(|registry| {
+        let lookups = config.features.is_some().then(|| FeatureMetrics::new(registry));
+        (DriftMetrics::new(registry), lookups)
+    });
+    let features = match config.features.as_ref().zip(lookups) {
+        Some((store, lookups)) => Some(features(store, lookups).await?),
+        None => None,
+    };
     let common = common(config, metrics, None);
     let drift = DriftWatch::new(&model, figures);
-    let server = Arc::new(TableServer { common: common.clone(), model, drift });
+    let server = Arc::new(TableServer { common: common.clone(), model, features, drift });
     let watching = Arc::downgrade(&server);
     tokio::spawn(async move {
         while let Some(server) = watching.upgrade() {
@@ -281,7 +300,15 @@ fn tables(model: Arc<hearth_tabular::Model>, config: &ServeConfig) -> Serving {
             tokio::time::sleep(TELL_DRIFT_EVERY).await;
         }
     });
-    Serving { common, router: tables::router(&server), close: Box::new(|| ()), thread: None }
+    Ok(Serving { common, router: tables::router(&server), close: Box::new(|| ()), thread: None })
+}
+
+/// The way to a feature store, which may come later.
+async fn features(store: &FeatureStore, metrics: FeatureMetrics) -> std::io::Result<FeatureClient> {
+    let password = store.password_secret.as_ref();
+    let password = password.map(|_| Password::File(FEATURE_STORE_PASSWORD_PATH.into()));
+    let access = Access { password, authorities: None };
+    FeatureClient::start(store, access, metrics).await.map_err(std::io::Error::other)
 }
 
 /// What routes share, the way to the computing thread, and that thread.

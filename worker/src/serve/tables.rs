@@ -18,6 +18,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hearth_features::{FeatureClient, LookupError};
 use hearth_tabular::{Model, Prediction, TabularError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -40,6 +41,8 @@ pub struct TableServer {
     pub common: Arc<Common>,
     /// The model.
     pub model: Arc<Model>,
+    /// Features of entities that join rows, where they are kept.
+    pub features: Option<FeatureClient>,
     /// What rows were like, where the model knows its training rows.
     pub drift: Option<DriftWatch>,
 }
@@ -92,6 +95,17 @@ impl From<TabularError> for Failure {
         let status = match error {
             TabularError::Row { .. } => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, message: error.to_string() }
+    }
+}
+
+impl From<LookupError> for Failure {
+    fn from(error: LookupError) -> Self {
+        let status = if error.is_passing() {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::BAD_REQUEST
         };
         Self { status, message: error.to_string() }
     }
@@ -178,9 +192,12 @@ impl TableServer {
     /// What the model says of rows. A few are computed here, since that takes microseconds.
     async fn predictions(
         self: &Arc<Self>,
-        rows: Vec<Row>,
+        mut rows: Vec<Row>,
         explain: usize,
     ) -> Result<Vec<Prediction>, Failure> {
+        if let Some(features) = self.features.as_ref().filter(|_| rows.len() <= MOST_ROWS) {
+            features.join(&mut rows).await?;
+        }
         match rows.len() {
             0 => Err(Failure::bad_request("there is no row; send at least one")),
             1..=AT_ONCE => self.compute(&rows, explain),
