@@ -79,9 +79,14 @@ pub enum OnFailure {
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FeatureView {
-    /// Name, as it stands in the store's keys (`hearth:NAME:ENTITY`).
+    /// Name; where `entity` is left out, as it stands in the store's keys.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub name: String,
+    /// Kind of entity, as it stands in the store's keys (`hearth:ENTITY:KEY`), where two views look up the same
+    /// one: who pays and who is paid, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub entity: Option<String>,
     /// Field of a request's row that holds the entity's key: a text or a whole number.
     #[schemars(length(min = 1, max = 256))]
     pub key: String,
@@ -98,16 +103,20 @@ pub struct FeatureView {
 /// A feature.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("self.name != '__time'").message("__time is when features were true, and none of them").field_path(".name"),
+    validation = Rule::new("(has(self.field) ? self.field : self.name) != '__time'").message("__time is when features were true, and none of them").field_path(".name"),
     validation = Rule::new("!has(self.default) || self.type != 'Number' || self.default.matches('^-?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]{1,3})?$')").message("default is no number").field_path(".default"),
     validation = Rule::new("!has(self.default) || self.type != 'Integer' || self.default.matches('^-?[0-9]{1,16}$')").message("default is no whole number").field_path(".default"),
     validation = Rule::new("!has(self.default) || self.type != 'Boolean' || self.default == 'true' || self.default == 'false'").message("default is neither true nor false").field_path(".default"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Feature {
-    /// Name: the field of the hash, and of the row that it joins.
+    /// Name in the row that it joins; where `field` is left out, in the store, too.
     #[schemars(length(min = 1, max = 256))]
     pub name: String,
+    /// Field of the hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub field: Option<String>,
     /// How its text in the store is read.
     #[serde(default, rename = "type")]
     pub type_: FeatureType,

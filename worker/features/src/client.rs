@@ -137,9 +137,9 @@ impl FeatureClient {
         let mut commands = Pipeline::with_capacity(asked.entities.len());
         for (view, entity) in &asked.entities {
             let view = &self.views[*view].1;
-            commands.cmd("HMGET").arg(redis_key(&view.name, entity)).arg(TIME_FIELD);
+            commands.cmd("HMGET").arg(redis_key(&view.entity, entity)).arg(TIME_FIELD);
             view.features.iter().for_each(|feature| {
-                commands.arg(&feature.name);
+                commands.arg(&feature.field);
             });
         }
         let start = Instant::now();

@@ -22,6 +22,8 @@ pub struct Views {
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) name: String,
+    /// As it stands in the store's keys.
+    pub(crate) entity: String,
     pub(crate) key: String,
     pub(crate) features: Vec<Wanted>,
     /// Milliseconds.
@@ -31,6 +33,8 @@ pub(crate) struct View {
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) name: String,
+    /// Its name in the store, and in files that are loaded there.
+    pub(crate) field: String,
     pub(crate) type_: FeatureType,
     pub(crate) default: Option<Value>,
 }
@@ -69,7 +73,8 @@ impl View {
     pub(crate) fn new(view: &FeatureView) -> Result<Self, ConfigError> {
         let fault = |detail| Err(ConfigError::new(format!("views[{}]", view.name), detail));
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if view.name.is_empty() || !view.name.chars().all(plain) {
+        let entity = view.entity.as_ref().unwrap_or(&view.name);
+        if entity.is_empty() || !entity.chars().chain(view.name.chars()).all(plain) {
             return fault("the name is letters, digits, dots, dashes and underscores");
         }
         if view.key.is_empty() || view.features.is_empty() {
@@ -84,6 +89,7 @@ impl View {
         let features = view.features.iter().map(|feature| Wanted::new(&view.name, feature));
         Ok(Self {
             name: view.name.clone(),
+            entity: entity.clone(),
             key: view.key.clone(),
             features: features.collect::<Result<_, _>>()?,
             max_age: view.max_age_seconds.map(|seconds| i64::from(seconds) * 1000),
@@ -94,7 +100,8 @@ impl View {
 impl Wanted {
     fn new(view: &str, feature: &Feature) -> Result<Self, ConfigError> {
         let setting = || format!("views[{view}].features[{}]", feature.name);
-        if feature.name.is_empty() || feature.name == TIME_FIELD {
+        let field = feature.field.as_ref().unwrap_or(&feature.name);
+        if feature.name.is_empty() || field.is_empty() || field == TIME_FIELD {
             return Err(ConfigError::new(setting(), "a feature needs a name other than __time"));
         }
         let default = feature.default.as_ref().map(|text| {
@@ -104,7 +111,8 @@ impl Wanted {
             })
         });
         let default = default.transpose()?;
-        Ok(Self { name: feature.name.clone(), type_: feature.type_, default })
+        let (name, field) = (feature.name.clone(), field.clone());
+        Ok(Self { name, field, type_: feature.type_, default })
     }
 }
 
@@ -133,6 +141,11 @@ mod tests {
             ),
             ("two features are called", json!([view("v", a.clone()), view("w", a.clone())])),
             ("the name is letters", json!([view("v:w", a.clone())])),
+            (
+                "the name is letters",
+                json!([{"name": "v", "entity": "a:b", "key": "id", "features": a}]),
+            ),
+            ("other than __time", json!([view("v", json!([{"name": "a", "field": "__time"}]))])),
             ("at least one feature", json!([view("v", json!([]))])),
             ("and no feature", json!([view("v", json!([{"name": "id"}]))])),
             ("other than __time", json!([view("v", json!([{"name": "__time"}]))])),

@@ -206,12 +206,12 @@ impl Writer<'_> {
         commands.cmd("EVALSHA").arg(script).arg(1).arg(self.key(entry)).arg(entry.time);
         commands.arg(self.time_to_live.to_string()).arg(TIME_FIELD).arg(entry.time);
         for (number, text) in &entry.fields {
-            commands.arg(&self.view.features[*number].name).arg(text);
+            commands.arg(&self.view.features[*number].field).arg(text);
         }
     }
 
     fn key(&self, entry: &Entry) -> String {
-        redis_key(&self.view.name, &entry.entity)
+        redis_key(&self.view.entity, &entry.entity)
     }
 
     fn count(&mut self, batch: &Batch, answers: &[i64]) {

@@ -58,7 +58,7 @@ impl Places {
             key: column::find(schema, &columns.key, Use::Key)?,
             time: column::find(schema, &columns.time, Use::Time)?,
             features: features
-                .map(|feature| column::find(schema, &feature.name, Use::Feature(feature.type_)))
+                .map(|feature| column::find(schema, &feature.field, Use::Feature(feature.type_)))
                 .collect::<Result<_, _>>()?,
         })
     }
