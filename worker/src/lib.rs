@@ -17,6 +17,7 @@ pub mod export;
 pub mod files;
 pub mod generate;
 pub mod import;
+pub mod load_features;
 pub mod model;
 pub mod monitor;
 pub mod node_cache;

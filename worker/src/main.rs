@@ -1,11 +1,11 @@
-//! `hearth-worker agent | prepare | train | quantize | cache | serve | import | merge | export | simulate`: parse, start logging, dispatch.
+//! `hearth-worker agent | prepare | train | quantize | cache | serve | import | merge | export | simulate | load-features`: parse, start logging, dispatch.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use hearth_worker::export::{merge, onnx};
-use hearth_worker::{agent, import, node_cache, prepare, quantize, serve, simulate, train};
+use hearth_worker::{agent, import, load_features, node_cache, prepare, quantize, serve, simulate, train};
 
 /// Trains, compresses and serves models.
 #[derive(Parser)]
@@ -35,6 +35,8 @@ enum Command {
     Merge(merge::Arguments),
     /// Write a classifier as an ONNX file.
     Export(onnx::Arguments),
+    /// Put features of entities into a feature store.
+    LoadFeatures(load_features::Arguments),
     /// Write simulated bank transfers, for samples and tests.
     Simulate(simulate::Arguments),
 }
@@ -68,6 +70,7 @@ fn main() {
         Command::Import(arguments) => import::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
         Command::Export(arguments) => onnx::run(&arguments),
+        Command::LoadFeatures(arguments) => load_features::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
     };
     std::process::exit(exit_code);
