@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-serve bench-data bench-operator bench-gateway faults scan clean
+.PHONY: help build test demo lint unit e2e crds docs images bundle cluster-up cluster-down parity bench-train bench-serve bench-data bench-tables bench-operator bench-gateway faults scan clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ faults: ## The operator killed at every write, and every fault of docs/faults.md
 
 scan: ## The checks of tests/security with trivy among the scanners, which takes seven minutes to build
 	@tests/security/run.sh --trivy
+
+bench-tables: ## Models of tables, against LightGBM for Python and a logistic regression
+	@tests/bench/tables.sh
 
 bench-operator: ## Many jobs at once, against Kubeflow Trainer with JobSet
 	@tests/bench/operator.sh

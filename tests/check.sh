@@ -69,6 +69,8 @@ setup() {
 }
 
 lint() {
+  # Before anything else can bring it up to date.
+  stage lock cargo fetch --locked
   stage fmt cargo fmt --all --check
   stage clippy cargo clippy --release --workspace --all-targets -- -D warnings
   stage deny cargo deny check bans licenses sources

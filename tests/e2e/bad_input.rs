@@ -40,10 +40,10 @@ fn what_is_valid_but_cannot_run_is_told_in_a_condition_while_other_jobs_go_on() 
     jobs::fill(&namespace).unwrap();
     let no_claim =
         |j: &mut Value| j["spec"]["data"]["train"]["source"] = "pvc://nowhere/x.jsonl".into();
-    let no_task = |j: &mut Value| j["spec"]["task"] = "TabularClassification".into();
+    let column = |j: &mut Value| j["spec"]["data"]["train"]["image"] = "picture".into();
     let bucket = |j: &mut Value| j["spec"]["model"]["source"] = "s3://models/x".into();
     for (name, change) in
-        [("claim", &no_claim as &dyn Fn(&mut Value)), ("task", &no_task), ("bucket", &bucket)]
+        [("claim", &no_claim as &dyn Fn(&mut Value)), ("column", &column), ("bucket", &bucket)]
     {
         namespace.apply(&jobs::training_job(name, 1, 10, change)).unwrap();
     }
@@ -55,7 +55,7 @@ fn what_is_valid_but_cannot_run_is_told_in_a_condition_while_other_jobs_go_on() 
         })
         .unwrap();
     assert!(told(&claim, "Admitted").contains("nowhere"), "{}", told(&claim, "Admitted"));
-    for (name, word) in [("task", "TabularClassification"), ("bucket", "s3://")] {
+    for (name, word) in [("column", "spec.data.train.image"), ("bucket", "s3://")] {
         let job = namespace
             .wait("trainingjob", name, limit, |j| condition(j, "Accepted") == "False")
             .unwrap();

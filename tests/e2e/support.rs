@@ -7,7 +7,7 @@ use hearth_tests::cluster::{Namespace, condition, root, told};
 use serde_json::Value;
 
 /// Longest that a small job may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(8);
 
 /// Waits until a TrainingJob succeeded; stops at once where it failed.
 pub(crate) fn succeeded(namespace: &Namespace, job: &str) -> Value {

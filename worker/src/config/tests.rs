@@ -38,7 +38,7 @@ fn defaults_resolve() {
 #[test]
 fn what_is_not_acted_on_is_refused_by_its_field() {
     for (pointer, value, field) in [
-        ("/task", "TabularClassification".into(), "task"),
+        ("/model", serde_json::Value::Null, "model"),
         ("/data/train/image", "file_name".into(), "data.image"),
         ("/objective", json!({"type": "DPO"}), "objective.type"),
         (

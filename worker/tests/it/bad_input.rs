@@ -52,7 +52,7 @@ fn each_fault_has_its_exit_code_and_names_what_is_wrong() {
         ("/model", at("nowhere"), 66, "nowhere/config.json"),
         ("/model", at("broken"), 65, "broken/config.json"),
         ("/model", at("gpt2"), 64, "gpt2"),
-        ("/task", "TabularClassification".into(), 64, "task"),
+        ("/task", "TabularClassification".into(), 64, "data.preparation"),
         ("/version", "v0".into(), 64, "v0"),
         ("/training/momentum", 0.9.into(), 64, "training.momentum"),
         ("/output", "/proc/hearth".into(), 1, "/proc/hearth"),
