@@ -107,6 +107,7 @@ e2e() {
   stage smoke tests/cluster/smoke.sh
   need images tests/setup/images.sh
   # Loads images into the nodes: a cluster of ours only.
+  [ -n "$own" ] || need store-image tests/setup/store.sh
   [ -n "$own" ] || stage bundle tests/bundle/run.sh
   stage demo tests/demo.sh && tail -n 1 "$logs/demo.log"
   stage kustomize tests/kustomize.sh

@@ -100,6 +100,47 @@ pub struct FeatureView {
     pub max_age_seconds: Option<i32>,
 }
 
+/// Features that join rows to learn from, each as it was at the row's time.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.features.all(f, f.name != self.key && f.name != self.time)").message("key and time are columns of the rows, and no features").field_path(".features"),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FeatureJoin {
+    /// Rows of features, each true from its time on: a Parquet file, or a directory of them,
+    /// `pvc://CLAIM/PATH`. They are held in memory, up to 1 GiB.
+    #[schemars(length(min = 1, max = 1024))]
+    pub source: String,
+    /// Column that holds the entity's key: a text or a whole number. The newest of its rows that
+    /// was there at the row's time joins the row.
+    #[schemars(length(min = 1, max = 256))]
+    pub key: String,
+    /// Column of the row's time: a timestamp, a date, RFC 3339 or milliseconds since 1970.
+    #[schemars(length(min = 1, max = 256))]
+    pub time: String,
+    /// The key's column in `source`; named as `key` where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub source_key: Option<String>,
+    /// The time's column in `source`; named as `time` where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub source_time: Option<String>,
+    /// Features that join. Here, `field` is a column of `source`.
+    #[schemars(length(min = 1, max = 256))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub features: Vec<Feature>,
+    /// Seconds from the time of a row of features until it is in the store that servers ask. With 0,
+    /// a row sees features of its very own time, be they written because of it.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 315_360_000))]
+    pub delay_seconds: i32,
+    /// Oldest that features may be to be used; any age where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000))]
+    pub max_age_seconds: Option<i32>,
+}
+
 /// A feature.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
@@ -113,15 +154,15 @@ pub struct Feature {
     /// Name in the row that it joins; where `field` is left out, in the store, too.
     #[schemars(length(min = 1, max = 256))]
     pub name: String,
-    /// Field of the hash.
+    /// Its field of the hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub field: Option<String>,
     /// How its text in the store is read.
     #[serde(default, rename = "type")]
     pub type_: FeatureType,
-    /// Its value where none is stored, as a text that is read as `type`. Without, a request that
-    /// needs it fails.
+    /// Its value where there is none, as a text that is read as `type`. Without, a request that
+    /// needs it fails, and a row to learn from has no value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub default: Option<String>,

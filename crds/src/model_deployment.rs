@@ -12,8 +12,8 @@ pub use crate::compression::{
     Calibration, Compression, CompressionReport, CompressionTraining, Gate, Quantization,
     StudentDistillation,
 };
-pub use crate::features::FeatureStore;
-use crate::entrance::{GatewaySpec, HttpRoute, Oidc, ParentRef, Routing, SecretRef};
+pub use crate::entrance::{GatewaySpec, HttpRoute, Oidc, ParentRef, Routing, SecretRef};
+use crate::features::FeatureStore;
 use crate::pod::{PodPlacement, Resources};
 
 /// Compresses a trained model, refuses it if it lost too much, and rolls it out to traffic.

@@ -1,5 +1,7 @@
-//! The sample of transfers: simulated, prepared, learned, and judged at the gateway, by one apply.
+//! The sample of transfers: simulated, prepared, learned, and judged at the gateway with what a store
+//! knows of their accounts, by one apply.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
@@ -28,9 +30,37 @@ fn sample(name: &str) -> String {
     let rendered = kubectl_ok(&["kustomize", &folder.to_string_lossy()], None).unwrap();
     let objects =
         rendered.split("\n---\n").filter(|of| !of.contains("kind: PersistentVolumeClaim"));
-    let objects: Vec<&str> = objects.collect();
-    assert_eq!(objects.len(), 3, "{rendered}");
-    objects.join("\n---\n").replace("hearth.dev/hearth-worker:0.1.0", &worker_image())
+    let objects = objects.collect::<Vec<_>>().join("\n---\n");
+    let objects = objects.replace("hearth.dev/hearth-worker:0.1.0", &worker_image());
+    // The tests' store: tests/setup/store.sh.
+    objects.replace("docker.io/valkey/valkey:8.1", "hearth.dev/feature-store:dev")
+}
+
+/// Probability that a transfer is suspicious.
+fn suspicion(address: &str, row: &Value) -> f64 {
+    let body = json!({"rows": [row]}).to_string();
+    let answer = http::post(address, "/v1/predict", &body).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let told: Value = serde_json::from_str(&answer.body).unwrap();
+    told["outputs"][0]["probabilities"]["true"].as_f64().unwrap()
+}
+
+/// A row and what the store knows of its two accounts, as `serving.features` names it.
+fn with_features(store: &mut redis::Connection, deployment: &Value, row: &Value) -> Value {
+    let mut row = row.clone();
+    let views = deployment["spec"]["serving"]["features"]["views"].as_array().unwrap();
+    for view in views {
+        let account = &row[view["key"].as_str().unwrap()];
+        let key = format!("hearth:accounts:{account}");
+        let known: HashMap<String, String> =
+            redis::cmd("HGETALL").arg(key).query(store).unwrap();
+        assert!(known.len() > 12, "of account {account}: {known:?}");
+        for feature in view["features"].as_array().unwrap() {
+            let value: f64 = known[feature["field"].as_str().unwrap()].parse().unwrap();
+            row[feature["name"].as_str().unwrap()] = value.into();
+        }
+    }
+    row
 }
 
 /// Sends rows at a steady rate over four connections at once; milliseconds that each took, sorted.
@@ -74,18 +104,22 @@ fn transfers_are_simulated_learned_and_judged() {
         |d: &Value| condition(d, "Ready") == "True" && condition(d, "Progressing") == "False";
     namespace.wait("modeldeployment", "transfers", PATIENCE, ready).unwrap();
     let way = Way::open(&namespace, "transfers", 80).unwrap();
+    let loaded = |job: &Value| job["status"]["succeeded"] == 1;
+    namespace.wait("job", "load-features", PATIENCE, loaded).unwrap();
     let row = |number: u32| {
         let amount = f64::from(number * 37 % 900) + 0.5;
         let channel = ["card", "online", "wire", "cash"][number as usize % 4];
-        json!({"amount": amount, "channel": channel, "hour": number % 24, "weekday": number % 7})
+        json!({"sender": number % 1999 + 1, "receiver": number * 7 % 1999 + 1, "amount": amount,
+            "channel": channel, "hour": number % 24, "weekday": number % 7})
     };
-    let odd = json!({"amount": 9450.0, "channel": "cash", "hour": 3, "weekday": 6});
+    let odd = json!({"sender": 0, "receiver": 17, "amount": 9450.0, "channel": "cash", "hour": 3,
+        "weekday": 6});
     let body = json!({"rows": [row(0), odd], "explain": 2}).to_string();
     let answer = http::post(&way.address, "/v1/predict", &body).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
     let told: Value = serde_json::from_str(&answer.body).unwrap();
-    let suspicion = |row: usize| told["outputs"][row]["probabilities"]["true"].as_f64().unwrap();
-    assert!(suspicion(1) > suspicion(0), "{told}");
+    let probability = |row: usize| &told["outputs"][row]["probabilities"]["true"];
+    assert!(probability(1).as_f64() > probability(0).as_f64(), "{told}");
     assert_eq!(told["outputs"][1]["explanation"]["contributions"].as_array().unwrap().len(), 2);
 
     let times = asked(&way.address, row);
@@ -95,4 +129,35 @@ fn transfers_are_simulated_learned_and_judged() {
         write!(figures, " p{} {:.1} ms", per_mille / 10, at(per_mille)).unwrap();
     }
     println!("{} requests at {RATE}/s through the gateway:{figures}", times.len());
+
+    let deployment = namespace.get("modeldeployment", "transfers").unwrap();
+    let store = Way::open(&namespace, "features", 6379).unwrap();
+    let client = redis::Client::open(format!("redis://{}", store.address)).unwrap();
+    let mut store = client.get_connection().unwrap();
+    let known = with_features(&mut store, &deployment, &odd);
+    let joined = suspicion(&way.address, &odd);
+    assert!((joined - suspicion(&way.address, &known)).abs() < 1e-12, "{joined}, {known}");
+    // What changes in the store counts from the next request on.
+    let near = [("nearReported7d", 9), ("cashCount7d", 9), ("inCount24h", 9)];
+    let mut change = redis::cmd("HSET");
+    change.arg("hearth:accounts:17");
+    near.iter().for_each(|(name, value)| {
+        change.arg(name).arg(value);
+    });
+    change.exec(&mut store).unwrap();
+    let changed = suspicion(&way.address, &odd);
+    let known = with_features(&mut store, &deployment, &odd);
+    assert!((changed - suspicion(&way.address, &known)).abs() < 1e-12, "{changed}, {known}");
+    println!("suspicion {joined}, and {changed} once more cash came near what is reported");
+    assert!(changed > joined);
+
+    // Without the store, transfers are judged as those of accounts of which nothing is known.
+    namespace.kubectl(&["scale", "deployment", "features", "--replicas=0"]).unwrap();
+    let unknown = suspicion(&way.address, &json!({"sender": "new", "receiver": "new",
+        "amount": 9450.0, "channel": "cash", "hour": 3, "weekday": 6}));
+    let end = Instant::now() + Duration::from_secs(60);
+    while (suspicion(&way.address, &odd) - unknown).abs() > 1e-12 {
+        assert!(Instant::now() < end, "the store is gone, and its features are still joined");
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
 }

@@ -12,7 +12,7 @@ source "$here/env.sh"
 IMAGE_PACKAGES=(buildah debootstrap binutils python3 zstd)
 CLUSTER_PACKAGES=(containerd runc containernetworking-plugins nftables iproute2 conntrack openssl procps gcc libc6-dev busybox-static)
 # libclang reads LightGBM's header for its bindings (bindgen).
-BUILD_PACKAGES=(ccache curl g++ libclang1-14 libclang-common-14-dev pkg-config python3-venv redis-tools unzip)
+BUILD_PACKAGES=(ccache curl g++ libclang1-14 libclang-common-14-dev pkg-config python3-venv redis-server unzip)
 HELM=v4.3.1
 VERSITYGW=v1.8.0
 # LightGBM is built by a newer CMake than Debian's.

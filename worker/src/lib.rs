@@ -33,3 +33,4 @@ pub mod simulate;
 pub mod tabular;
 pub mod termination;
 pub mod train;
+mod wait;

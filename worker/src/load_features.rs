@@ -10,6 +10,7 @@ use hearth_crds::worker_config::ExitCode;
 use hearth_features::{Access, Columns, LoadError, LoadOptions, LoadReport, Password, Store, load};
 
 use crate::agent::service::chain;
+use crate::wait::wait_for;
 
 /// What is loaded, and where it goes.
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// Seconds that an entity stays in the store after it was last written; for good where left out.
     #[arg(long)]
     time_to_live: Option<u64>,
+    /// Seconds that the files may be missing: for files that something else writes first.
+    #[arg(long, default_value_t = 0)]
+    wait_seconds: u64,
     /// Parquet files.
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -57,6 +61,7 @@ fn feature(text: &str) -> Result<Feature, String> {
 
 /// Loads the files; the process's exit code.
 pub fn run(arguments: &Arguments) -> i32 {
+    wait_for(arguments.files.iter(), Duration::from_secs(arguments.wait_seconds));
     match loaded(arguments) {
         Ok(LoadReport { rows, created, replaced, older, without_key, without_time }) => {
             tracing::info!(rows, created, replaced, older, without_key, without_time, "loaded");

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use hearth_worker::export::{merge, onnx};
-use hearth_worker::{agent, import, load_features, node_cache, prepare, quantize, serve, simulate, train};
+use hearth_worker::{
+    agent, import, load_features, node_cache, prepare, quantize, serve, simulate, train,
+};
 
 /// Trains, compresses and serves models.
 #[derive(Parser)]

@@ -14,12 +14,10 @@ use crate::data::{DataError, source};
 use crate::error::Error;
 use crate::files::write_atomically;
 use crate::termination::{failure, tell};
+use crate::wait::wait_for;
 
 /// Time between two lines of the log.
 const EVERY: Duration = Duration::from_secs(10);
-
-/// Time between two looks for data that is not there yet.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What ends a preparation.
 #[derive(Debug, thiserror::Error)]
@@ -88,17 +86,8 @@ fn prepare(config: &Path) -> Result<WorkerResult, Failure> {
 fn wait_for_sources(config: &PrepareConfig) {
     let longest = Duration::from_secs(u64::try_from(config.preparation.wait_seconds).unwrap_or(0));
     let paths = [Some(&config.train.path), config.eval.as_ref().map(|rows| &rows.path)];
-    let began = Instant::now();
-    for path in paths.into_iter().flatten().chain(&config.synonyms) {
-        let mut told = false;
-        while !path.exists() && began.elapsed() < longest {
-            if !told {
-                tracing::info!(path = %path.display(), "waiting for data");
-                told = true;
-            }
-            std::thread::sleep(LOOK_EVERY.min(longest));
-        }
-    }
+    let paths = paths.into_iter().flatten().chain(&config.synonyms).chain(&config.features);
+    wait_for(paths, longest);
 }
 
 /// Says which prepared rows the job has.

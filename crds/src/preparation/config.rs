@@ -49,6 +49,9 @@ pub struct PrepareConfig {
     /// the path where this is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synonyms: Option<PathBuf>,
+    /// Where the sources of `preparation.join` are, in its order; each source is a path where this is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<PathBuf>,
     /// Directory below which the prepared data's own directory is made.
     pub output: PathBuf,
     /// The same, for messages.

@@ -1,7 +1,7 @@
 //! `spec.data` of a TrainingJob, the part that makes prepared rows of raw ones: what a text is
 //! cleaned of, which rows go, which of the rest are for evaluation, and what is made of them besides.
 //!
-//! Order, fixed: read, clean, filter, deduplicate, split, augment, write.
+//! Order, fixed: read, join, clean, filter, deduplicate, split, augment, write.
 
 #![allow(unreachable_pub, reason = "kube's derives repeat the structs in a private scope")]
 
@@ -14,6 +14,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::features::FeatureJoin;
 use crate::pod::Resources;
 
 pub use config::{
@@ -44,6 +45,10 @@ pub struct Preparation {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub seed: i64,
+    /// Tables: features of entities, as they were at each row's time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub join: Vec<FeatureJoin>,
     /// Texts that are no use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<TextFilter>,

@@ -43,6 +43,8 @@ pub struct ValidJob {
     pub prepared: Option<Source>,
     /// Words that mean the same, where texts are made of texts.
     pub synonyms: Option<Source>,
+    /// Features that join the rows, in the order of the joins.
+    pub features: Vec<Source>,
     /// Kueue's queue, where the job is in one.
     pub queue: Option<String>,
 }
@@ -85,7 +87,7 @@ impl ValidJob {
     /// Claims that the pod mounts which prepares the rows.
     pub fn prepare_claims(&self) -> std::collections::BTreeMap<&str, ClaimUse> {
         let read = [Some(&self.train), self.eval.as_ref(), self.synonyms.as_ref()];
-        let read = read.into_iter().flatten();
+        let read = read.into_iter().flatten().chain(&self.features);
         let mut claims: std::collections::BTreeMap<_, _> =
             read.filter_map(Source::claim).map(|claim| (claim, ClaimUse::Read)).collect();
         let written = self.prepared.as_ref().and_then(Source::claim);
@@ -146,6 +148,11 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
 
     let synonyms = synonyms(&spec.data)
         .map(|asked| source("spec.data.preparation.augment.text.synonyms.source", &asked.source));
+    let joins = spec.data.preparation.iter().flat_map(|preparation| &preparation.join);
+    let features = joins.enumerate().filter_map(|(place, join)| {
+        source(&format!("spec.data.preparation.join[{place}].source"), &join.source)
+    });
+    let features: Vec<Source> = features.collect();
 
     SpecFaults::unless_empty(faults, ())?;
     let (Some(train), Some(output)) = (train, output) else {
@@ -163,6 +170,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         output,
         prepared: prepared.flatten(),
         synonyms: synonyms.flatten(),
+        features,
         queue,
     })
 }

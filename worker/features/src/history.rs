@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema};
@@ -38,11 +39,13 @@ pub struct HistoryOptions {
     pub fill: Fill,
     /// Most bytes of memory that the features may take, as far as they can be counted.
     pub max_bytes: usize,
+    /// How long after its time a feature is seen first.
+    pub delay: Duration,
 }
 
 impl Default for HistoryOptions {
     fn default() -> Self {
-        Self { fill: Fill::default(), max_bytes: 1 << 30 }
+        Self { fill: Fill::default(), max_bytes: 1 << 30, delay: Duration::ZERO }
     }
 }
 
@@ -65,7 +68,19 @@ pub struct History {
     /// By entity: its rows, in the order of their times.
     entities: HashMap<Box<str>, Vec<Stamp>>,
     fill: Fill,
+    /// Nanoseconds.
+    delay: i128,
     passed_over: u64,
+}
+
+/// Rows with what joined them.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The rows, with a column of each feature behind theirs.
+    pub rows: RecordBatch,
+    /// Rows whose key or time cannot be read, by their number, with what is wrong. No features
+    /// joined them.
+    pub flaws: Vec<(usize, String)>,
 }
 
 /// A row of features.
@@ -94,6 +109,7 @@ impl History {
             view,
             entities: HashMap::new(),
             fill: options.fill,
+            delay: i128::try_from(options.delay.as_nanos()).unwrap_or(i128::MAX),
             passed_over: 0,
         };
         Ok(HistoryBuilder { history, columns, max_bytes: options.max_bytes, bytes: 0, rows: 0 })
@@ -104,37 +120,54 @@ impl History {
         self.passed_over
     }
 
-    /// The rows, with a column of each feature behind theirs. A row without a key has no features; one without a
-    /// time is an error.
-    pub fn join(&self, rows: &RecordBatch, columns: &Columns) -> Result<RecordBatch, TableError> {
-        let schema = rows.schema();
+    /// The schema of joined rows.
+    pub fn schema(&self, rows: &Schema, columns: &Columns) -> Result<Schema, TableError> {
+        column::find(rows, &columns.key, Use::Key)?;
+        column::find(rows, &columns.time, Use::Time)?;
+        let mut fields = rows.fields().to_vec();
         for feature in &self.view.features {
-            if schema.column_with_name(&feature.name).is_some() {
+            if rows.column_with_name(&feature.name).is_some() {
                 return Err(TableError::Double { column: feature.name.clone() });
             }
-        }
-        let key = rows.column(column::find(&schema, &columns.key, Use::Key)?);
-        let time = rows.column(column::find(&schema, &columns.time, Use::Time)?);
-        let mut found = Vec::with_capacity(rows.num_rows());
-        for row in 0..rows.num_rows() {
-            let entity = column::entity(key, row).map_err(unfit(&columns.key, row, Use::Key))?;
-            let time = column::nanoseconds(time, row).and_then(|time| time.ok_or(Unfit));
-            let time = time.map_err(unfit(&columns.time, row, Use::Time))?;
-            found.push(entity.and_then(|entity| self.as_of(&entity, time)));
-        }
-        let (mut fields, mut arrays) = (schema.fields().to_vec(), rows.columns().to_vec());
-        for (feature, values) in self.view.features.iter().zip(&self.values) {
-            arrays.push(self.pick(values, &found)?);
             let type_ = column::arrow_type(feature.type_);
             fields.push(Arc::new(Field::new(&feature.name, type_, true)));
         }
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(internal)
+        Ok(Schema::new(fields))
+    }
+
+    /// Joins features to rows. A row without a key has none; one without a time is flawed.
+    pub fn join(&self, rows: &RecordBatch, columns: &Columns) -> Result<Joined, TableError> {
+        let schema = Arc::new(self.schema(rows.schema_ref(), columns)?);
+        let key = rows.column(column::find(&schema, &columns.key, Use::Key)?);
+        let time = rows.column(column::find(&schema, &columns.time, Use::Time)?);
+        let mut flaws = Vec::new();
+        let mut found = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            let no = |name: &str, use_: Use| format!("field {name:?} is not {}", use_.wanted());
+            let entity = column::entity(key, row).map_err(|_| no(&columns.key, Use::Key));
+            let time = column::nanoseconds(time, row).and_then(|time| time.ok_or(Unfit));
+            let time = time.map_err(|_| no(&columns.time, Use::Time));
+            match entity.and_then(|entity| Ok((entity, time?))) {
+                Ok((entity, time)) => found.push(entity.and_then(|of| self.as_of(&of, time))),
+                Err(flaw) => {
+                    flaws.push((row, flaw));
+                    found.push(None);
+                }
+            }
+        }
+        let mut arrays = rows.columns().to_vec();
+        for values in &self.values {
+            arrays.push(self.pick(values, &found)?);
+        }
+        let rows = RecordBatch::try_new(schema, arrays).map_err(internal)?;
+        Ok(Joined { rows, flaws })
     }
 
     /// The row of features that was true of an entity at a time.
     fn as_of(&self, entity: &str, time: i128) -> Option<Stamp> {
         let stamps = self.entities.get(entity)?;
-        let later = stamps.partition_point(|stamp| stamp.time <= time);
+        let seen = time - self.delay;
+        let later = stamps.partition_point(|stamp| stamp.time <= seen);
         let stamp = *stamps.get(later.checked_sub(1)?)?;
         let fresh = self
             .view

@@ -30,7 +30,7 @@ mod value;
 pub use client::{FeatureClient, MAX_LOOKUPS, Row, merge};
 pub use config::Views;
 pub use error::{ConfigError, LoadError, LookupError, Reason, TableError};
-pub use history::{Fill, History, HistoryBuilder, HistoryOptions};
+pub use history::{Fill, History, HistoryBuilder, HistoryOptions, Joined};
 pub use layout::{MAX_ENTITY_BYTES, entity_of, redis_key};
 pub use load::{LoadOptions, LoadReport, load};
 pub use metrics::{FeatureMetrics, Outcome};

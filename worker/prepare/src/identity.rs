@@ -14,17 +14,19 @@ use crate::source::{Content, Source};
 
 /// Size and hash of every file.
 pub(crate) fn hash_sources(
-    train: &Source,
-    eval: Option<&Source>,
+    (train, eval, features): (&Source, Option<&Source>, &[Source]),
     progress: &mut dyn Progress,
 ) -> Result<Vec<SourceCard>, PrepareError> {
-    let total = train.bytes() + eval.map_or(0, Source::bytes);
-    let mut counter = Counter::new(progress, Stage::Hash, total);
+    let rows = [("train", train)].into_iter().chain(eval.map(|eval| ("eval", eval)));
+    let rows = rows.map(|(role, source)| (role.to_owned(), source));
+    let named = |(place, source)| (format!("join[{place}]"), source);
+    let all: Vec<(String, &Source)> = rows.chain(features.iter().enumerate().map(named)).collect();
+    let mut counter =
+        Counter::new(progress, Stage::Hash, all.iter().map(|(_, source)| source.bytes()).sum());
     let mut told = Vec::new();
-    for (role, source) in [("train", Some(train)), ("eval", eval)] {
-        let Some(source) = source else { continue };
+    for (role, source) in all {
         for Content { name, bytes, blake3 } in source.hash(&mut |bytes| counter.add(0, bytes))? {
-            let (role, uri) = (role.to_owned(), source.data.uri.clone());
+            let (role, uri) = (role.clone(), source.data.uri.clone());
             told.push(SourceCard { role, uri, name, bytes, blake3 });
         }
     }
@@ -59,9 +61,12 @@ pub(crate) fn told_recipe(config: &PrepareConfig) -> Result<Value, PrepareError>
             }
         }
     };
-    forget("", &["version", "job", "output", "outputUri", "synonyms"]);
+    forget("", &["version", "job", "output", "outputUri", "synonyms", "features"]);
     forget("/preparation", &["output", "resources", "waitSeconds"]);
     forget("/preparation/augment/text/synonyms", &["source"]);
+    for place in 0..config.preparation.join.len() {
+        forget(&format!("/preparation/join/{place}"), &["source"]);
+    }
     forget("/train", &["path", "uri"]);
     forget("/eval", &["path", "uri"]);
     Ok(recipe)

@@ -1,7 +1,7 @@
 //! Raw rows → clean, split, described ones.
 //!
 //! ```text
-//! source: files -> batches of rows    rows: a batch -> cleaned rows, and keys    text: what a text is cleaned of
+//! source: files -> batches of rows    join: what joins rows    rows: a batch -> cleaned rows, and keys    text: what a text is cleaned of
 //! stage: what is kept on the way      shape: what rows become in the end         table, augment: how
 //! card: what is told of the result    run: all of it
 //! ```
@@ -19,6 +19,7 @@ mod error;
 mod files;
 mod identity;
 pub mod import;
+mod join;
 mod manifest;
 mod parallel;
 pub mod picture;

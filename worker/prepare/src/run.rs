@@ -16,6 +16,7 @@ use crate::card::{SAMPLES, card, markdown, tell_shape};
 use crate::error::PrepareError;
 use crate::files::{Lock, read_json, remove_directory, sync_directory, write_json, write_whole};
 use crate::identity::{hash_sources, hash_synonyms, name, told_recipe};
+use crate::join::{self, Joins};
 use crate::manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
 use crate::progress::{Counter, Progress, Stage, Update};
 use crate::rows::Recipe;
@@ -82,7 +83,8 @@ pub fn run_with(
     let open = |data: &DataFile| Source::open(data, recipe.touched.clone());
     let train = open(&config.train)?;
     let eval = config.eval.as_ref().map(open).transpose()?;
-    let mut sources = hash_sources(&train, eval.as_ref(), progress)?;
+    let features = join::sources(config)?;
+    let mut sources = hash_sources((&train, eval.as_ref(), &features), progress)?;
     sources.extend(hash_synonyms(config)?);
     let told = told_recipe(config)?;
     let id = name(&told, &sources)?;
@@ -95,6 +97,7 @@ pub fn run_with(
         recipe,
         train,
         eval,
+        features,
         place: Place::new(&config.output, &id),
         card: DataCard {
             format_version: FORMAT_VERSION,
@@ -143,6 +146,8 @@ struct Job<'a> {
     recipe: Recipe,
     train: Source,
     eval: Option<Source>,
+    /// What joins their rows.
+    features: Vec<Source>,
     place: Place,
     /// What is told before rows are read.
     card: DataCard,
@@ -186,9 +191,10 @@ impl Job<'_> {
             fs::create_dir_all(directory)
                 .map_err(|error| PrepareError::writing(directory, error))?;
         }
-        let scans = self.scan(progress)?;
+        let (joins, scans) = self.scan(progress)?;
         let mut bad = BadRows::new(self.config.max_bad_rows);
-        let cleaned = self.clean(&scans, &mut bad, progress)?;
+        let cleaned = self.clean((&joins, &scans), &mut bad, progress)?;
+        drop(joins);
         let Some(train) = cleaned.first() else {
             return Err(PrepareError::internal("no training rows"));
         };
@@ -230,10 +236,12 @@ impl Job<'_> {
         self.finish(&told, shaping.rules(), written)
     }
 
-    /// What the rows of the sources hold.
-    fn scan(&self, progress: &mut dyn Progress) -> Result<Vec<Scan>, PrepareError> {
+    /// The features that join the rows of the sources, and what those hold.
+    fn scan(&self, progress: &mut dyn Progress) -> Result<(Joins, Vec<Scan>), PrepareError> {
         let mut bad = BadRows::new(self.config.max_bad_rows);
-        let counter = &mut Counter::new(progress, Stage::Scan, self.bytes());
+        let features: u64 = self.features.iter().map(Source::bytes).sum();
+        let counter = &mut Counter::new(progress, Stage::Scan, self.bytes() + features);
+        let joins = Joins::load(self.config, &self.features, self.bounds(), counter)?;
         let scans = self
             .sources()
             .map(|source| source.format().scan(source, self.bounds(), &mut bad, counter))
@@ -241,14 +249,14 @@ impl Job<'_> {
         for (source, scan) in self.sources().zip(&scans) {
             source.check(&scan.schema)?;
         }
-        self.same_columns(&scans)?;
-        Ok(scans)
+        self.same_columns(&joins, &scans)?;
+        Ok((joins, scans))
     }
 
     /// Cleans the rows of the sources.
     fn clean(
         &self,
-        scans: &[Scan],
+        (joins, scans): (&Joins, &[Scan]),
         bad: &mut BadRows,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Cleaned>, PrepareError> {
@@ -261,6 +269,7 @@ impl Job<'_> {
             let cleaning = Cleaning {
                 source,
                 scan,
+                joins,
                 recipe: &self.recipe,
                 bounds: self.bounds(),
                 directory: &directory,
@@ -274,11 +283,13 @@ impl Job<'_> {
 
     /// Refuses columns that are of one type in the training rows and of another in those for
     /// evaluation: what is learned of the ones is done to the others.
-    fn same_columns(&self, scans: &[Scan]) -> Result<(), PrepareError> {
+    fn same_columns(&self, joins: &Joins, scans: &[Scan]) -> Result<(), PrepareError> {
         let columns = &self.recipe.columns;
         let mut found = Vec::new();
         for (source, scan) in self.sources().zip(scans) {
-            found.push(columns.resolved(&*columns.schema(&scan.schema, &source.data.path)?)?);
+            let path = &source.data.path;
+            let schema = joins.schema(&scan.schema, path)?;
+            found.push(columns.resolved(&*columns.schema(&schema, path)?)?);
         }
         let [train, eval] = &found[..] else { return Ok(()) };
         let differs = train.iter().find(|(name, column)| eval[*name].type_ != column.type_);

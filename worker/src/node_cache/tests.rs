@@ -217,6 +217,7 @@ fn a_server_without_a_copy_reads_the_model_where_it_lies() {
         max_body_bytes: 1,
         response_cache_bytes: 0,
         adapters: Vec::new(),
+        features: None,
         node_cache: cache,
         port: 1,
     };

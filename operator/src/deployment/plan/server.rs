@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use hearth_crds::features::FeatureStore;
 use hearth_crds::model_deployment::ServedAdapter;
 use hearth_crds::pod::Resources;
 use hearth_crds::source::Source;
 use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{
-    AdapterDirectory, CONFIG_PATH, CONFIG_VERSION, FEATURE_STORE_PASSWORD_PATH, JobIdentity, NODE_CACHE_PATH,
-    NodeCacheDirectory, SERVE_PORT, ServeConfig,
+    AdapterDirectory, CONFIG_PATH, CONFIG_VERSION, FEATURE_STORE_PASSWORD_PATH, JobIdentity,
+    NODE_CACHE_PATH, NodeCacheDirectory, SERVE_PORT, ServeConfig,
 };
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
@@ -125,11 +124,11 @@ fn wall(frame: &Frame<'_>) -> NetworkPolicy {
     let mut ingress = vec![network::from_pods(frame.parent.selector(GATEWAY), &[SERVE_PORT])];
     ingress.extend(network::from_operators(frame.settings, &[SERVE_PORT]));
     let store = frame.valid.spec.serving.features.as_ref();
-    let to = |store: &FeatureStore| vec![network::to_dns(), network::to_anywhere(&[store.port()])];
-    let egress = store.map(|store| to(store)).unwrap_or_default();
+    let egress =
+        store.map(|of| vec![network::to_dns(), network::to_anywhere(&[of.port()])]);
     NetworkPolicy {
         metadata: frame.parent.child_meta(&frame.valid.child_name(SERVER), SERVER),
-        spec: Some(network::policy(frame.parent.selector(SERVER), ingress, egress)),
+        spec: Some(network::policy(frame.parent.selector(SERVER), ingress, egress.unwrap_or_default())),
     }
 }
 
@@ -180,7 +179,12 @@ fn pod(frame: &Frame<'_>, target: &Target, config: &str) -> PodSpec {
     let claims = sources.filter_map(Source::claim).map(|claim| (claim, ClaimUse::Read));
     pods::add_claims(&mut pod, &claims.collect());
     if let Some(secret) = serving.features.as_ref().and_then(|of| of.password_secret.as_ref()) {
-        pods::add_key(&mut pod, "feature-store", (&secret.name, &secret.key), FEATURE_STORE_PASSWORD_PATH);
+        pods::add_key(
+            &mut pod,
+            "feature-store",
+            (&secret.name, &secret.key),
+            FEATURE_STORE_PASSWORD_PATH,
+        );
     }
     if let Some(cache) = &serving.node_cache {
         pods::add_cache(&mut pod, copier(frame), &cache.claim_name, NODE_CACHE_PATH);

@@ -93,6 +93,7 @@ pub fn prepare_config(job: &ValidJob, backend: &Backend) -> Option<PrepareConfig
         max_bad_rows: data.max_bad_rows.unsigned_abs(),
         preparation: (**preparation).clone(),
         synonyms: job.synonyms.as_ref().map(|source| path_of(source, backend)),
+        features: job.features.iter().map(|source| path_of(source, backend)).collect(),
         output: path_of(output, backend),
         output_uri: output.to_string(),
     })

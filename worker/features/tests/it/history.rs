@@ -1,6 +1,7 @@
 //! Features as of rows' times.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, Int64Type};
@@ -53,7 +54,7 @@ fn joined(
         builder.add(&features(batch)).unwrap();
     }
     let joined = builder.finish().join(&training(rows), &columns()).unwrap();
-    let values = joined.column_by_name("value").unwrap();
+    let values = joined.rows.column_by_name("value").unwrap();
     values.as_primitive::<Int64Type>().iter().collect()
 }
 
@@ -129,6 +130,18 @@ fn edges_of_time() {
 }
 
 #[test]
+fn features_are_seen_once_their_delay_is_over() {
+    let view = view(&json!([{"name": "value", "type": "Integer"}]));
+    let options = HistoryOptions { delay: Duration::from_secs(2), ..HistoryOptions::default() };
+    let mut builder = History::builder(&view, columns(), &options).unwrap();
+    builder.add(&features(&[(1, 0, Some(7)), (1, 1000, Some(8))])).unwrap();
+    let rows = training(&[(1, 1999), (1, 2000), (1, 2999), (1, 3000)]);
+    let joined = builder.finish().join(&rows, &columns()).unwrap();
+    let values: Vec<_> = joined.rows.column(2).as_primitive::<Int64Type>().iter().collect();
+    assert_eq!(values, [None, Some(7), Some(7), Some(8)]);
+}
+
+#[test]
 fn a_nanosecond_is_too_late_and_times_of_all_kinds_meet() {
     let view = view(&json!([{"name": "value"}]));
     let mut builder = History::builder(&view, columns(), &HistoryOptions::default()).unwrap();
@@ -146,7 +159,7 @@ fn a_nanosecond_is_too_late_and_times_of_all_kinds_meet() {
         ("at", Arc::new(Date32Array::from(vec![1, 1]))),
     ]);
     let joined = builder.finish().join(&rows, &columns()).unwrap();
-    let values: Vec<_> = joined.column(2).as_primitive::<Float64Type>().iter().collect();
+    let values: Vec<_> = joined.rows.column(2).as_primitive::<Float64Type>().iter().collect();
     assert_eq!(values, [Some(0.5), None]);
 }
 
@@ -169,10 +182,12 @@ fn what_cannot_be_joined_is_told() {
         ("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef),
         ("at", Arc::new(Int64Array::from(vec![None]))),
     ]);
-    let error = history.join(&timeless, &columns()).unwrap_err().to_string();
-    assert!(error.contains("column \"at\", row 0"), "{error}");
+    let timeless = history.join(&timeless, &columns()).unwrap();
+    let [(0, flaw)] = &timeless.flaws[..] else { panic!("{:?}", timeless.flaws) };
+    assert!(flaw.contains("\"at\" is not a timestamp"), "{flaw}");
+    assert!(timeless.rows.column(2).is_null(0));
     let empty = history.join(&training(&[]), &columns()).unwrap();
-    assert_eq!((empty.num_rows(), empty.num_columns()), (0, 3));
+    assert_eq!((empty.rows.num_rows(), empty.rows.num_columns()), (0, 3));
 }
 
 #[test]
@@ -191,6 +206,6 @@ fn files_are_taken_and_rows_without_a_key_counted() {
     let history = builder.finish();
     assert_eq!(history.passed_over(), 1);
     let joined = history.join(&training(&[(1, 2), (2, 2)]), &columns()).unwrap();
-    assert_eq!(joined.column(2).as_primitive::<Int64Type>().value(0), 5);
-    assert!(joined.column(2).is_null(1));
+    assert_eq!(joined.rows.column(2).as_primitive::<Int64Type>().value(0), 5);
+    assert!(joined.rows.column(2).is_null(1));
 }

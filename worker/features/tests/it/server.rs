@@ -40,7 +40,7 @@ impl Server {
             let _ = child.kill();
             let _ = child.wait();
         }
-        panic!("redis-server does not start: is the Debian package redis-server installed?");
+        panic!("redis-server does not start: run tests/setup/tools.sh");
     }
 
     /// Kills the server and what it holds.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use hearth_crds::features::{Feature, FeatureJoin, FeatureType};
 use hearth_crds::preparation::{ColumnType, Preparation, PrepareConfig, SplitBy};
 use indexmap::IndexMap;
 
@@ -37,6 +38,23 @@ impl Touched {
         let windows = table.and_then(|table| table.windows.as_ref());
         let time = windows.map(|windows| windows.time.clone());
         Self { texts, label, image: config.image.clone(), classes, split, time, others, verbatim }
+    }
+
+    /// What a join looks into of its features' source.
+    pub(crate) fn of_features(join: &FeatureJoin) -> Self {
+        let key = join.source_key.as_ref().unwrap_or(&join.key);
+        let time = join.source_time.as_ref().unwrap_or(&join.time);
+        let column = |feature: &Feature| feature.field.as_ref().unwrap_or(&feature.name).clone();
+        let texts = join.features.iter().filter(|feature| feature.type_ == FeatureType::Text);
+        Self {
+            others: [key, time]
+                .into_iter()
+                .cloned()
+                .chain(join.features.iter().map(column))
+                .collect(),
+            verbatim: [key].into_iter().cloned().chain(texts.map(column)).collect(),
+            ..Self::default()
+        }
     }
 
     /// Fields of texts.
@@ -187,7 +205,14 @@ fn columns(asked: &Preparation) -> (BTreeSet<String>, BTreeSet<String>) {
     let texts = specs().filter(|(_, spec)| {
         matches!(spec.type_, Some(ColumnType::Category | ColumnType::Text | ColumnType::Timestamp))
     });
-    (all, texts.map(|(name, _)| name.clone()).collect())
+    let mut texts: BTreeSet<String> = texts.map(|(name, _)| name.clone()).collect();
+    // A row has what joins it only once it is read.
+    let joined = asked.join.iter().flat_map(|join| &join.features).map(|feature| &feature.name);
+    let joined: BTreeSet<&String> = joined.collect();
+    all.retain(|name| !joined.contains(name));
+    all.extend(asked.join.iter().flat_map(|join| [&join.key, &join.time]).cloned());
+    texts.extend(asked.join.iter().map(|join| join.key.clone()));
+    (all, texts)
 }
 
 /// A message has a role, and a string as its content or none.

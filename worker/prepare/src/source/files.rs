@@ -42,6 +42,11 @@ const ENDINGS: [(DataFormat, &[&str]); 4] = [
     (DataFormat::Text, &["txt", "text"]),
 ];
 
+/// The format of a file's ending; Parquet where that says nothing.
+pub(crate) fn format_of(path: &Path) -> DataFormat {
+    of_ending(path).unwrap_or(DataFormat::Parquet)
+}
+
 fn of_ending(path: &Path) -> Option<DataFormat> {
     let ending = path.extension()?.to_str()?.to_ascii_lowercase();
     ENDINGS

@@ -36,7 +36,7 @@ use crate::files::hash_file;
 use crate::progress::Counter;
 use crate::rows::{Pictures, Pieces, Touched};
 
-pub(crate) use files::{SourceFile, list};
+pub(crate) use files::{SourceFile, format_of, list};
 use folder::{Dealt, Folder};
 use import::ImportScan;
 #[cfg(test)]
@@ -218,6 +218,33 @@ impl Source {
     pub(crate) fn unchanged(&self) -> Result<(), PrepareError> {
         self.files.iter().try_for_each(SourceFile::unchanged)?;
         self.folder.as_ref().map_or(Ok(()), Folder::unchanged)
+    }
+
+    /// Deals all of its rows: each batch with its file, and the line or row of its first.
+    pub(crate) fn each_batch(
+        &self,
+        bounds: Bounds,
+        bad: &mut BadRows,
+        counter: &mut Counter<'_>,
+        take: &mut dyn FnMut(&Path, u64, RecordBatch) -> Result<(), PrepareError>,
+    ) -> Result<(), PrepareError> {
+        let format = self.format();
+        let scan = format.scan(self, bounds, bad, counter)?;
+        for part in &scan.parts {
+            let path = &self.files[part.file].path;
+            let mut ended = Ok(());
+            format.read(self, &scan, part, &mut |chunk, _| {
+                let dealt = format.decode(self, &scan, chunk).and_then(|mut rows| {
+                    rows.bad.drain(..).try_for_each(|row| bad.add(path, row))?;
+                    let first = rows.lines.first().copied().unwrap_or(part.line);
+                    take(path, first, rows.batch)
+                });
+                ended = dealt;
+                ended.is_ok()
+            })?;
+            ended?;
+        }
+        Ok(())
     }
 
     /// Hashes its content; `tell` learns of each part that was read.

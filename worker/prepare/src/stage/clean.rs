@@ -6,6 +6,7 @@ use arrow_schema::SchemaRef;
 
 use crate::bad_rows::{BadRow, BadRows};
 use crate::error::PrepareError;
+use crate::join::Joins;
 use crate::parallel::in_order;
 use crate::progress::Counter;
 use crate::rows::Recipe;
@@ -38,6 +39,7 @@ impl Cleaned {
 pub(crate) struct Cleaning<'a> {
     pub(crate) source: &'a Source,
     pub(crate) scan: &'a Scan,
+    pub(crate) joins: &'a Joins,
     pub(crate) recipe: &'a Recipe,
     pub(crate) bounds: Bounds,
     pub(crate) directory: &'a Path,
@@ -51,7 +53,8 @@ impl Cleaning<'_> {
         counter: &mut Counter<'_>,
     ) -> Result<Cleaned, PrepareError> {
         let path = &self.source.data.path;
-        let schema = self.recipe.columns.schema(&self.scan.schema, path)?;
+        let schema = self.joins.schema(&self.scan.schema, path)?;
+        let schema = self.recipe.columns.schema(&schema, path)?;
         let mut cleaned = Cleaned { schema, parts: Vec::new() };
         for (number, part) in self.scan.parts.iter().enumerate() {
             let files = PartFiles::new(self.directory, number);
@@ -77,12 +80,12 @@ impl Cleaning<'_> {
         bad: &mut BadRows,
         counter: &mut Counter<'_>,
     ) -> Result<PartReport, PrepareError> {
-        let Self { source, scan, recipe, bounds, .. } = *self;
+        let Self { source, scan, joins, recipe, bounds, .. } = *self;
         let file = source.files[part.file].path.display().to_string();
         in_order(
             bounds.threads,
             |send| source.format().read(source, scan, part, send),
-            |chunk| recipe.process(source.format().decode(source, scan, chunk)?),
+            |chunk| recipe.process(joins.join(source.format().decode(source, scan, chunk)?)?),
             |mut made| {
                 let rows = std::mem::take(&mut made.bad).into_iter();
                 let rows: Vec<BadRow> = rows

@@ -62,6 +62,7 @@ impl Room {
             max_bad_rows: 0,
             preparation: Preparation::default(),
             synonyms: None,
+            features: Vec::new(),
             output: self.path("out"),
             output_uri: String::new(),
         }

@@ -11,6 +11,7 @@ mod dicom;
 mod fixture;
 mod folders;
 mod formats;
+mod join;
 mod memory;
 mod pictures;
 mod pipeline;
