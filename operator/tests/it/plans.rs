@@ -81,7 +81,8 @@ fn owner(plan: &Plan) -> String {
 
 #[test]
 fn each_sample_keeps_its_reviewed_plan() {
-    insta::glob!("../../../manifests/samples", "*.yaml", |path| {
+    // Of a folder, what Hearth plans; the rest of it is applied as it stands.
+    insta::glob!("../../../manifests/samples", "{*,*/training,*/deployment}.yaml", |path| {
         let plan = plan_of(&std::fs::read_to_string(path).unwrap());
         assert_eq!(plan_check::faults(&plan), Vec::<String>::new());
         let objects: Vec<_> = plan.children.iter().map(Child::to_value).collect();
