@@ -43,6 +43,8 @@ pub mod model_deployment {
     pub const DEGRADED: &str = "Degraded";
     /// An HTTPRoute leads to the gateways; only with `routing: HTTPRoute`.
     pub const ROUTED: &str = "Routed";
+    /// Requests are far from what the model learned from; only with `serving.drift`.
+    pub const DRIFTED: &str = "Drifted";
 }
 
 /// What a reconcile found out about one condition.

@@ -130,6 +130,10 @@ pub struct Serving {
     /// Models of tables: features of entities that a store keeps, joined to each row that is asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<Box<FeatureStore>>,
+    /// Models of tables: says in the condition `Drifted` whether requests are still like the rows that the
+    /// model learned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
     /// Copies of the model on the nodes that serve it. Without, each pod reads the model's claim.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_cache: Option<NodeCache>,
@@ -138,6 +142,21 @@ pub struct Serving {
     /// Which nodes, and how.
     #[serde(flatten)]
     pub placement: PodPlacement,
+}
+
+/// When requests count as far from the training rows.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Drift {
+    /// Highest population stability index, of a feature or of the score, that is none: servers compare the
+    /// last half hour to hour of requests with the training rows, from 500 rows on.
+    #[serde(default = "quarter")]
+    #[schemars(range(min = 0.01, max = 100.0))]
+    pub max_psi: f64,
+}
+
+fn quarter() -> f64 {
+    0.25
 }
 
 /// LoRA adapters beside the model (Hu et al. 2021).
@@ -184,6 +203,7 @@ impl Default for Serving {
             response_cache_bytes: 16 << 20,
             adapters: Vec::new(),
             features: None,
+            drift: None,
             node_cache: None,
             resources: Resources::default(),
             placement: PodPlacement::default(),

@@ -162,6 +162,35 @@ pub struct Load {
 /// says how far back its peak goes.
 pub const LOAD_PATH: &str = "/load";
 
+/// Where a server tells its [`DriftReport`], or `null` where it does not watch what it is asked.
+pub const DRIFT_PATH: &str = "/drift";
+
+/// How far the requests of the last half hour to hour are from the training rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DriftReport {
+    /// Rows that it is of.
+    pub rows: u64,
+    /// What is farthest, and how far: at most [`DriftReport::MOST`], none where there are too few rows.
+    pub shifts: Vec<Shift>,
+}
+
+impl DriftReport {
+    /// Most shifts that are told.
+    pub const MOST: usize = 16;
+}
+
+/// How far one feature, or the score, is from the training rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shift {
+    /// The feature; nothing for the score.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature: Option<String>,
+    /// Population stability index.
+    pub psi: f64,
+}
+
 /// Longest window that a server remembers, in seconds.
 pub const MAX_LOAD_WINDOW: u32 = 86_400;
 

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_crds::routing::{GATEWAY_ADMIN_PORT, LOAD_PATH, Load, Measured, RoutingTable};
+use hearth_crds::routing::{
+    DRIFT_PATH, DriftReport, GATEWAY_ADMIN_PORT, LOAD_PATH, Load, Measured, RoutingTable,
+};
 use hearth_crds::worker_config::{AGENT_PORT, REPLICAS_PATH, Replicas, SERVE_PORT, WorkerStatus};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request};
@@ -105,6 +107,11 @@ impl PodClient {
     pub async fn server_load(&self, ip: &str, window: u32) -> Result<Option<Load>, AskError> {
         let path = format!("{}?window={window}", LOAD_PATH.trim_start_matches('/'));
         self.get(url(ip, SERVE_PORT, &path)).await
+    }
+
+    /// `GET /drift` of the server at this address; `None`: it does not watch what it is asked.
+    pub async fn server_drift(&self, ip: &str) -> Result<Option<DriftReport>, AskError> {
+        self.get(url(ip, SERVE_PORT, DRIFT_PATH.trim_start_matches('/'))).await
     }
 
     /// The JSON document at `url`.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use hearth_tests::cluster::{Namespace, Way, condition, kubectl_ok, root};
+use hearth_tests::cluster::{Namespace, Way, condition, kubectl_ok, root, told};
 use hearth_tests::http;
 use serde_json::{Value, json};
 
@@ -52,8 +52,7 @@ fn with_features(store: &mut redis::Connection, deployment: &Value, row: &Value)
     for view in views {
         let account = &row[view["key"].as_str().unwrap()];
         let key = format!("hearth:accounts:{account}");
-        let known: HashMap<String, String> =
-            redis::cmd("HGETALL").arg(key).query(store).unwrap();
+        let known: HashMap<String, String> = redis::cmd("HGETALL").arg(key).query(store).unwrap();
         assert!(known.len() > 12, "of account {account}: {known:?}");
         for feature in view["features"].as_array().unwrap() {
             let value: f64 = known[feature["field"].as_str().unwrap()].parse().unwrap();
@@ -117,10 +116,10 @@ fn transfers_are_simulated_learned_and_judged() {
     let body = json!({"rows": [row(0), odd], "explain": 2}).to_string();
     let answer = http::post(&way.address, "/v1/predict", &body).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
-    let told: Value = serde_json::from_str(&answer.body).unwrap();
-    let probability = |row: usize| &told["outputs"][row]["probabilities"]["true"];
-    assert!(probability(1).as_f64() > probability(0).as_f64(), "{told}");
-    assert_eq!(told["outputs"][1]["explanation"]["contributions"].as_array().unwrap().len(), 2);
+    let answered: Value = serde_json::from_str(&answer.body).unwrap();
+    let probability = |row: usize| &answered["outputs"][row]["probabilities"]["true"];
+    assert!(probability(1).as_f64() > probability(0).as_f64(), "{answered}");
+    assert_eq!(answered["outputs"][1]["explanation"]["contributions"].as_array().unwrap().len(), 2);
 
     let times = asked(&way.address, row);
     let at = |per_mille: usize| times[(times.len() - 1) * per_mille / 1000];
@@ -130,7 +129,10 @@ fn transfers_are_simulated_learned_and_judged() {
     }
     println!("{} requests at {RATE}/s through the gateway:{figures}", times.len());
 
-    let deployment = namespace.get("modeldeployment", "transfers").unwrap();
+    // These transfers are made up, and no simulator's.
+    let drifted = |d: &Value| condition(d, "Drifted") == "True";
+    let deployment = namespace.wait("modeldeployment", "transfers", PATIENCE, drifted).unwrap();
+    println!("{}", told(&deployment, "Drifted"));
     let store = Way::open(&namespace, "features", 6379).unwrap();
     let client = redis::Client::open(format!("redis://{}", store.address)).unwrap();
     let mut store = client.get_connection().unwrap();
@@ -153,8 +155,11 @@ fn transfers_are_simulated_learned_and_judged() {
 
     // Without the store, transfers are judged as those of accounts of which nothing is known.
     namespace.kubectl(&["scale", "deployment", "features", "--replicas=0"]).unwrap();
-    let unknown = suspicion(&way.address, &json!({"sender": "new", "receiver": "new",
-        "amount": 9450.0, "channel": "cash", "hour": 3, "weekday": 6}));
+    let unknown = suspicion(
+        &way.address,
+        &json!({"sender": "new", "receiver": "new",
+        "amount": 9450.0, "channel": "cash", "hour": 3, "weekday": 6}),
+    );
     let end = Instant::now() + Duration::from_secs(60);
     while (suspicion(&way.address, &odd) - unknown).abs() > 1e-12 {
         assert!(Instant::now() < end, "the store is gone, and its features are still joined");

@@ -13,7 +13,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::marks::{ANNOTATION_ROLLOUT, ANNOTATION_ROUTED_AT, GATEWAY, QUANTIZE, SERVER};
-use super::observed::{Model, Observed, Route, ServerLoad, Workload};
+use super::observed::{Model, Observed, Route, ServerDrift, ServerLoad, Workload};
 use super::rollout::Record;
 use super::target::{self, Target};
 use super::training;
@@ -82,6 +82,10 @@ pub async fn observe(
     }
     if let Some(window) = window_of_tokens(valid) {
         seen.server_loads = Box::pin(ask_servers(cx, valid, window)).await;
+    }
+    if valid.spec.serving.drift.is_some() {
+        let routed = seen.routed().map(str::to_owned);
+        seen.drift = Box::pin(ask_drift(cx, valid, routed.as_deref())).await;
     }
     let (route, live) = Box::pin(route(cx, valid)).await?;
     seen.route = route;
@@ -338,6 +342,24 @@ async fn ask_server(cx: &Context, pod: &PodView, window: u32) -> ServerLoad {
         Ok(None) => ServerLoad::NoTokens,
         Err(_) => ServerLoad::Silent,
     }
+}
+
+async fn ask_drift(
+    cx: &Context,
+    valid: &ValidDeployment,
+    revision: Option<&str>,
+) -> Vec<ServerDrift> {
+    let Some(revision) = revision else { return Vec::new() };
+    let pods = pods_of(cx, valid, SERVER, Some(revision));
+    let ask = pods.iter().filter(|pod| answers(cx, pod)).map(|pod| async {
+        let Some(ip) = pod.ip.as_deref() else { return ServerDrift::Silent };
+        match cx.pods.server_drift(ip).await {
+            Ok(Some(report)) => ServerDrift::Told(report),
+            Ok(None) => ServerDrift::NotWatched,
+            Err(_) => ServerDrift::Silent,
+        }
+    });
+    futures::future::join_all(ask).await
 }
 
 async fn ask_routes(cx: &Context, gateways: &[PodView]) -> Vec<Option<BTreeSet<String>>> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_crds::TrainingJob;
 use hearth_crds::model_deployment::CompressionReport;
-use hearth_crds::routing::{Load, Measured, RoutingTable};
+use hearth_crds::routing::{DriftReport, Load, Measured, RoutingTable};
 use hearth_crds::source::Source;
 use k8s_openapi::jiff::Timestamp;
 
@@ -52,6 +52,8 @@ pub struct Observed {
     /// What running servers say of the tokens in flight, by revision; asked only where servers are
     /// scaled by them.
     pub server_loads: BTreeMap<String, Vec<ServerLoad>>,
+    /// What running servers of the revision that serves say of drift; asked only where that is asked for.
+    pub drift: Vec<ServerDrift>,
     /// Nodes of pods that should have ended, where the node does not answer.
     pub silent_nodes: BTreeSet<String>,
     /// Its HTTPRoute.
@@ -67,6 +69,17 @@ pub enum ServerLoad {
     NoTokens,
     /// So many.
     Tokens(Load),
+}
+
+/// What a server says of how far its requests are from training rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerDrift {
+    /// Nothing.
+    Silent,
+    /// It does not watch them.
+    NotWatched,
+    /// So far.
+    Told(DriftReport),
 }
 
 /// An HTTPRoute of the Gateway API.

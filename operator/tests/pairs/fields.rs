@@ -22,7 +22,7 @@ const NEVER: [(Kind, &str); 2] =
 
 /// Fields that change nothing in the specs that are tried, and why that is right; `.*` stands for all
 /// fields below.
-const AT_REST: [(Kind, &str, &str); 27] = [
+const AT_REST: [(Kind, &str, &str); 28] = [
     (Kind::TrainingJob, "data.preparation.augment.table.windows.*", REFUSED),
     (Kind::Sweep, "job.data.preparation.augment.table.windows.*", REFUSED),
     (Kind::ModelDeployment, "compression.training.data.preparation.augment.table.*", REFUSED),
@@ -41,6 +41,7 @@ const AT_REST: [(Kind, &str, &str); 27] = [
         "serving.autoscaling.targetTokensInFlight",
         "acts on what servers tell",
     ),
+    (Kind::ModelDeployment, "serving.drift.maxPsi", "acts on what servers tell"),
     (Kind::ModelDeployment, "rollout.strategy", SECOND),
     (Kind::ModelDeployment, "rollout.steps[].weight", SECOND),
     (Kind::ModelDeployment, "rollout.steps[].holdSeconds", SECOND),

@@ -12,11 +12,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use hearth_crds::routing::LOAD_PATH;
+use hearth_crds::routing::{DRIFT_PATH, LOAD_PATH};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::drift::DriftWatch;
 use super::load::TokenLoad;
 use super::metrics::ServingMetrics;
 use crate::agent::http::exposition;
@@ -37,6 +38,8 @@ pub struct Common {
     pub max_body: usize,
     /// Tokens in flight, where the model counts them.
     pub tokens: Option<Arc<TokenLoad>>,
+    /// How far requests are from training rows, where that is watched.
+    pub drift: Option<Arc<DriftWatch>>,
 }
 
 /// An error as the client sees it: a status and a sentence.
@@ -145,6 +148,7 @@ pub fn routes(common: Arc<Common>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(LOAD_PATH, get(load))
+        .route(DRIFT_PATH, get(drift))
         .with_state(common)
 }
 
@@ -181,6 +185,10 @@ struct Window {
 async fn load(State(common): State<Arc<Common>>, Query(asked): Query<Window>) -> Response {
     let read = |tokens: &Arc<TokenLoad>| tokens.read(&common.revision, asked.window);
     Json(common.tokens.as_ref().map(read)).into_response()
+}
+
+async fn drift(State(common): State<Arc<Common>>) -> Response {
+    Json(common.drift.as_ref().map(|drift| drift.report())).into_response()
 }
 
 async fn metrics(State(common): State<Arc<Common>>) -> Response {

@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hearth_tabular::drift::{Drift, SCORE};
+use hearth_crds::routing::{DriftReport, Shift};
+use hearth_tabular::drift::{self, Drift, SCORE};
 use hearth_tabular::{Model, Prediction, Rows};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -17,6 +18,9 @@ use prometheus_client::registry::Registry;
 const WINDOW: Duration = Duration::from_mins(30);
 /// Fewest rows that figures are told of: of fewer, chance makes them large.
 const LEAST_ROWS: u64 = 500;
+
+const INPUT: &str = "input";
+const OUTPUT: &str = "output";
 
 /// What a figure is of: `input` and a feature's name, or `output` and `score`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -90,6 +94,33 @@ impl DriftWatch {
 
     /// Brings the figures up to date.
     pub fn tell(&self) {
+        let (rows, shifts) = self.shifts();
+        self.metrics.rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
+        if shifts.is_empty() {
+            self.metrics.psi.clear();
+            self.metrics.ks.clear();
+        }
+        for (of, shift) in shifts {
+            self.metrics.psi.get_or_create(&of).set(shift.psi);
+            if let Some(ks) = shift.ks {
+                self.metrics.ks.get_or_create(&of).set(ks);
+            }
+        }
+    }
+
+    /// What the operator is told.
+    pub fn report(&self) -> DriftReport {
+        let (rows, mut shifts) = self.shifts();
+        shifts.sort_by(|(_, one), (_, other)| other.psi.total_cmp(&one.psi));
+        let told = shifts.into_iter().take(DriftReport::MOST).map(|(of, shift)| Shift {
+            feature: (of.side == INPUT).then_some(of.name),
+            psi: shift.psi,
+        });
+        DriftReport { rows, shifts: told.collect() }
+    }
+
+    /// Rows, and how far each feature and the score is; nothing where rows are too few.
+    fn shifts(&self) -> (u64, Vec<(Of, drift::Shift)>) {
         let all = {
             let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
             windows.turn(&self.model);
@@ -97,24 +128,17 @@ impl DriftWatch {
             all.merge(&windows.filling);
             all
         };
-        self.metrics.rows.set(i64::try_from(all.rows()).unwrap_or(i64::MAX));
         if all.rows() < LEAST_ROWS {
-            self.metrics.psi.clear();
-            self.metrics.ks.clear();
-            return;
+            return (all.rows(), Vec::new());
         }
         let shifts = self.model.shifts(&all);
         // The score comes last, whatever features are called.
         let last = shifts.len().saturating_sub(1);
-        for (place, (name, shift)) in shifts.into_iter().enumerate() {
+        let told = shifts.into_iter().enumerate().map(|(place, (name, shift))| {
             debug_assert!(place != last || name == SCORE);
-            let side = if place == last { "output" } else { "input" };
-            let of = Of { side, name };
-            self.metrics.psi.get_or_create(&of).set(shift.psi);
-            if let Some(ks) = shift.ks {
-                self.metrics.ks.get_or_create(&of).set(ks);
-            }
-        }
+            (Of { side: if place == last { OUTPUT } else { INPUT }, name }, shift)
+        });
+        (all.rows(), told.collect())
     }
 }
 

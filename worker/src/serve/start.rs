@@ -287,19 +287,19 @@ async fn tables(
         Some((store, lookups)) => Some(features(store, lookups).await?),
         None => None,
     };
-    let common = common(config, metrics, None);
-    let drift = DriftWatch::new(&model, figures);
-    let server = Arc::new(TableServer { common: common.clone(), model, features, drift });
-    let watching = Arc::downgrade(&server);
-    tokio::spawn(async move {
-        while let Some(server) = watching.upgrade() {
-            if let Some(drift) = &server.drift {
+    let drift = DriftWatch::new(&model, figures).map(Arc::new);
+    if let Some(drift) = &drift {
+        let watching = Arc::downgrade(drift);
+        tokio::spawn(async move {
+            while let Some(drift) = watching.upgrade() {
                 drift.tell();
+                drop(drift);
+                tokio::time::sleep(TELL_DRIFT_EVERY).await;
             }
-            drop(server);
-            tokio::time::sleep(TELL_DRIFT_EVERY).await;
-        }
-    });
+        });
+    }
+    let common = common(config, metrics, None, drift);
+    let server = Arc::new(TableServer { common: common.clone(), model, features });
     Ok(Serving { common, router: tables::router(&server), close: Box::new(|| ()), thread: None })
 }
 
@@ -330,7 +330,7 @@ fn compute<R: Reads>(
     let (engine, thread) = Engine::start(model, bounds, Arc::new(figures))?;
     let turns = Semaphore::new(threads());
     let way = Arc::new(Way { reader, engine, cache, turns });
-    Ok((common(config, metrics, None), way, thread))
+    Ok((common(config, metrics, None, None), way, thread))
 }
 
 fn generate(
@@ -349,7 +349,7 @@ fn generate(
     let tokens = Arc::new(TokenLoad::new(figures.tokens_in_flight()));
     let (engine, thread) =
         generate::engine::Engine::start(computer, vocabulary.clone(), limits, Arc::new(figures))?;
-    let common = common(config, metrics, Some(tokens));
+    let common = common(config, metrics, Some(tokens), None);
     let closing = engine.clone();
     let adapters = config.adapters.iter().map(|adapter| adapter.name.clone()).collect();
     let server =
@@ -362,6 +362,7 @@ fn common(
     config: &ServeConfig,
     metrics: ServingMetrics,
     tokens: Option<Arc<TokenLoad>>,
+    drift: Option<Arc<DriftWatch>>,
 ) -> Arc<Common> {
     Arc::new(Common {
         name: config.job.name.clone(),
@@ -370,6 +371,7 @@ fn common(
         ready: Arc::new(AtomicBool::new(true)),
         max_body: usize::try_from(config.max_body_bytes).unwrap_or(usize::MAX),
         tokens,
+        drift,
     })
 }
 

@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::common::{self, Common, Failure};
-use super::drift::DriftWatch;
 use super::tensors;
 
 /// Most rows of a request that are computed on the thread that reads it.
@@ -43,8 +42,6 @@ pub struct TableServer {
     pub model: Arc<Model>,
     /// Features of entities that join rows, where they are kept.
     pub features: Option<FeatureClient>,
-    /// What rows were like, where the model knows its training rows.
-    pub drift: Option<DriftWatch>,
 }
 
 /// `POST /v1/predict`.
@@ -218,7 +215,7 @@ impl TableServer {
     fn compute(&self, rows: &[Row], explain: usize) -> Result<Vec<Prediction>, Failure> {
         let read = self.model.encode(rows)?;
         let predictions = self.model.predict_rows(&read, explain)?;
-        if let Some(drift) = &self.drift {
+        if let Some(drift) = &self.common.drift {
             drift.add(&read, &predictions);
         }
         Ok(predictions)

@@ -124,11 +124,14 @@ fn wall(frame: &Frame<'_>) -> NetworkPolicy {
     let mut ingress = vec![network::from_pods(frame.parent.selector(GATEWAY), &[SERVE_PORT])];
     ingress.extend(network::from_operators(frame.settings, &[SERVE_PORT]));
     let store = frame.valid.spec.serving.features.as_ref();
-    let egress =
-        store.map(|of| vec![network::to_dns(), network::to_anywhere(&[of.port()])]);
+    let egress = store.map(|of| vec![network::to_dns(), network::to_anywhere(&[of.port()])]);
     NetworkPolicy {
         metadata: frame.parent.child_meta(&frame.valid.child_name(SERVER), SERVER),
-        spec: Some(network::policy(frame.parent.selector(SERVER), ingress, egress.unwrap_or_default())),
+        spec: Some(network::policy(
+            frame.parent.selector(SERVER),
+            ingress,
+            egress.unwrap_or_default(),
+        )),
     }
 }
 

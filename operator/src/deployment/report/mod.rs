@@ -2,6 +2,7 @@
 //!
 //! [`next_status`] and [`notices`] are pure; [`publish`] sends what changed.
 
+mod drift;
 mod route;
 mod traffic;
 
@@ -163,6 +164,7 @@ pub fn next_status(
             after.rejected = decision.record.rejected.as_ref().map(traffic::rejected);
             let (state, mut found) = findings(seen, decision);
             found.extend(route::routed(valid, seen));
+            found.extend(drift::drifted(valid, seen));
             (state, found)
         }
     };
@@ -170,6 +172,9 @@ pub fn next_status(
     after.conditions = condition::merge(&before.conditions, &found, generation, &Time(now));
     if deployment.spec.routing == Routing::Gateway {
         after.conditions.retain(|condition| condition.type_ != types::ROUTED);
+    }
+    if deployment.spec.serving.drift.is_none() {
+        after.conditions.retain(|condition| condition.type_ != types::DRIFTED);
     }
     after
 }
@@ -369,6 +374,12 @@ pub fn notices(before: &ModelDeploymentStatus, after: &ModelDeploymentStatus) ->
     {
         say(true, "Degraded", format!("{}: {}", now.reason, now.message));
     }
+    let drifted = condition::holding(&after.conditions, types::DRIFTED);
+    if let Some(now) = drifted
+        && condition::holding(&before.conditions, types::DRIFTED).is_none()
+    {
+        say(true, "Drifted", now.message.clone());
+    }
     let unrouted = |status: &ModelDeploymentStatus| {
         condition::get(&status.conditions, types::ROUTED).filter(|c| c.status == "False").cloned()
     };
@@ -405,5 +416,7 @@ fn look_again(verdict: &Verdict<'_>) -> Action {
     let by_traffic = seconds(if idle { 1 } else { 5 });
     let scaled = !decision.replicas.is_empty();
     let by_stage = if scaled { by_stage.min(by_traffic) } else { by_stage };
+    let watched = valid.spec.serving.drift.is_some();
+    let by_stage = if watched { by_stage.min(drift::LOOK_EVERY) } else { by_stage };
     Action::requeue(route::look_again(valid, seen).map_or(by_stage, |time| time.min(by_stage)))
 }

@@ -101,8 +101,7 @@ fn other_features_are_other_data_and_threads_change_nothing() {
     assert!(prepare(&asked).unwrap().known);
     let mut alone = asked.clone();
     alone.output = room.path("alone");
-    let again =
-        hearth_prepare::run_with(&alone, &small(1), &mut hearth_prepare::Silent).unwrap();
+    let again = hearth_prepare::run_with(&alone, &small(1), &mut hearth_prepare::Silent).unwrap();
     assert_eq!(bytes(&made.directory), bytes(&again.directory));
     let other = config(&room, &ACCOUNTS.replace("99", "98"), join());
     let other = prepare(&other).unwrap();
@@ -132,7 +131,9 @@ fn joins_that_cannot_be_are_refused() {
             join.features[0].name = "label".into();
             join.features[0].field = Some("sent".into());
         }),
-        ("data.preparation.join[0]: ", ACCOUNTS, |join| join.features[0].field = Some("city".into())),
+        ("data.preparation.join[0]: ", ACCOUNTS, |join| {
+            join.features[0].field = Some("city".into())
+        }),
         ("no column \"customer\"", ACCOUNTS, |join| join.key = "customer".into()),
         (
             "accounts.jsonl:2: column \"known\" holds what is not a timestamp",
