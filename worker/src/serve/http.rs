@@ -13,6 +13,7 @@ use hearth_crds::model_deployment::ServingRuntime;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::classify::Threshold;
 use super::common::{self, Common, Failure};
 use super::engine::Answer;
 use super::reads::{Reads, Way};
@@ -24,6 +25,8 @@ pub struct Server<R: Reads> {
     pub common: Arc<Common>,
     /// Classes in the order of their ids.
     pub labels: Vec<String>,
+    /// What decides between two of them.
+    pub threshold: Option<Threshold>,
     /// What computes it.
     pub runtime: ServingRuntime,
     /// The way to the model.
@@ -72,10 +75,16 @@ async fn classify<R: Reads>(
         return Err(Failure::bad_request("top_k is 0; ask for at least one class"));
     }
     let scores = server.scores(inputs).await?;
-    let outputs =
-        scores.iter().map(|scores| classify::ranked(&server.labels, scores, top_k)).collect();
-    let (model, revision) = (server.common.name.clone(), server.common.revision.clone());
-    Ok(Json(classify::Response { model, revision, outputs }).into_response())
+    let ranked = |scores: &Answer| {
+        classify::ranked(&server.labels, scores, server.threshold.as_ref(), top_k)
+    };
+    Ok(Json(classify::Response {
+        model: server.common.name.clone(),
+        revision: server.common.revision.clone(),
+        outputs: scores.iter().map(ranked).collect(),
+        threshold: server.threshold.clone(),
+    })
+    .into_response())
 }
 
 async fn infer<R: Reads>(
@@ -95,7 +104,7 @@ async fn infer<R: Reads>(
     let request: inference::Request = common::from_json(json)?;
     let inputs = request.inputs::<R>(behind).map_err(Failure::bad_request)?;
     let scores = server.scores(inputs).await?;
-    let outputs = request.outputs(&server.labels, &scores);
+    let outputs = request.outputs(&server.labels, server.threshold.as_ref(), &scores);
     let response = inference::Response {
         model_name: server.common.name.clone(),
         model_version: server.common.revision.clone(),
@@ -164,7 +173,8 @@ async fn metadata<R: Reads>(
     Path(path): Path<ModelPath>,
 ) -> Result<Response, Failure> {
     server.check(&path)?;
-    let metadata = inference::metadata::<R>(&server.common, server.runtime, &server.labels);
+    let classes = (server.labels.as_slice(), server.threshold.as_ref());
+    let metadata = inference::metadata::<R>(&server.common, server.runtime, classes);
     Ok(Json(metadata).into_response())
 }
 
