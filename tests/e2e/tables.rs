@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use hearth_tests::cluster::{Namespace, Way, condition, kubectl_ok, root};
+use hearth_tests::cluster::{Namespace, Way, condition, kubectl_ok};
 use hearth_tests::http;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, succeeded};
+use crate::support::{PATIENCE, sample, succeeded};
 
 /// Requests a second, and for how long.
 const RATE: u32 = 200;
@@ -20,17 +20,6 @@ fn worker_image() -> String {
     let words = all.split(|c: char| c.is_whitespace() || "\"=,".contains(c));
     let mut images = words.filter(|word| word.contains("hearth-worker:"));
     images.next().expect("the operator names an image of workers").to_owned()
-}
-
-/// What `kubectl apply -k` would send, but for the claim, which tests make otherwise, and the image.
-fn sample(name: &str) -> String {
-    let folder = root().join("manifests/samples").join(name);
-    let rendered = kubectl_ok(&["kustomize", &folder.to_string_lossy()], None).unwrap();
-    let objects =
-        rendered.split("\n---\n").filter(|of| !of.contains("kind: PersistentVolumeClaim"));
-    let objects: Vec<&str> = objects.collect();
-    assert_eq!(objects.len(), 3, "{rendered}");
-    objects.join("\n---\n").replace("hearth.dev/hearth-worker:0.1.0", &worker_image())
 }
 
 /// Sends rows at a steady rate over four connections at once; milliseconds that each took, sorted.
@@ -61,7 +50,10 @@ fn asked(address: &str, row: impl Fn(u32) -> Value + Sync) -> Vec<f64> {
 fn transfers_are_simulated_learned_and_judged() {
     let namespace = Namespace::create("e2e-tables").unwrap();
     namespace.claim("transfers").unwrap();
-    namespace.apply(&sample("anti-money-laundering")).unwrap();
+    let objects = sample("anti-money-laundering");
+    let image = "hearth.dev/hearth-worker:0.1.0";
+    assert!(objects.contains(image), "{objects}");
+    namespace.apply(&objects.replace(image, &worker_image())).unwrap();
     let job = succeeded(&namespace, "transfers");
     let progress = &job["status"]["progress"];
     println!("{progress}");

@@ -102,7 +102,8 @@ pub fn ranked(
         (*other == answer).cmp(&(*one == answer)).then(second.total_cmp(first))
     });
     classes.truncate(top_k.unwrap_or(usize::MAX));
-    let class = |(class, score): (usize, f32)| Some(Class { label: labels.get(class)?.clone(), score });
+    let class =
+        |(class, score): (usize, f32)| Some(Class { label: labels.get(class)?.clone(), score });
     classes.into_iter().filter_map(class).collect()
 }
 

@@ -17,7 +17,7 @@ use super::classify::Threshold;
 use super::common::{self, Common, Failure};
 use super::engine::Answer;
 use super::reads::{Reads, Way};
-use super::{binary, classify, inference};
+use super::{binary, classify, inference, scans};
 
 /// What the routes share.
 pub struct Server<R: Reads> {
@@ -60,6 +60,13 @@ async fn classify<R: Reads>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
+    if R::SCANS
+        && let Some(media) = media
+        && scans::is_of(media)
+    {
+        let files = scans::files(media, &server.common.whole(body)?)?;
+        return Ok(Json(server.report(files, at_least_one(asked.top_k)?).await?).into_response());
+    }
     let alone = R::MEDIA.zip(media).is_some_and(|(known, media)| media.starts_with(known));
     let (inputs, top_k) = if alone {
         (vec![server.common.whole(body)?.into()], asked.top_k)
@@ -71,9 +78,7 @@ async fn classify<R: Reads>(
         let inputs: Result<Vec<_>, _> = texts.map(bytes).collect();
         (inputs.map_err(Failure::bad_request)?, request.top_k.or(asked.top_k))
     };
-    if top_k == Some(0) {
-        return Err(Failure::bad_request("top_k is 0; ask for at least one class"));
-    }
+    let top_k = at_least_one(top_k)?;
     let scores = server.scores(inputs).await?;
     let ranked = |scores: &Answer| {
         classify::ranked(&server.labels, scores, server.threshold.as_ref(), top_k)
@@ -85,6 +90,13 @@ async fn classify<R: Reads>(
         threshold: server.threshold.clone(),
     })
     .into_response())
+}
+
+fn at_least_one(top_k: Option<usize>) -> Result<Option<usize>, Failure> {
+    match top_k {
+        Some(0) => Err(Failure::bad_request("top_k is 0; ask for at least one class")),
+        top_k => Ok(top_k),
+    }
 }
 
 async fn infer<R: Reads>(
