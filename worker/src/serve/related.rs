@@ -8,18 +8,17 @@ const HEADERS: usize = 4096;
 /// Most characters of a boundary (RFC 2046, 5.1.1).
 const LONGEST_BOUNDARY: usize = 70;
 
-/// Of a media type: its name in small letters, and the value of one of its parameters.
-pub fn media(header: &str) -> (String, impl Fn(&str) -> Option<&str>) {
-    let mut parts = header.split(';');
-    let name = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-    let parameter = move |wanted: &str| {
-        header.split(';').skip(1).find_map(|part| {
-            let (name, value) = part.split_once('=')?;
-            let wanted = name.trim().eq_ignore_ascii_case(wanted);
-            wanted.then(|| value.trim().trim_matches('"'))
-        })
-    };
-    (name, parameter)
+/// The name of a media type, in small letters.
+pub fn name(media: &str) -> String {
+    media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The value of one of its parameters.
+pub fn parameter<'a>(media: &'a str, wanted: &str) -> Option<&'a str> {
+    media.split(';').skip(1).find_map(|part| {
+        let (name, value) = part.split_once('=')?;
+        name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches('"'))
+    })
 }
 
 /// The parts of a body, each without its headers, which must say that it is of `media`.
@@ -78,7 +77,7 @@ fn check(headers: &[u8], number: usize, wanted: &str) -> Result<(), String> {
     if !encoding.eq_ignore_ascii_case("binary") {
         return Err(format!("part {number} is encoded; send it as it is (binary)"));
     }
-    match header("content-type").map(|value| media(value).0) {
+    match header("content-type").map(name) {
         Some(name) if name == wanted => Ok(()),
         _ => Err(format!("the Content-Type of part {number} is not {wanted}")),
     }
@@ -141,10 +140,10 @@ mod tests {
 
     #[test]
     fn media_types_have_names_and_parameters() {
-        let (name, parameter) = media("Multipart/Related; type=\"application/dicom\"; BOUNDARY=x");
-        assert_eq!(name, "multipart/related");
-        assert_eq!(parameter("boundary"), Some("x"));
-        assert_eq!(parameter("type"), Some(DICOM));
-        assert_eq!(parameter("start"), None);
+        let media = "Multipart/Related; type=\"application/dicom\"; BOUNDARY=x";
+        assert_eq!(name(media), "multipart/related");
+        assert_eq!(parameter(media, "boundary"), Some("x"));
+        assert_eq!(parameter(media, "type"), Some(DICOM));
+        assert_eq!(parameter(media, "start"), None);
     }
 }

@@ -104,8 +104,9 @@ struct Scan<U> {
 
 /// Whether bodies of a media type hold files of scanners.
 pub fn is_of(media: &str) -> bool {
-    let (name, parameter) = related::media(media);
-    name == DICOM || (name == RELATED && parameter("type").is_none_or(is_dicom))
+    let name = related::name(media);
+    let of_dicom = || related::parameter(media, "type").is_none_or(is_dicom);
+    name == DICOM || (name == RELATED && of_dicom())
 }
 
 fn is_dicom(kind: &str) -> bool {
@@ -114,11 +115,10 @@ fn is_dicom(kind: &str) -> bool {
 
 /// The files of a body of such a type.
 pub fn files(media: &str, body: &Bytes) -> Result<Vec<Bytes>, Failure> {
-    let (name, parameter) = related::media(media);
-    if name == DICOM {
+    if related::name(media) == DICOM {
         return Ok(vec![body.clone()]);
     }
-    let boundary = parameter("boundary").ok_or_else(|| Failure {
+    let boundary = related::parameter(media, "boundary").ok_or_else(|| Failure {
         status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
         message: format!("{RELATED} needs the parameter boundary; name it in Content-Type"),
     })?;
@@ -220,8 +220,8 @@ impl<R: Reads> Server<R> {
                 told.frames
             )
         });
-        let codes = |of: fn(&Attributes) -> &Option<String>| {
-            told.files.iter().filter_map(|(attributes, _)| of(attributes).clone()).collect()
+        let codes = |of: fn(&Attributes) -> Option<&String>| {
+            told.files.iter().filter_map(|(attributes, _)| of(attributes).cloned()).collect()
         };
         let burned_in =
             |is: Option<bool>| told.files.iter().filter(|(of, _)| of.burned_in == is).count();
@@ -229,10 +229,10 @@ impl<R: Reads> Server<R> {
             conclusion,
             instances,
             frames: told.frames,
-            modality: codes(|of| &of.modality),
-            body_part: codes(|of| &of.body_part),
-            view: codes(|of| &of.view),
-            laterality: codes(|of| &of.laterality),
+            modality: codes(|of| of.modality.as_ref()),
+            body_part: codes(|of| of.body_part.as_ref()),
+            view: codes(|of| of.view.as_ref()),
+            laterality: codes(|of| of.laterality.as_ref()),
             burned_in: burned_in(Some(true)),
             burned_in_unknown: burned_in(None),
             by_frame,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use hearth_crds::training_arguments::Metric;
+use hearth_tabular::TabularError;
 
 use super::evaluate::{self, EvalOptions};
 use super::horizon::Horizon;
@@ -12,6 +13,7 @@ use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
 use super::team::whole;
 use crate::checkpoint::saver::{Finished, Request};
+use crate::config::ConfigError;
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
 use crate::export::{self, Decision, ModelCard};
@@ -253,7 +255,13 @@ impl Session<'_> {
         let scores =
             evaluate::scores(model, &samples, 1, &options, &mut || pulse.beat(&mut *events))?;
         let label = model.labels().names()[1].clone();
-        let decision = Decision::choose(label, target, &scores, self.config.seed.unsigned_abs())?;
+        let decision = Decision::choose(label, target, &scores, self.config.seed.unsigned_abs())
+            .map_err(|error| match error {
+                TabularError::Setting { setting: "threshold", detail } => {
+                    ConfigError::Setting { field: "objective.threshold", detail }.into()
+                }
+                other => Error::from(other),
+            })?;
         let (value, metrics) = (decision.threshold.value, &decision.metrics);
         if let Some(message) = threshold_sentence(&decision.label, value, metrics) {
             note(self.events, THRESHOLD_CHOSEN, message);

@@ -214,8 +214,8 @@ fn chosen(target: ThresholdTarget, rows: &[(f64, bool)]) -> Result<f64> {
         let nearest = nearest.unwrap_or(f64::NAN);
         let detail = format!(
             "no threshold that finds any positive row has a {name} of {most} {bound} on {} held-out \
-             rows; the closest is {nearest:.6}. Ask for that, or give more rows; calibration: Sigmoid \
-             has finer steps than Isotonic",
+             rows; the closest is {nearest:.6}. Ask for that, or give more rows; of tables, calibration \
+             Sigmoid has finer steps than Isotonic",
             rows.len()
         );
         TabularError::setting("threshold", detail)
