@@ -6,6 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tabular::Threshold;
 use crate::training_job::{ModelSource, Task};
 
 /// The loss, and how rows become samples of it.
@@ -15,6 +16,7 @@ use crate::training_job::{ModelSource, Task};
     validation = Rule::new("self.type == 'SFT' || self.type == 'Pretraining' || !self.packing").message("objective.packing needs objective.type Pretraining or SFT: set it to false").field_path(".packing"),
     validation = Rule::new("self.type == 'DPO' || !has(self.beta)").message("objective.beta needs objective.type DPO: remove it").field_path(".beta"),
     validation = Rule::new("self.type == 'Classification' || self.classWeights == 'None'").message("objective.classWeights needs objective.type Classification: set it to None").field_path(".classWeights"),
+    validation = Rule::new("self.type == 'Classification' || !has(self.threshold)").message("objective.threshold needs objective.type Classification: remove it").field_path(".threshold"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Objective {
@@ -38,6 +40,11 @@ pub struct Objective {
     /// With Classification: how much a row of each class counts.
     #[serde(default)]
     pub class_weights: ClassWeights,
+    /// Texts and pictures of two labels: from which probability on the second one, in the order of
+    /// their names, is the answer; where left out, the likelier one is. Half of the rows for evaluation
+    /// choose it, and the other half tell what it costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Threshold>,
 }
 
 impl Objective {
@@ -49,6 +56,7 @@ impl Objective {
             packing: false,
             beta: None,
             class_weights: ClassWeights::None,
+            threshold: None,
         }
     }
 

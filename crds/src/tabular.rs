@@ -118,7 +118,7 @@ pub enum Calibration {
 /// were held out.
 #[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("[has(self.falsePositiveRate), has(self.recall), has(self.precision), has(self.value)].filter(x, x).size() == 1").message("tabular.threshold takes one of falsePositiveRate, recall, precision and value"),
+    validation = Rule::new("[has(self.falsePositiveRate), has(self.recall), has(self.precision), has(self.value)].filter(x, x).size() == 1").message("a threshold takes one of falsePositiveRate, recall, precision and value"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Threshold {

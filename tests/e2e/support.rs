@@ -1,13 +1,37 @@
 //! Short-hands of the cluster tests.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use hearth_tests::cluster::{Namespace, condition, root, told};
+use hearth_tests::cluster::{Namespace, condition, kubectl_ok, root, told};
 use serde_json::Value;
 
 /// Longest that a small job may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(8);
+
+/// What `kubectl apply -k` of a sample sends, but for claims, which tests make otherwise.
+pub(crate) fn sample(name: &str) -> String {
+    let folder = root().join("manifests/samples").join(name);
+    let rendered = kubectl_ok(&["kustomize", &folder.to_string_lossy()], None).unwrap();
+    let objects =
+        rendered.split("\n---\n").filter(|of| !of.contains("kind: PersistentVolumeClaim"));
+    objects.collect::<Vec<_>>().join("\n---\n")
+}
+
+/// The directory of what a script of tests/setup fetches.
+pub(crate) fn fetched(script: &str) -> PathBuf {
+    let done = Command::new(root().join("tests/setup").join(script)).output().unwrap();
+    assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+    PathBuf::from(String::from_utf8(done.stdout).unwrap().trim())
+}
+
+/// Copies a file or a directory with all that is in it, readable by all.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let done = Command::new("cp").args(["-rL", "--no-preserve=mode"]).arg(from).arg(to).status();
+    assert!(done.unwrap().success(), "cp {} {}", from.display(), to.display());
+}
 
 /// Waits until a TrainingJob succeeded; stops at once where it failed.
 pub(crate) fn succeeded(namespace: &Namespace, job: &str) -> Value {

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use hearth_tests::cluster::{Namespace, Way, condition, kubectl_ok, root, told};
+use hearth_tests::cluster::{Namespace, Way, condition, kubectl_ok, told};
 use hearth_tests::http;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, succeeded};
+use crate::support::{PATIENCE, sample, succeeded};
 
 /// Requests a second, and for how long.
 const RATE: u32 = 200;
@@ -22,18 +22,6 @@ fn worker_image() -> String {
     let words = all.split(|c: char| c.is_whitespace() || "\"=,".contains(c));
     let mut images = words.filter(|word| word.contains("hearth-worker:"));
     images.next().expect("the operator names an image of workers").to_owned()
-}
-
-/// What `kubectl apply -k` would send, but for the claim, which tests make otherwise, and the image.
-fn sample(name: &str) -> String {
-    let folder = root().join("manifests/samples").join(name);
-    let rendered = kubectl_ok(&["kustomize", &folder.to_string_lossy()], None).unwrap();
-    let objects =
-        rendered.split("\n---\n").filter(|of| !of.contains("kind: PersistentVolumeClaim"));
-    let objects = objects.collect::<Vec<_>>().join("\n---\n");
-    let objects = objects.replace("hearth.dev/hearth-worker:0.1.0", &worker_image());
-    // The tests' store: tests/setup/store.sh.
-    objects.replace("docker.io/valkey/valkey:8.1", "hearth.dev/feature-store:dev")
 }
 
 /// Probability that a transfer is suspicious.
@@ -90,7 +78,13 @@ fn asked(address: &str, row: impl Fn(u32) -> Value + Sync) -> Vec<f64> {
 fn transfers_are_simulated_learned_and_judged() {
     let namespace = Namespace::create("e2e-tables").unwrap();
     namespace.claim("transfers").unwrap();
-    namespace.apply(&sample("anti-money-laundering")).unwrap();
+    let objects = sample("anti-money-laundering");
+    let image = "hearth.dev/hearth-worker:0.1.0";
+    assert!(objects.contains(image), "{objects}");
+    let objects = objects.replace(image, &worker_image());
+    // The tests' store: tests/setup/store.sh.
+    let objects = objects.replace("docker.io/valkey/valkey:8.1", "hearth.dev/feature-store:dev");
+    namespace.apply(&objects).unwrap();
     let job = succeeded(&namespace, "transfers");
     let progress = &job["status"]["progress"];
     println!("{progress}");

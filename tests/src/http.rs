@@ -24,6 +24,15 @@ pub fn post(address: &str, path: &str, body: &str) -> Result<Answer> {
     send(connect(address)?, &request("POST", path, address, &lines, body))
 }
 
+/// `POST` of bytes of a media type.
+pub fn post_bytes(address: &str, path: &str, media: &str, body: &[u8]) -> Result<Answer> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: {media}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    send(connect(address)?, [head.as_bytes(), body].concat())
+}
+
 /// `GET`.
 pub fn get(address: &str, path: &str) -> Result<Answer> {
     send(connect(address)?, &request("GET", path, address, &[], ""))
@@ -47,8 +56,8 @@ pub fn connect(address: &str) -> Result<TcpStream> {
 }
 
 /// Sends a request on a connection of its own, plain or not.
-pub fn send(mut stream: impl Read + Write, request: &str) -> Result<Answer> {
-    stream.write_all(request.as_bytes())?;
+pub fn send(mut stream: impl Read + Write, request: impl AsRef<[u8]>) -> Result<Answer> {
+    stream.write_all(request.as_ref())?;
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw)?;
     parse(&String::from_utf8_lossy(&raw))

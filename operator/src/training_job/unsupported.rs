@@ -242,6 +242,13 @@ fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             "use 0",
         ),
         (
+            objective.is_some_and(|objective| objective.threshold.is_some())
+                && peft.is_some_and(|peft| !peft.merge_on_export),
+            "spec.objective.threshold",
+            "adapters by themselves have no threshold".into(),
+            "set peft.mergeOnExport to true, or remove it",
+        ),
+        (
             peft.is_some_and(|peft| peft.base_quantization != BaseQuantization::None)
                 && spec.parallelism.sharding != Sharding::None,
             "spec.peft.baseQuantization",

@@ -20,6 +20,7 @@ use hearth_crds::training_arguments::{
 };
 use hearth_crds::training_job::{Accelerator, Parallelism, Task};
 use hearth_crds::worker_config::{CONFIG_VERSION, TrainConfig, TrainData, TrainDistillation};
+use hearth_tabular::ThresholdTarget;
 use serde::de::DeserializeOwned;
 
 /// Why a configuration cannot be run.
@@ -98,6 +99,8 @@ pub struct Config {
     pub task: Task,
     /// How it is learned.
     pub lesson: Lesson,
+    /// What a threshold of two labels is chosen for.
+    pub threshold: Option<ThresholdTarget>,
     /// Share of each target that is spread over all classes or tokens.
     pub label_smoothing: f64,
     /// A second model to learn from.
@@ -395,6 +398,10 @@ impl Config {
             seed: training.seed,
             max_length: count("training.maxLength", training.max_length.into())?.get(),
             lesson: Lesson::of(&config),
+            threshold: config
+                .objective
+                .as_ref()
+                .and_then(|asked| ThresholdTarget::asked(asked.threshold.as_ref()?)),
             label_smoothing: training.label_smoothing_factor,
             task: config.task,
             accelerator: config.accelerator,
@@ -471,9 +478,11 @@ fn fingerprint(config: &TrainConfig) -> String {
     training.per_device_eval_batch_size = 1;
     // It changes no bit.
     training.gradient_checkpointing = false;
+    // It is chosen once all is learned.
+    let objective = config.objective.clone().map(|asked| Objective { threshold: None, ..asked });
     let mut decisive = serde_json::json!({
         "task": config.task,
-        "objective": config.objective,
+        "objective": objective,
         "distillation": config.distillation,
         "peft": config.peft,
         "training": training,

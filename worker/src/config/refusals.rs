@@ -54,6 +54,12 @@ pub(super) fn unsupported(config: &TrainConfig) -> Result<(), ConfigError> {
             "remove it, or use parallelism.tensor, pipeline and expert 1: adapters are not split",
         ),
         (
+            objective.is_some_and(|asked| asked.threshold.is_some())
+                && peft.is_some_and(|peft| !peft.merge_on_export),
+            "objective.threshold",
+            "set peft.mergeOnExport to true, or remove the threshold: adapters by themselves have none",
+        ),
+        (
             ways.pipeline != 1 && objective.is_some_and(|asked| asked.type_ == ObjectiveType::DPO),
             "parallelism.pipeline",
             "use 1 with DPO, whose loss takes several forward passes",
@@ -199,6 +205,11 @@ pub(super) fn evaluation(
 ) -> Result<(), ConfigError> {
     if config.data.eval.is_some() && config.data.eval_split.is_some() {
         return Err(setting("data.evalSplit", "set data.eval or data.evalSplit, not both"));
+    }
+    let threshold = config.objective.as_ref().and_then(|asked| asked.threshold.as_ref());
+    if threshold.is_some() && !has_eval {
+        let detail = "is chosen on rows that were held out: set data.eval or data.evalSplit";
+        return Err(setting("objective.threshold", detail));
     }
     if config.data.eval_split.is_some_and(|share| !(0.001..=0.9).contains(&share)) {
         return Err(setting("data.evalSplit", "must be within 0.001 to 0.9"));

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tch::Tensor;
 
 use super::card::ModelCard;
+use super::decision::Decision;
 use crate::checkpoint::shard;
 use crate::error::Error;
 use crate::files::{replace_directory, temporary_beside, write_synced};
@@ -38,10 +39,12 @@ pub struct Exported {
     pub digest: String,
 }
 
-/// Writes `model` to `target`, replacing what is there. Files of the tokenizer or the image
-/// processor come from `source`, the directory that training started from.
+/// Writes `model` to `target`, replacing what is there, with the threshold of its answers where it
+/// has one. Files of the tokenizer or the image processor come from `source`, the directory that
+/// training started from.
 pub fn export(
     model: &Model,
+    decision: Option<&Decision>,
     source: &Path,
     target: &Path,
     card: ModelCard,
@@ -50,6 +53,7 @@ pub fn export(
         model.tensors().into_iter().map(|tensor| (tensor.name, tensor.tensor.detach())).collect();
     publish(target, card, |built| {
         copy_input_files(source, built)?;
+        decision.map_or(Ok(()), |decision| decision.write(built))?;
         shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
         write_json(&built.join("config.json"), &Value::Object(config(model)))
     })

@@ -74,5 +74,5 @@ pub fn merge(base: &Path, adapters: &Path, output: &Path) -> Result<Exported, Er
         metrics: None,
         files: BTreeMap::new(),
     });
-    export(&model, base, output, card)
+    export(&model, None, base, output, card)
 }

@@ -75,6 +75,12 @@ pub(super) fn answers(model: &Model, batch: &Fetched, place: Place) -> Result<Te
     Ok(input.logits(model, Dropout::Off)?.f_argmax(1, false)?)
 }
 
+/// Probabilities of the classes of each row, f32 `[B, C]`.
+pub fn probabilities(model: &Model, batch: &Fetched, place: Place) -> Result<Tensor, ModelError> {
+    let (input, _) = input(batch, place)?;
+    Ok(input.logits(model, Dropout::Off)?.f_softmax(-1, Kind::Float)?)
+}
+
 /// What a classifier is shown.
 pub(super) enum Input {
     Texts(Batch),

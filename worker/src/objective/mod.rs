@@ -10,7 +10,7 @@ mod teacher;
 use nccl_rs::autograd::autocast;
 use tch::{Device, Kind, Tensor};
 
-pub use classification::Classification;
+pub use classification::{Classification, probabilities};
 pub use next_token::NextToken;
 pub use preference::{Preference, Reference, log_probs};
 pub use tally::Tally;

@@ -5,7 +5,12 @@
 //! {"model": "spam", "revision": "…",
 //!  "outputs": [[{"label": "spam", "score": 0.98}, {"label": "ham", "score": 0.02}]]}
 //! ```
-//! One list an input, the likeliest class first; scores are probabilities.
+//! One list an input, the likeliest class first; scores are probabilities. Where the model has a
+//! threshold, the answer tells it, and the class that follows from it comes first:
+//!
+//! ```text
+//! {…, "threshold": {"label": "defective", "score": 0.02}}
+//! ```
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +54,18 @@ pub struct Response {
     pub revision: String,
     /// One list of classes an input.
     pub outputs: Vec<Vec<Class>>,
+    /// The model's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Threshold>,
+}
+
+/// From which probability on the second of two labels is the answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Threshold {
+    /// That label.
+    pub label: String,
+    /// That probability.
+    pub score: f64,
 }
 
 /// A class with its probability.
@@ -60,16 +77,34 @@ pub struct Class {
     pub score: f32,
 }
 
-/// The likeliest `top_k` classes, likeliest first.
-pub fn ranked(labels: &[String], scores: &[f32], top_k: Option<usize>) -> Vec<Class> {
-    let mut classes: Vec<Class> = labels
-        .iter()
-        .zip(scores)
-        .map(|(label, score)| Class { label: label.clone(), score: *score })
-        .collect();
-    classes.sort_by(|one, other| other.score.total_cmp(&one.score));
+/// The class that is the answer: the likeliest, or what the threshold says.
+pub fn decided(scores: &[f32], threshold: Option<&Threshold>) -> usize {
+    match (scores, threshold) {
+        ([_, second], Some(threshold)) => usize::from(f64::from(*second) >= threshold.score),
+        _ => {
+            let classes = scores.iter().enumerate();
+            let best = classes.max_by(|(_, one), (_, other)| one.total_cmp(other));
+            best.map_or(0, |(class, _)| class)
+        }
+    }
+}
+
+/// `top_k` classes: the answer, then the likeliest.
+pub fn ranked(
+    labels: &[String],
+    scores: &[f32],
+    threshold: Option<&Threshold>,
+    top_k: Option<usize>,
+) -> Vec<Class> {
+    let answer = decided(scores, threshold);
+    let mut classes: Vec<(usize, f32)> = scores.iter().copied().enumerate().collect();
+    classes.sort_by(|(one, first), (other, second)| {
+        (*other == answer).cmp(&(*one == answer)).then(second.total_cmp(first))
+    });
     classes.truncate(top_k.unwrap_or(usize::MAX));
-    classes
+    let class =
+        |(class, score): (usize, f32)| Some(Class { label: labels.get(class)?.clone(), score });
+    classes.into_iter().filter_map(class).collect()
 }
 
 #[cfg(test)]
@@ -93,10 +128,22 @@ mod tests {
         let labels = ["a", "b", "c"].map(str::to_owned);
         let scores = vec![0.2, 0.5, 0.3];
         let names = |top_k| -> Vec<String> {
-            ranked(&labels, &scores, top_k).into_iter().map(|class| class.label).collect()
+            ranked(&labels, &scores, None, top_k).into_iter().map(|class| class.label).collect()
         };
         assert_eq!(names(None), ["b", "c", "a"]);
         assert_eq!(names(Some(1)), ["b"]);
         assert_eq!(names(Some(9)), ["b", "c", "a"]);
+    }
+
+    #[test]
+    fn a_threshold_decides_what_comes_first() {
+        let labels = ["accepted", "defective"].map(str::to_owned);
+        let threshold = Threshold { label: labels[1].clone(), score: 0.25 };
+        for (score, first) in [(0.125, "accepted"), (0.25, "defective"), (0.75, "defective")] {
+            let scores = [1.0 - score, score];
+            let classes = ranked(&labels, &scores, Some(&threshold), Some(1));
+            assert_eq!(classes.len(), 1);
+            assert_eq!(classes[0].label, first, "{score}");
+        }
     }
 }

@@ -119,6 +119,11 @@ impl<U: Unit> Engine<U> {
         Ok((Self { shared, depth }, thread))
     }
 
+    /// Rows that may wait.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// Refuses what could never wait.
     pub fn check(&self, rows: usize) -> Result<(), Refused> {
         can_wait(rows, self.depth)

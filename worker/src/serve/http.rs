@@ -13,10 +13,11 @@ use hearth_crds::model_deployment::ServingRuntime;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::classify::Threshold;
 use super::common::{self, Common, Failure};
 use super::engine::Answer;
 use super::reads::{Reads, Way};
-use super::{binary, classify, inference};
+use super::{binary, classify, inference, scans};
 
 /// What the routes share.
 pub struct Server<R: Reads> {
@@ -24,6 +25,8 @@ pub struct Server<R: Reads> {
     pub common: Arc<Common>,
     /// Classes in the order of their ids.
     pub labels: Vec<String>,
+    /// What decides between two of them.
+    pub threshold: Option<Threshold>,
     /// What computes it.
     pub runtime: ServingRuntime,
     /// The way to the model.
@@ -57,6 +60,13 @@ async fn classify<R: Reads>(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|media| media.to_str().ok());
+    if R::SCANS
+        && let Some(media) = media
+        && scans::is_of(media)
+    {
+        let files = scans::files(media, &server.common.whole(body)?)?;
+        return Ok(Json(server.report(files, at_least_one(asked.top_k)?).await?).into_response());
+    }
     let alone = R::MEDIA.zip(media).is_some_and(|(known, media)| media.starts_with(known));
     let (inputs, top_k) = if alone {
         (vec![server.common.whole(body)?.into()], asked.top_k)
@@ -68,14 +78,25 @@ async fn classify<R: Reads>(
         let inputs: Result<Vec<_>, _> = texts.map(bytes).collect();
         (inputs.map_err(Failure::bad_request)?, request.top_k.or(asked.top_k))
     };
-    if top_k == Some(0) {
-        return Err(Failure::bad_request("top_k is 0; ask for at least one class"));
-    }
+    let top_k = at_least_one(top_k)?;
     let scores = server.scores(inputs).await?;
-    let outputs =
-        scores.iter().map(|scores| classify::ranked(&server.labels, scores, top_k)).collect();
-    let (model, revision) = (server.common.name.clone(), server.common.revision.clone());
-    Ok(Json(classify::Response { model, revision, outputs }).into_response())
+    let ranked = |scores: &Answer| {
+        classify::ranked(&server.labels, scores, server.threshold.as_ref(), top_k)
+    };
+    Ok(Json(classify::Response {
+        model: server.common.name.clone(),
+        revision: server.common.revision.clone(),
+        outputs: scores.iter().map(ranked).collect(),
+        threshold: server.threshold.clone(),
+    })
+    .into_response())
+}
+
+fn at_least_one(top_k: Option<usize>) -> Result<Option<usize>, Failure> {
+    match top_k {
+        Some(0) => Err(Failure::bad_request("top_k is 0; ask for at least one class")),
+        top_k => Ok(top_k),
+    }
 }
 
 async fn infer<R: Reads>(
@@ -95,7 +116,7 @@ async fn infer<R: Reads>(
     let request: inference::Request = common::from_json(json)?;
     let inputs = request.inputs::<R>(behind).map_err(Failure::bad_request)?;
     let scores = server.scores(inputs).await?;
-    let outputs = request.outputs(&server.labels, &scores);
+    let outputs = request.outputs(&server.labels, server.threshold.as_ref(), &scores);
     let response = inference::Response {
         model_name: server.common.name.clone(),
         model_version: server.common.revision.clone(),
@@ -164,7 +185,8 @@ async fn metadata<R: Reads>(
     Path(path): Path<ModelPath>,
 ) -> Result<Response, Failure> {
     server.check(&path)?;
-    let metadata = inference::metadata::<R>(&server.common, server.runtime, &server.labels);
+    let classes = (server.labels.as_slice(), server.threshold.as_ref());
+    let metadata = inference::metadata::<R>(&server.common, server.runtime, classes);
     Ok(Json(metadata).into_response())
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::binary;
+use super::classify::{Threshold, decided};
 use super::common::Common;
 use super::engine::Answer;
 use super::reads::Reads;
@@ -130,8 +131,13 @@ impl Request {
     }
 
     /// The tensors that were asked for.
-    pub fn outputs(&self, labels: &[String], scores: &[Answer]) -> Outputs {
-        let best: Vec<usize> = scores.iter().map(|scores| likeliest(scores)).collect();
+    pub fn outputs(
+        &self,
+        labels: &[String],
+        threshold: Option<&Threshold>,
+        scores: &[Answer],
+    ) -> Outputs {
+        let best: Vec<usize> = scores.iter().map(|scores| decided(scores, threshold)).collect();
         let names: Vec<&str> =
             best.iter().map(|id| labels.get(*id).map_or("", String::as_str)).collect();
         let flat: Vec<f32> = scores.iter().flat_map(|scores| scores.iter().copied()).collect();
@@ -233,12 +239,20 @@ impl Parameters {
 }
 
 /// `GET /v2/models/NAME`.
-pub fn metadata<R: Reads>(common: &Common, runtime: ServingRuntime, labels: &[String]) -> Value {
+pub fn metadata<R: Reads>(
+    common: &Common,
+    runtime: ServingRuntime,
+    (labels, threshold): (&[String], Option<&Threshold>),
+) -> Value {
     let platform = match runtime {
         ServingRuntime::Libtorch => "hearth_libtorch",
         ServingRuntime::OnnxRuntime => "hearth_onnxruntime",
         ServingRuntime::TensorRT => "hearth_tensorrt",
     };
+    let mut parameters = json!({ "labels": labels });
+    if let Some(threshold) = threshold {
+        parameters["threshold"] = json!(threshold);
+    }
     json!({
         "name": common.name,
         "versions": [common.revision],
@@ -249,13 +263,8 @@ pub fn metadata<R: Reads>(common: &Common, runtime: ServingRuntime, labels: &[St
             {"name": "label_id", "datatype": "INT64", "shape": [-1]},
             {"name": "scores", "datatype": "FP32", "shape": [-1, labels.len()]},
         ],
-        "parameters": {"labels": labels},
+        "parameters": parameters,
     })
-}
-
-fn likeliest(scores: &[f32]) -> usize {
-    let best = scores.iter().enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other));
-    best.map_or(0, |(id, _)| id)
 }
 
 #[cfg(test)]
@@ -311,7 +320,7 @@ mod tests {
         let scores = [[0.25, 0.75], [0.5, 0.5]].map(Answer::from);
         let request: Request = serde_json::from_value(request.clone()).unwrap();
         request.inputs::<TextEncoder>(b"").unwrap();
-        request.outputs(&labels, &scores)
+        request.outputs(&labels, None, &scores)
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! [`start`] makes a server of a directory. Classifiers and embedders: [`reads`] is the way of texts and pictures,
 //! [`cache`] what was computed before, [`queue`] decides what is computed together, [`engine`] has
 //! the one thread that computes, by libtorch or by [`onnx`]; [`http`] has the routes of a classifier, [`classify`] and
-//! [`inference`], whose tensors may be [`binary`], the two protocols. Language models:
+//! [`inference`], whose tensors may be [`binary`], the two protocols; files of scanners, alone or
+//! [`related`], become a report by [`scans`]. Language models:
 //! [`crate::generate`] makes the texts. [`openai`] is the protocol of embedders and of language
 //! models, [`common`] is what all share; [`load`] tells the operator how much there is to do. Models of
 //! [`tables`] answer on the thread that asks; their rows may be [`tensors`], and [`drift`] compares them with training rows.
@@ -22,6 +23,8 @@ pub mod onnx;
 pub mod openai;
 pub mod queue;
 pub mod reads;
+pub mod related;
+pub mod scans;
 pub mod start;
 pub mod tables;
 pub mod tensors;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use image::DynamicImage;
 use tokio::sync::Semaphore;
 
 use super::cache::AnswerCache;
 use super::common::Failure;
 use super::engine::{Answer, Engine, EngineError, Unit};
 use crate::data::TextEncoder;
-use crate::data::pictures::{Preprocessor, decode_within};
+use crate::data::pictures::{Pixels, Preprocessor, decode_within};
 
 /// Most bytes that one picture may take while it is decoded: 44 million pixels.
 const PICTURE_BYTES: u64 = 128 << 20;
@@ -33,6 +34,14 @@ pub trait Reads: Send + Sync + 'static {
 
     /// What the model computes of an input.
     fn row(&self, input: &[u8]) -> Result<Vec<Self::Unit>, String>;
+
+    /// Whether files of scanners are read, too.
+    const SCANS: bool = false;
+
+    /// What the model computes of a frame of a scanner's file.
+    fn frame(&self, _: DynamicImage) -> Result<Vec<Self::Unit>, String> {
+        Err(format!("shows a picture, and this model reads {}s", Self::INPUT))
+    }
 }
 
 impl Reads for TextEncoder {
@@ -72,6 +81,12 @@ impl Reads for Preprocessor {
 
     fn row(&self, input: &[u8]) -> Result<Vec<u8>, String> {
         decode_within(input, PICTURE_BYTES).map(|decoded| self.prepare(decoded).bytes)
+    }
+
+    const SCANS: bool = true;
+
+    fn frame(&self, frame: DynamicImage) -> Result<Vec<u8>, String> {
+        Ok(self.prepare(Pixels::of(frame)?).bytes)
     }
 }
 

@@ -17,6 +17,7 @@ use tch::Device;
 use tokio::sync::Semaphore;
 
 use super::cache::{AnswerCache, CacheMetrics};
+use super::classify::Threshold;
 use super::common::Common;
 use super::drift::{DriftMetrics, DriftWatch};
 use super::engine::{Compute, Engine, PictureClassifier, TextClassifier, TextEmbedder};
@@ -32,13 +33,15 @@ use crate::config::{ConfigError, setting};
 use crate::cores::cores;
 use crate::data::{Preprocessor, TextEncoder};
 use crate::error::Error;
+use crate::export::Decision;
+use crate::export::decision::DECISION;
 use crate::generate::compute::{Computer, memory_for_texts};
 use crate::generate::engine::Limits;
 use crate::generate::language::Vocabulary;
 use crate::generate::metrics::GenerationMetrics;
 use crate::generate::{self, schedule};
 use crate::model::embedder::{self, is_embedder};
-use crate::model::{Family, Head, Model, ModelConfig, saved_head};
+use crate::model::{Family, Head, Model, ModelConfig, ModelError, saved_head};
 
 /// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
 /// that texts that run wait no longer than for so many.
@@ -68,6 +71,7 @@ pub enum Loaded {
 pub struct Classifier<R: Reads> {
     model: Box<dyn Compute<Unit = R::Unit>>,
     labels: Vec<String>,
+    threshold: Option<Threshold>,
     reader: Box<R>,
     runtime: ServingRuntime,
 }
@@ -131,6 +135,7 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
     }
     let encoder = TextEncoder::from_export(directory)?;
     let labels = classifier.labels().names().to_vec();
+    let threshold = threshold(directory, &labels)?;
     let own = TextClassifier { classifier, pad: encoder.pad(), device };
     let mut model: Box<dyn Compute<Unit = u32>> = match place {
         None => Box::new(own),
@@ -141,7 +146,7 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
     };
     warm_up(&mut model, &encoder, bounds.batch)?;
     let (reader, runtime) = (Box::new(encoder), asked.runtime);
-    Ok(Loaded::Texts(Classifier { model, labels, reader, runtime }))
+    Ok(Loaded::Texts(Classifier { model, labels, threshold, reader, runtime }))
 }
 
 /// Whether a directory says that it has a model of tables.
@@ -189,6 +194,7 @@ fn pictures(
     let began = Instant::now();
     let preprocessor = Preprocessor::load(&asked.model)?;
     let labels = classifier.labels().names().to_vec();
+    let threshold = threshold(&asked.model, &labels)?;
     let format = preprocessor.format;
     let own = PictureClassifier { classifier, format, device };
     let bytes = 3 * format.height * format.width;
@@ -203,7 +209,21 @@ fn pictures(
     }
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "the model is warm");
     let (reader, runtime) = (Box::new(preprocessor), asked.runtime);
-    Ok(Loaded::Pictures(Classifier { model, labels, reader, runtime }))
+    Ok(Loaded::Pictures(Classifier { model, labels, threshold, reader, runtime }))
+}
+
+/// What decides between a model's labels, where its directory says so.
+fn threshold(directory: &Path, labels: &[String]) -> Result<Option<Threshold>, ModelError> {
+    let malformed = |detail| ModelError::Malformed { path: directory.join(DECISION), detail };
+    let decision = Decision::read(directory).map_err(|error| malformed(error.to_string()))?;
+    let Some(Decision { label, threshold, .. }) = decision else { return Ok(None) };
+    if labels.len() != 2 || labels[1] != label {
+        let detail = format!(
+            "{label:?} is not the second of two labels, which config.json says are {labels:?}; they are not of one model"
+        );
+        return Err(malformed(detail));
+    }
+    Ok(Some(Threshold { label, score: threshold.value }))
 }
 
 /// A short text and the longest.
@@ -265,9 +285,10 @@ impl Loaded {
 
 impl<R: Reads> Classifier<R> {
     fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
-        let Self { model, labels, reader, runtime } = self;
+        let Self { model, labels, threshold, reader, runtime } = self;
         let (common, way, thread) = compute(model, *reader, labels.len(), (config, bounds))?;
-        let server = Server { common: common.clone(), labels, runtime, way: way.clone() };
+        let server =
+            Server { common: common.clone(), labels, threshold, runtime, way: way.clone() };
         let router = http::router(&Arc::new(server));
         let close = Box::new(move || way.engine.close());
         Ok(Serving { common, router, close, thread: Some(thread) })

@@ -4,7 +4,7 @@
 //! every tree and keeps a checkpoint, [`report`] says how good the model is.
 
 mod progress;
-mod report;
+pub(crate) mod report;
 mod settings;
 
 use std::path::Path;

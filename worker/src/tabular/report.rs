@@ -1,8 +1,11 @@
 //! How good a model of a table is, in the words of jobs.
 
-use hearth_tabular::{Features, Metrics, Model, Share};
+use hearth_tabular::{ClassificationMetrics, Features, Metrics, Model, Share};
 
 use crate::event::{EvalMetrics, EventSink, RankEvent};
+
+/// Reason of the note that tells of a threshold.
+pub(crate) const THRESHOLD_CHOSEN: &str = "ThresholdChosen";
 
 /// Columns of which a note names at most so many.
 const NAMED: usize = 8;
@@ -32,7 +35,19 @@ pub(super) fn tell_threshold(model: &Model, events: &mut dyn EventSink) {
     else {
         return;
     };
-    let Some(costs) = &metrics.confusion else { return };
+    let label = parts.features.labels.last().map_or("", String::as_str);
+    if let Some(message) = threshold_sentence(label, threshold.value, metrics) {
+        events.send(&RankEvent::Note { reason: THRESHOLD_CHOSEN.to_owned(), message });
+    }
+}
+
+/// From which probability on rows get a label, and what that costs; `None` where it was not measured.
+pub(crate) fn threshold_sentence(
+    label: &str,
+    threshold: f64,
+    metrics: &ClassificationMetrics,
+) -> Option<String> {
+    let costs = metrics.confusion.as_ref()?;
     let share = |name: &str, share: Option<Share>| {
         share.map(|Share { value, low, high }| {
             format!("{name} {:.2} % ({:.2} to {:.2})", 100.0 * value, 100.0 * low, 100.0 * high)
@@ -44,14 +59,11 @@ pub(super) fn tell_threshold(model: &Model, events: &mut dyn EventSink) {
         share("precision", costs.precision),
     ];
     let shares: Vec<String> = shares.into_iter().flatten().collect();
-    let label = parts.features.labels.last().map_or("", String::as_str);
-    let message = format!(
-        "rows get the label {label:?} from a probability of {:.4} on; on {} held-out rows that chose nothing: {}",
-        threshold.value,
+    Some(format!(
+        "rows get the label {label:?} from a probability of {threshold:.4} on; on {} held-out rows that chose nothing: {}",
         metrics.rows,
         shares.join(", "),
-    );
-    events.send(&RankEvent::Note { reason: "ThresholdChosen".to_owned(), message });
+    ))
 }
 
 /// Figures on held-out rows; `None` where there are none.

@@ -59,15 +59,7 @@ pub(super) fn fit(config: &TrainConfig) -> FitConfig {
             tabular::Calibration::Sigmoid => Some(CalibrationMethod::Sigmoid),
             tabular::Calibration::Isotonic => Some(CalibrationMethod::Isotonic),
         },
-        threshold: asked.threshold.and_then(|asked| {
-            let targets = [
-                asked.false_positive_rate.map(ThresholdTarget::FalsePositiveRate),
-                asked.recall.map(ThresholdTarget::Recall),
-                asked.precision.map(ThresholdTarget::Precision),
-                asked.value.map(ThresholdTarget::Fixed),
-            ];
-            targets.into_iter().flatten().next()
-        }),
+        threshold: asked.threshold.as_ref().and_then(ThresholdTarget::asked),
     }
 }
 

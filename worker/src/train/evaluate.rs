@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use tch::Device;
+
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
 use crate::event::EvalMetrics;
 use crate::model::{Model, ModelError};
-use crate::objective::{Objective, Place, Tally, log_probs};
+use crate::objective::{Objective, Place, Tally, log_probs, probabilities};
 
 /// How to evaluate.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,29 @@ pub fn reference(
         for (index, values) in indices.iter().zip(values.chunks(each)) {
             let first = *index as usize * each;
             found[first..first + each].copy_from_slice(values);
+        }
+        after_batch();
+    }
+    Ok(found)
+}
+
+/// Probability of a class that a classifier gives each of `samples`, and whether it has it, in order.
+pub fn scores(
+    model: &Model,
+    samples: &Samples,
+    class: i64,
+    options: &EvalOptions,
+    after_batch: &mut dyn FnMut(),
+) -> Result<Vec<(f64, bool)>, Error> {
+    let mut found = vec![(f64::NAN, false); samples.len() as usize];
+    let mut fetched = Fetched::default();
+    for indices in by_length(samples).chunks(options.batch_size) {
+        samples.fetch(indices, &mut fetched)?;
+        let (place, of) = (options.place, &fetched);
+        let values = tch::no_grad(|| place.compute(|| probabilities(model, of, place)))?;
+        let values: Vec<f32> = Vec::try_from(&values.f_select(1, class)?.f_to(Device::Cpu)?)?;
+        for (index, value) in indices.iter().zip(values) {
+            found[*index as usize] = (value.into(), samples.class(*index) == class);
         }
         after_batch();
     }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use hearth_crds::training_arguments::Metric;
+use hearth_tabular::TabularError;
 
 use super::evaluate::{self, EvalOptions};
 use super::horizon::Horizon;
@@ -12,10 +13,13 @@ use super::session::{Pulse, Session, note, signed};
 use super::state::Best;
 use super::team::whole;
 use crate::checkpoint::saver::{Finished, Request};
+use crate::config::ConfigError;
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
-use crate::export::{self, ModelCard};
+use crate::export::{self, Decision, ModelCard};
+use crate::objective::Place;
 use crate::peft;
+use crate::tabular::report::{THRESHOLD_CHOSEN, threshold_sentence};
 
 impl Session<'_> {
     /// Evaluates on all ranks. Only a step that is also saved can be the best.
@@ -167,6 +171,7 @@ impl Session<'_> {
             return Ok(());
         }
         let (of_step, metrics) = self.choose_weights()?;
+        let decision = self.decide()?;
         self.enter(Phase::Exporting);
         let apart =
             self.config.peft.as_ref().filter(|peft| !peft.merge_on_export).map(inputs::lora);
@@ -188,7 +193,7 @@ impl Session<'_> {
         let source = &self.config.model;
         let exported = match &apart {
             Some(lora) => export::export_adapters(model, lora, source, &target, card)?,
-            None => export::export(model, source, &target, card)?,
+            None => export::export(model, decision.as_ref(), source, &target, card)?,
         };
         self.events.send(&RankEvent::Finished {
             step,
@@ -228,6 +233,40 @@ impl Session<'_> {
                 Ok(last)
             }
         }
+    }
+
+    /// Chooses the threshold that was asked for, by what the weights to export say of the rows for
+    /// evaluation.
+    fn decide(&mut self) -> Result<Option<Decision>, Error> {
+        let (Some(target), Some(samples)) = (self.config.threshold, self.data.eval.clone()) else {
+            return Ok(None);
+        };
+        self.enter(Phase::Evaluating);
+        let options = EvalOptions {
+            batch_size: self.config.eval_batch.get(),
+            // As servers compute.
+            place: Place { bf16: false, ..self.trainer.place },
+            share: 0,
+            shares: 1,
+            in_lockstep: false,
+        };
+        let (model, events) = (&self.trainer.model, &mut *self.events);
+        let mut pulse = Pulse::new(Phase::Evaluating, self.state.step);
+        let scores =
+            evaluate::scores(model, &samples, 1, &options, &mut || pulse.beat(&mut *events))?;
+        let label = model.labels().names()[1].clone();
+        let decision = Decision::choose(label, target, &scores, self.config.seed.unsigned_abs())
+            .map_err(|error| match error {
+                TabularError::Setting { setting: "threshold", detail } => {
+                    ConfigError::Setting { field: "objective.threshold", detail }.into()
+                }
+                other => Error::from(other),
+            })?;
+        let (value, metrics) = (decision.threshold.value, &decision.metrics);
+        if let Some(message) = threshold_sentence(&decision.label, value, metrics) {
+            note(self.events, THRESHOLD_CHOSEN, message);
+        }
+        Ok(Some(decision))
     }
 
     /// Tells what the rank does from now on.

@@ -84,6 +84,7 @@ impl<'a> Session<'a> {
         let model_config = ModelConfig::read(&config.model)?;
         let encoder = Encoder::load(&config, &model_config, gang.leads(), events)?;
         let mut data = encoder.read(&config, &model_config, &gang)?;
+        refuse_threshold(&config, &data)?;
         let head = encoder.head(&data);
         let Beginning { mut model, fresh, adapters, zeros } =
             inputs::model(&config, &model_config, head, device)?;
@@ -223,6 +224,20 @@ fn horizon(
         return Err(ConfigError::Setting { field: "training.dataloaderDropLast", detail }.into());
     }
     Ok(horizon)
+}
+
+/// A threshold is between two labels.
+fn refuse_threshold(config: &Config, data: &TrainingSet) -> Result<(), Error> {
+    let labels = data.labels.names();
+    if config.threshold.is_none() || labels.len() == 2 {
+        return Ok(());
+    }
+    let detail = format!(
+        "is between two labels, and {} has {}; remove it",
+        config.data.train.uri,
+        labels.len()
+    );
+    Err(ConfigError::Setting { field: "objective.threshold", detail }.into())
 }
 
 /// Running statistics follow from whole passes on whole stages.

@@ -1,5 +1,6 @@
 //! From which probability on a row is taken for positive, and what that costs.
 
+use hearth_crds::tabular;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TabularError};
@@ -25,6 +26,19 @@ pub enum ThresholdTarget {
 impl Default for ThresholdTarget {
     fn default() -> Self {
         Self::Fixed(0.5)
+    }
+}
+
+impl ThresholdTarget {
+    /// What a job asks for; `None` of one that asks for nothing.
+    pub fn asked(asked: &tabular::Threshold) -> Option<Self> {
+        let targets = [
+            asked.false_positive_rate.map(Self::FalsePositiveRate),
+            asked.recall.map(Self::Recall),
+            asked.precision.map(Self::Precision),
+            asked.value.map(Self::Fixed),
+        ];
+        targets.into_iter().flatten().next()
     }
 }
 
@@ -200,8 +214,8 @@ fn chosen(target: ThresholdTarget, rows: &[(f64, bool)]) -> Result<f64> {
         let nearest = nearest.unwrap_or(f64::NAN);
         let detail = format!(
             "no threshold that finds any positive row has a {name} of {most} {bound} on {} held-out \
-             rows; the closest is {nearest:.6}. Ask for that, or give more rows; calibration: Sigmoid \
-             has finer steps than Isotonic",
+             rows; the closest is {nearest:.6}. Ask for that, or give more rows; of tables, calibration \
+             Sigmoid has finer steps than Isotonic",
             rows.len()
         );
         TabularError::setting("threshold", detail)
@@ -209,6 +223,13 @@ fn chosen(target: ThresholdTarget, rows: &[(f64, bool)]) -> Result<f64> {
 }
 
 impl Confusion {
+    /// What a threshold costs on rows with these probabilities of being positive.
+    pub fn at(threshold: f64, probabilities: &[f64], positive: &[bool]) -> Self {
+        let rows: Vec<(f64, bool)> =
+            probabilities.iter().copied().zip(positive.iter().copied()).collect();
+        Self::of(counts(threshold, &rows))
+    }
+
     /// The shares of counts.
     pub fn of(counts: Counts) -> Self {
         let Counts { true_positives, false_positives, true_negatives, false_negatives } = counts;

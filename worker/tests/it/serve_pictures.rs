@@ -16,7 +16,7 @@ use crate::serve_http::{Answer, Server};
 const PNG: &str = "content-type: image/png";
 
 /// A server of a model that has learned shapes.
-fn serve(fixture: Fixture, change: impl FnOnce(&mut Value)) -> Server {
+pub(crate) fn serve(fixture: Fixture, change: impl FnOnce(&mut Value)) -> Server {
     let config = fixture.config("job", |config| {
         pictures(config);
         config["training"]["maxSteps"] = 60.into();

@@ -36,13 +36,20 @@ pub fn decode_within(bytes: &[u8], most: u64) -> Result<Pixels, String> {
     let orientation = decoder.orientation().map_err(told)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(told)?;
     image.apply_orientation(orientation);
-    let rgb = image.into_rgb8();
-    let edge = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
-    let (width, height) = (edge(rgb.width()), edge(rgb.height()));
-    if width == 0 || height == 0 {
-        return Err("the picture has no pixel".into());
+    Pixels::of(image)
+}
+
+impl Pixels {
+    /// The pixels of a decoded picture, in RGB.
+    pub fn of(image: DynamicImage) -> Result<Self, String> {
+        let rgb = image.into_rgb8();
+        let edge = |length: u32| usize::try_from(length).unwrap_or(usize::MAX);
+        let (width, height) = (edge(rgb.width()), edge(rgb.height()));
+        if width == 0 || height == 0 {
+            return Err("the picture has no pixel".into());
+        }
+        Ok(Self { width, height, bytes: rgb.into_raw() })
     }
-    Ok(Pixels { width, height, bytes: rgb.into_raw() })
 }
 
 #[cfg(test)]
