@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use parquet::basic::Compression;
 
 use super::bombs::holds_more;
-use super::thrift::{FALSE, I32, Input, LIST, STRUCT};
+use super::thrift::{FALSE, I32, Input, LIST, STRUCT, TRUE};
 
 /// Most bytes of a page, packed or not.
 const MAX_PAGE: i64 = 256 << 20;
@@ -121,18 +121,25 @@ fn page(input: &mut Input<'_>) -> Option<Header> {
     Some(header)
 }
 
+/// Of what stands twice the library takes the last, too; but of two numbers of values the one that it
+/// needs.
 fn data_page(input: &mut Input<'_>, second: bool, header: &mut Header) -> Option<()> {
+    let (mut values, mut levels, mut is_packed) = (0, [0; 2], true);
     let mut last = 0;
     while let Some((number, kind)) = input.field(last)? {
         last = number;
         match (number, kind) {
-            (1, I32) => header.values = input.signed()?,
-            (5 | 6, I32) if second => {
-                header.levels = header.levels.saturating_add(input.signed()?);
-            }
-            (7, FALSE) if second => header.is_packed = false,
+            (1, I32) => values = input.signed()?,
+            (5, I32) if second => levels[0] = input.signed()?,
+            (6, I32) if second => levels[1] = input.signed()?,
+            (7, TRUE | FALSE) if second => is_packed = kind == TRUE,
             _ => input.skip(kind, 0)?,
         }
+    }
+    header.values = header.values.max(values);
+    if second {
+        header.levels = levels[0].saturating_add(levels[1]);
+        header.is_packed = is_packed;
     }
     Some(())
 }
@@ -213,6 +220,11 @@ mod tests {
         let header = page(&mut Input { bytes: &bytes, at: 0 }).unwrap();
         assert_eq!(header, Header { levels: 10, is_packed: false, ..want });
         assert_eq!((header.plain(), header.claimed()), (10, 290));
+
+        // Once more, after itself: packed, without levels.
+        let again = [&bytes[..bytes.len() - 1], &[0x0c, 0x10, 0x71, 0x00, 0x00]].concat();
+        let header = page(&mut Input { bytes: &again, at: 0 }).unwrap();
+        assert_eq!(header, Header { unpacked: 300, packed: 150, values: 64, ..Header::default() });
     }
 
     #[test]
