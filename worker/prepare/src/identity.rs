@@ -6,7 +6,6 @@ use hearth_crds::preparation::{PrepareConfig, SourceCard};
 use serde_json::Value;
 
 use crate::error::PrepareError;
-use crate::files::hash_file;
 use crate::manifest::FORMAT_VERSION;
 use crate::progress::{Counter, Progress, Stage};
 use crate::shape::synonym_files;
@@ -25,30 +24,25 @@ pub(crate) fn hash_sources(
         Counter::new(progress, Stage::Hash, all.iter().map(|(_, source)| source.bytes()).sum());
     let mut told = Vec::new();
     for (role, source) in all {
-        for Content { name, bytes, blake3 } in source.hash(&mut |bytes| counter.add(0, bytes))? {
-            let (role, uri) = (role.clone(), source.data.uri.clone());
-            told.push(SourceCard { role, uri, name, bytes, blake3 });
-        }
+        let hashed = source.hash(&mut |bytes| counter.add(0, bytes))?.into_iter();
+        told.extend(hashed.map(|content| card(&role, &source.data.uri, content)));
     }
     Ok(told)
 }
 
 /// Size and hash of the files of synonyms.
 pub(crate) fn hash_synonyms(config: &PrepareConfig) -> Result<Vec<SourceCard>, PrepareError> {
-    let uri = config.preparation.augment.as_ref().and_then(|augment| augment.text.as_ref());
-    let uri = uri.and_then(|text| text.synonyms.as_ref()).map(|synonyms| synonyms.source.clone());
+    let asked = config.preparation.augment.as_ref().and_then(|augment| augment.text.as_ref());
+    let uri = asked.and_then(|text| text.synonyms.as_ref()).map_or("", |of| of.source.as_str());
     let told = |path: &PathBuf| {
-        let hashed = hash_file(path, |_| {});
-        let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(path, error))?;
-        Ok(SourceCard {
-            role: "synonyms".to_owned(),
-            uri: uri.clone().unwrap_or_default(),
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            bytes,
-            blake3: hash.to_hex().to_string(),
-        })
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(card("synonyms", uri, Content::of(path, name, &mut |_| {})?))
     };
     synonym_files(config).iter().map(told).collect()
+}
+
+fn card(role: &str, uri: &str, Content { name, bytes, blake3 }: Content) -> SourceCard {
+    SourceCard { role: role.to_owned(), uri: uri.to_owned(), name, bytes, blake3 }
 }
 
 /// All settings that decide on the result: not for whom it is, nor where things are.

@@ -1,6 +1,7 @@
 //! Batches of rows: what is wrong with them, what they are cleaned of, and by what they are told
 //! apart. No files, no clocks.
 
+pub(crate) mod arrays;
 mod check;
 pub(crate) mod columns;
 mod key;

@@ -9,7 +9,7 @@ use super::Learning;
 use super::table::{column, mend};
 use crate::error::PrepareError;
 use crate::files::{read_json, write_json};
-use crate::rows::columns::{holds_numbers, values_of};
+use crate::rows::arrays::{holds_numbers, values_of};
 use crate::table::ColumnValues;
 use crate::table::rule::{ColumnRule, RuleError};
 use crate::table::rules::{LearnedColumn, TableRules};

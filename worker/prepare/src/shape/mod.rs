@@ -28,7 +28,7 @@ use hearth_crds::preparation::PrepareConfig;
 use serde_json::{Map, Value};
 
 use crate::error::PrepareError;
-use crate::rows::columns::holds_numbers;
+use crate::rows::arrays::holds_numbers;
 use crate::rows::value::{Scalar, scalar};
 use crate::rows::{Recipe, Touched, contents};
 use crate::stage::{Block, Reading, Sample, Shape, ShapeReport, Shaped, Side};

@@ -8,7 +8,7 @@ use super::learn::{Learned, smote_setting};
 use super::table::{column, mend};
 use super::{Learning, show, shown};
 use crate::error::PrepareError;
-use crate::rows::columns::{array_of, holds_numbers, values_of};
+use crate::rows::arrays::{array_of, holds_numbers, values_of};
 use crate::stage::{Block, Sample, ShapeReport, Side};
 use crate::table::ColumnValues;
 use crate::table::smote::{Rare, SmoteBlock, Smoter, missing};

@@ -10,7 +10,7 @@ use hearth_crds::preparation::TableAugmentation;
 use super::learn::Learned;
 use super::{Learning, show, shown};
 use crate::error::PrepareError;
-use crate::rows::columns::{array_of, values_of};
+use crate::rows::arrays::{array_of, values_of};
 use crate::stage::{Sample, ShapeReport};
 use crate::table::ColumnValues;
 use crate::table::augment::Noise;

@@ -14,7 +14,7 @@ use super::learn::Learned;
 use super::table::{column, crossed, mend};
 use super::{Learning, crossed_schema, show, shown};
 use crate::error::PrepareError;
-use crate::rows::columns::{array_of, values_of};
+use crate::rows::arrays::{array_of, values_of};
 use crate::rows::value::add_sizes;
 use crate::rows::{contents, times};
 use crate::stage::{Block, Sample, ShapeReport, Side};

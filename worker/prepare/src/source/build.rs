@@ -81,7 +81,11 @@ fn array(kind: &Kind, cells: &Cells<'_>) -> Result<ArrayRef, ArrowError> {
         Kind::Struct(fields) if !fields.is_empty() => structs(fields, cells),
         Kind::List(item) => lists(item, cells),
         Kind::Null | Kind::Text | Kind::Struct(_) => {
-            let mut out = StringBuilder::new();
+            let bytes = cells.iter().map(|cell| match cell {
+                Some(Json::Text(text)) => text.len(),
+                _ => 0,
+            });
+            let mut out = StringBuilder::with_capacity(cells.len(), bytes.sum());
             for cell in cells {
                 out.append_option(cell.and_then(text));
             }

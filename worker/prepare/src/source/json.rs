@@ -80,7 +80,7 @@ fn quote(text: &str, out: &mut String) {
 
 /// Fields of a row, or what is wrong with it.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Fields<'_>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
+    let text = simdutf8::basic::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
     let left = Cell::new(MAX_VALUES);
     let mut input = serde_json::Deserializer::from_str(text);
     let value = Seed { depth: 0, left: &left }

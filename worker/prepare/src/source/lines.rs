@@ -94,8 +94,14 @@ impl Reader {
         count: usize,
         limit: u64,
     ) -> Result<Option<Lines>, PrepareError> {
-        let mut chunk =
-            Lines { start: self.offset, line: self.line, complete: true, ..Lines::default() };
+        let mut chunk = Lines {
+            start: self.offset,
+            line: self.line,
+            complete: true,
+            // The last row goes beyond them; a longer one than this makes it grow.
+            bytes: Vec::with_capacity(bytes + bytes / 16),
+            ..Lines::default()
+        };
         while chunk.complete
             && self.offset < limit
             && chunk.bytes.len() < bytes

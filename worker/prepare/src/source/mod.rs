@@ -4,6 +4,7 @@
 //! [`Format::read`] deals a part's rows in chunks, which [`Format::decode`] turns into Arrow's
 //! batches on other threads. A format that is yet to come is one more [`Format`].
 
+mod bombs;
 mod build;
 mod csv;
 mod files;
@@ -96,6 +97,19 @@ pub(crate) struct Content {
     pub(crate) bytes: u64,
     /// BLAKE3, in hexadecimal.
     pub(crate) blake3: String,
+}
+
+impl Content {
+    /// Of a file; `tell` learns of each part that was read.
+    pub(crate) fn of(
+        path: &Path,
+        name: String,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Self, PrepareError> {
+        let (bytes, hash) =
+            hash_file(path, tell).map_err(|error| PrepareError::reading(path, error))?;
+        Ok(Self { name, bytes, blake3: hash.to_hex().to_string() })
+    }
 }
 
 /// Decoded rows.
@@ -252,12 +266,7 @@ impl Source {
         if let Some(folder) = &self.folder {
             return Ok(vec![folder.hash(&self.files[0], tell)?]);
         }
-        let mut of = |file: &SourceFile| {
-            let hashed = hash_file(&file.path, &mut *tell);
-            let (bytes, hash) = hashed.map_err(|error| PrepareError::reading(&file.path, error))?;
-            Ok(Content { name: file.name.clone(), bytes, blake3: hash.to_hex().to_string() })
-        };
-        self.files.iter().map(&mut of).collect()
+        self.files.iter().map(|file| Content::of(&file.path, file.name.clone(), tell)).collect()
     }
 
     /// Refuses texts and pictures that are none.

@@ -3,12 +3,16 @@
 //!
 //! A page's header is a struct of Thrift's compact protocol (parquet.thrift, `PageHeader`): field
 //! 2 is the size of the page unpacked, 3 packed, 5 and 8 are the headers of data pages, whose
-//! field 1 is the number of values.
+//! field 1 is the number of values. Of 8 (version 2), fields 5 and 6 are the bytes before what is
+//! packed, and 7 says whether anything is.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use super::thrift::{I32, Input, LIST, STRUCT};
+use parquet::basic::Compression;
+
+use super::bombs::holds_more;
+use super::thrift::{FALSE, I32, Input, LIST, STRUCT, TRUE};
 
 /// Most bytes of a page, packed or not.
 const MAX_PAGE: i64 = 256 << 20;
@@ -21,9 +25,15 @@ const MAX_HEADER: usize = 1 << 20;
 /// Levels of columns in one another.
 const MAX_NESTING: usize = 128;
 
-/// Checks the headers of the pages between two places in the file. Those that claim what they
-/// cannot hold, or more than fits, are refused.
-pub(super) fn check(file: &File, start: u64, length: u64) -> Result<(), String> {
+/// Checks the pages between two places in the file. Those that claim what they cannot hold, or more
+/// than fits, are refused, and so are those that hold more than they claim where the library would
+/// find it out when all is unpacked.
+pub(super) fn check(
+    file: &File,
+    start: u64,
+    length: u64,
+    compression: Compression,
+) -> Result<(), String> {
     let end = start.checked_add(length).ok_or("a column that ends nowhere")?;
     let mut at = start;
     while at < end {
@@ -38,6 +48,16 @@ pub(super) fn check(file: &File, start: u64, length: u64) -> Result<(), String> 
                 "the page at byte {at} claims {} bytes, {} unpacked, and {} values: more than there are, or more than {MAX_PAGE} bytes or {MAX_VALUES} values",
                 header.packed, header.unpacked, header.values
             ));
+        }
+        let (packed, most) = ((at + used as u64).saturating_add(header.plain()), header.claimed());
+        if header.is_packed && packed <= next {
+            let more = holds_more(file, (packed, next), compression, most);
+            if more.map_err(|error| error.to_string())? {
+                return Err(format!(
+                    "the page at byte {at} claims {} bytes unpacked, and holds more",
+                    header.unpacked
+                ));
+            }
         }
         at = next;
     }
@@ -59,11 +79,32 @@ fn header(file: &File, at: u64, end: u64) -> Result<(Header, usize), String> {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
     unpacked: i64,
     packed: i64,
     values: i64,
+    /// Bytes of levels, which stand before what is packed.
+    levels: i64,
+    is_packed: bool,
+}
+
+impl Default for Header {
+    fn default() -> Self {
+        Self { unpacked: 0, packed: 0, values: 0, levels: 0, is_packed: true }
+    }
+}
+
+impl Header {
+    /// Bytes before what is packed.
+    fn plain(&self) -> u64 {
+        u64::try_from(self.levels).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes that what is packed should have.
+    fn claimed(&self) -> u64 {
+        u64::try_from(self.unpacked.saturating_sub(self.levels)).unwrap_or(0)
+    }
 }
 
 fn page(input: &mut Input<'_>) -> Option<Header> {
@@ -73,23 +114,34 @@ fn page(input: &mut Input<'_>) -> Option<Header> {
         match (number, kind) {
             (2, I32) => header.unpacked = input.signed()?,
             (3, I32) => header.packed = input.signed()?,
-            (5 | 8, STRUCT) => header.values = data_page(input)?,
+            (5 | 8, STRUCT) => data_page(input, number == 8, &mut header)?,
             _ => input.skip(kind, 0)?,
         }
     }
     Some(header)
 }
 
-fn data_page(input: &mut Input<'_>) -> Option<i64> {
-    let (mut values, mut last) = (0, 0);
+/// Of what stands twice the library takes the last, too; but of two numbers of values the one that it
+/// needs.
+fn data_page(input: &mut Input<'_>, second: bool, header: &mut Header) -> Option<()> {
+    let (mut values, mut levels, mut is_packed) = (0, [0; 2], true);
+    let mut last = 0;
     while let Some((number, kind)) = input.field(last)? {
         last = number;
         match (number, kind) {
             (1, I32) => values = input.signed()?,
+            (5, I32) if second => levels[0] = input.signed()?,
+            (6, I32) if second => levels[1] = input.signed()?,
+            (7, TRUE | FALSE) if second => is_packed = kind == TRUE,
             _ => input.skip(kind, 0)?,
         }
     }
-    Some(values)
+    header.values = header.values.max(values);
+    if second {
+        header.levels = levels[0].saturating_add(levels[1]);
+        header.is_packed = is_packed;
+    }
+    Some(())
 }
 
 /// Checks how deep a file's columns are in one another: the library goes down into them without a
@@ -155,8 +207,24 @@ mod tests {
         ];
         let mut input = Input { bytes: &bytes, at: 0 };
         let header = page(&mut input).unwrap();
-        assert_eq!(header, Header { unpacked: 300, packed: 150, values: 64 });
+        let want = Header { unpacked: 300, packed: 150, values: 64, ..Header::default() };
+        assert_eq!(header, want);
         assert_eq!(input.at, bytes.len() - 1);
+
+        // type 3, unpacked 300, packed 150, data page of version 2 {values 64, nulls 0, rows 64,
+        // encoding 0, levels of 7 and 3 bytes, not packed}.
+        let bytes = [
+            0x15, 0x06, 0x15, 0xd8, 0x04, 0x15, 0xac, 0x02, 0x5c, 0x15, 0x80, 0x01, 0x15, 0x00,
+            0x15, 0x80, 0x01, 0x15, 0x00, 0x15, 0x0e, 0x15, 0x06, 0x12, 0x00, 0x00,
+        ];
+        let header = page(&mut Input { bytes: &bytes, at: 0 }).unwrap();
+        assert_eq!(header, Header { levels: 10, is_packed: false, ..want });
+        assert_eq!((header.plain(), header.claimed()), (10, 290));
+
+        // Once more, after itself: packed, without levels.
+        let again = [&bytes[..bytes.len() - 1], &[0x0c, 0x10, 0x71, 0x00, 0x00]].concat();
+        let header = page(&mut Input { bytes: &again, at: 0 }).unwrap();
+        assert_eq!(header, Header { unpacked: 300, packed: 150, values: 64, ..Header::default() });
     }
 
     #[test]

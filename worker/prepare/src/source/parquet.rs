@@ -1,5 +1,6 @@
 //! Rows of Parquet files, a row group at a time.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +11,7 @@ use arrow_schema::{DataType, SchemaRef};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 
@@ -96,7 +98,8 @@ pub(super) fn read(
         return Err(PrepareError::Changed { path: path.to_owned() });
     };
     let size = file.metadata().map_err(|error| PrepareError::reading(path, error))?.len();
-    check(&file, size, group).map_err(|detail| unreadable(path, detail))?;
+    let told = |detail: &dyn Display| unreadable(path, format!("row group {index}: {detail}"));
+    check(&file, size, group).map_err(|detail| told(&detail))?;
     let each = u64::try_from(group.total_byte_size()).unwrap_or(0) / part.rows.unwrap_or(1).max(1);
     let rows = (bytes as u64 / each.max(1)).clamp(1, count as u64);
     let mut reader = guarded(|| {
@@ -105,11 +108,11 @@ pub(super) fn read(
             .with_batch_size(usize::try_from(rows).unwrap_or(1))
             .build()
     })
-    .map_err(|error| unreadable(path, error))?;
+    .map_err(|error| told(&error))?;
     let mut line = part.line;
     loop {
         let batch = guarded(|| reader.next().transpose().map_err(ParquetError::from));
-        match batch.map_err(|error| unreadable(path, error))? {
+        match batch.map_err(|error| told(&error))? {
             Some(batch) => {
                 let (rows, memory) = (batch.num_rows() as u64, batch.get_array_memory_size());
                 if !send(Chunk::Batch { batch, line }, memory as u64) {
@@ -118,7 +121,7 @@ pub(super) fn read(
                 line += rows;
             }
             None if part.rows != Some(line - part.line) => {
-                return Err(unreadable(path, "a row group has other rows than the footer says"));
+                return Err(told(&"it has other rows than the footer says"));
             }
             None => return Ok(()),
         }
@@ -135,10 +138,18 @@ fn check(file: &File, size: u64, group: &RowGroupMetaData) -> Result<(), String>
         let start = dictionary.filter(|start| *start > 0).map_or(data, |start| start.min(data));
         let length = unsigned(column.compressed_size())?;
         let name = column.column_path().string();
+        if let packed @ (Compression::BROTLI(_) | Compression::LZO) = column.compression() {
+            let packed = packed.to_string();
+            let packed = packed.split('(').next().unwrap_or(&packed);
+            return Err(format!(
+                "column {name:?} is packed with {packed}, which is not read; use ZSTD"
+            ));
+        }
         if start.checked_add(length).is_none_or(|end| end > size) {
             return Err(format!("column {name:?} goes beyond the file's end: truncated?"));
         }
-        pages::check(file, start, length).map_err(|told| format!("column {name:?}: {told}"))?;
+        pages::check(file, start, length, column.compression())
+            .map_err(|told| format!("column {name:?}: {told}"))?;
     }
     Ok(())
 }
@@ -150,7 +161,7 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Parqu
     })
 }
 
-fn unreadable(path: &Path, detail: impl std::fmt::Display) -> PrepareError {
+fn unreadable(path: &Path, detail: impl Display) -> PrepareError {
     let detail = format!("not a Parquet file that can be read: {detail}; write it again");
     PrepareError::damaged(path, 0, detail)
 }

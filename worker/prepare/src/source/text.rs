@@ -183,7 +183,7 @@ fn cut(header: Option<&Header>) -> Cut {
 /// Fields of a row of JSONL or plain text.
 fn parse<'a>(source: &'a Source, row: &'a [u8], cut_off: bool) -> Result<Fields<'a>, String> {
     if source.format == DataFormat::Text {
-        let text = std::str::from_utf8(row).map_err(|_| "not UTF-8".to_owned())?;
+        let text = simdutf8::basic::from_utf8(row).map_err(|_| "not UTF-8".to_owned())?;
         let name = Cow::Borrowed(source.data.text.as_str());
         return Ok(vec![(name, Json::Text(Cow::Borrowed(text)))]);
     }

@@ -41,6 +41,11 @@ fn changed_part(text: &str, from: usize) -> Option<std::ops::Range<usize>> {
             at = skip_ascii(text.as_bytes(), at);
             start = at - 1;
         }
+        if let Some(last) = last_of_han(text.as_bytes(), at) {
+            start = last;
+            at = last + 3;
+            continue;
+        }
         let c = text[at..].chars().next()?;
         if let Some(plain) = plain_width(c) {
             // The only character of its part, as it is nearly always: no need to look back.
@@ -91,6 +96,14 @@ fn is_boundary_in_tables(c: char) -> bool {
 
 fn skip_ascii(bytes: &[u8], from: usize) -> usize {
     find(bytes, from, |bytes| bytes[0] >= 0x80).unwrap_or(bytes.len())
+}
+
+/// Where the last of the characters from U+5000 to U+8FFF begins that stand at `at`, one after
+/// another: most of what Chinese texts are written in, three bytes each, and all of them boundaries.
+fn last_of_han(bytes: &[u8], at: usize) -> Option<usize> {
+    let characters = bytes[at..].as_chunks::<3>().0.iter();
+    let count = characters.take_while(|bytes| matches!(bytes[0], 0xe5..=0xe8)).count();
+    count.checked_sub(1).map(|others| at + 3 * others)
 }
 
 /// Drops control characters (Unicode's category Cc) other than tab and newline.
@@ -190,6 +203,19 @@ mod tests {
             if let Some(plain) = plain_width(c) {
                 assert_eq!(plain.to_string(), c.to_string().nfkc().collect::<String>());
             }
+        }
+    }
+
+    #[test]
+    fn han_that_is_passed_over_ends_where_a_part_must_begin() {
+        for (text, want) in [
+            ("语语ﬁ", "语语fi"),
+            ("语语\u{301}", "语语\u{301}"),
+            ("语か\u{3099}", "语が"),
+            ("语，语", "语,语"),
+            ("a语é\u{338}", "a语é\u{338}"),
+        ] {
+            assert_eq!(nfkc(text), want, "{text}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::Cursor;
 
 use hearth_crds::preparation::PrepareConfig;
 use hearth_crds::training_job::DataFormat;
+use hearth_prepare::Prepared;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
@@ -45,6 +46,14 @@ pub(crate) fn dropped(rows: &[(&str, u64)]) -> BTreeMap<String, u64> {
     rows.iter().map(|(reason, rows)| ((*reason).to_owned(), *rows)).collect()
 }
 
+/// What is prepared once so many rows may be malformed; without, they are refused with `told`.
+fn prepared_but(mut config: PrepareConfig, malformed: u64, told: &str) -> Prepared {
+    let refused = refusal(&config);
+    assert!(refused.contains(told), "{refused}");
+    config.max_bad_rows = malformed;
+    prepare(&config).unwrap()
+}
+
 #[test]
 fn a_directory_names_the_class_of_its_pictures() {
     let room = Room::new();
@@ -54,11 +63,9 @@ fn a_directory_names_the_class_of_its_pictures() {
     room.file("pets/cat/notes.txt", "no picture");
     room.file("pets/cat/x.webp", "RIFF");
     room.file("pets/top.png", png(2));
-    let mut config = config(&room, "pets", DataFormat::ImageFolder);
-    let told = refusal(&config);
-    assert!(told.contains("pets:2: cat/x.webp is neither PNG nor JPEG; convert it"), "{told}");
-    config.max_bad_rows = 1;
-    let made = prepare(&config).unwrap();
+    let config = config(&room, "pets", DataFormat::ImageFolder);
+    let told = "pets:2: cat/x.webp is neither PNG nor JPEG; convert it";
+    let made = prepared_but(config, 1, told);
     let want = [
         json!({"image": {"bytes": png(1), "path": "cat/deep/a.png"}, "label": "cat"}),
         json!({"image": {"bytes": jpeg, "path": "dog/b.jpg"}, "label": "dog"}),
@@ -104,11 +111,9 @@ fn metadata_says_what_pictures_show() {
         "{\"file_name\": \"1.png\"}\n",
     );
     room.file("pets/metadata.jsonl", lines);
-    let mut config = config(&room, "pets", DataFormat::ImageFolder);
-    let told = refusal(&config);
-    assert!(told.contains("metadata.jsonl:3: file_name leads out of the directory"), "{told}");
-    config.max_bad_rows = 3;
-    let made = prepare(&config).unwrap();
+    let config = config(&room, "pets", DataFormat::ImageFolder);
+    let told = "metadata.jsonl:3: file_name leads out of the directory";
+    let made = prepared_but(config, 3, told);
     let want = [
         json!({"image": {"bytes": png(2), "path": "deep/2.png"}, "label": "7", "age": 3.0, "tags": ["a"]}),
         json!({"image": {"bytes": png(1), "path": "1.png"}, "label": "cat", "age": 2.5, "tags": null}),
@@ -129,10 +134,9 @@ fn rows_that_name_pictures_become_rows_that_hold_them() {
     );
     room.file("data/rows.jsonl", lines);
     let mut config = config(&room, "data/rows.jsonl", DataFormat::JSONL);
-    let told = refusal(&config);
-    assert!(told.contains("rows.jsonl:2: image names no file below the directory"), "{told}");
+    let told = "rows.jsonl:2: image names no file below the directory";
+    let made = prepared_but(config.clone(), 2, told);
     config.max_bad_rows = 2;
-    let made = prepare(&config).unwrap();
     let want = json!({"image": {"bytes": png(1), "path": "deep/1.png"}, "label": "cat", "age": 3});
     assert_eq!(rows(&made, "train"), [want]);
     room.file("data/deep/1.png", png(2));

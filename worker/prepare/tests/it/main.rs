@@ -7,6 +7,7 @@
 )]
 
 mod augment;
+mod bombs;
 mod dicom;
 mod fixture;
 mod folders;

@@ -12,7 +12,7 @@ use hearth_crds::worker_config::DataFile;
 
 use crate::fixture::{Room, full};
 use crate::folders::config;
-use crate::resume::start;
+use crate::resume::{finish, start};
 
 /// `megabytes` of rows that all differ.
 fn rows(room: &Room, name: &str, megabytes: usize) -> DataFile {
@@ -45,6 +45,17 @@ fn peak(config: &PrepareConfig, room: &Room, name: &str, megabytes: usize) -> u6
 }
 
 fn peak_of(room: &Room, config: &PrepareConfig, name: &str) -> u64 {
+    let (peak, ended) = watched(room, config, name);
+    ended.unwrap();
+    peak
+}
+
+/// Most memory that the program took, in KiB, and what it said where it failed.
+pub(crate) fn watched(
+    room: &Room,
+    config: &PrepareConfig,
+    name: &str,
+) -> (u64, Result<(), String>) {
     let sizes = ["--part-bytes", "1048576", "--chunk-bytes", "65536", "--shard-bytes", "2097152"];
     let more = [&sizes[..], &["--threads", "2", "--sort-bytes", "262144"]].concat();
     let mut child = start(room, config, &room.path(&format!("out-{name}")), &more);
@@ -54,9 +65,8 @@ fn peak_of(room: &Room, config: &PrepareConfig, name: &str) -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let told = line.and_then(|line| line.trim().strip_suffix(" kB")).map(str::parse);
         peak = peak.max(told.and_then(Result::ok).unwrap_or(0));
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            return peak;
+        if child.try_wait().unwrap().is_some() {
+            return (peak, finish(child));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
