@@ -47,7 +47,7 @@ fn a_ct_series_becomes_a_report_that_tells_of_nobody() {
     let prepared = namespace.kubectl(&["get", "trainingjob", "scans", "-o", "json"]).unwrap();
     assert!(PATIENT.iter().all(|word| !prepared.contains(word)), "{prepared}");
     let found = std::process::Command::new("grep")
-        .args(["-rlE", &PATIENT.join("|")])
+        .args(["-rlF", &PATIENT.join("\n")])
         .arg(volume.join("model"))
         .output()
         .unwrap();

@@ -258,7 +258,7 @@ impl Session<'_> {
         let decision = Decision::choose(label, target, &scores, self.config.seed.unsigned_abs())
             .map_err(|error| match error {
                 TabularError::Setting { setting: "threshold", detail } => {
-                    ConfigError::Setting { field: "objective.threshold", detail }.into()
+                    Error::from(ConfigError::Setting { field: "objective.threshold", detail })
                 }
                 other => Error::from(other),
             })?;
