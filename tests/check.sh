@@ -108,6 +108,8 @@ e2e() {
   need images tests/setup/images.sh
   # Loads images into the nodes: a cluster of ours only.
   [ -n "$own" ] || need store-image tests/setup/store.sh
+  need sample-cells tests/setup/cells.sh
+  need sample-scans tests/setup/scans.sh
   [ -n "$own" ] || stage bundle tests/bundle/run.sh
   stage demo tests/demo.sh && tail -n 1 "$logs/demo.log"
   stage kustomize tests/kustomize.sh

@@ -25,7 +25,9 @@ if [[ ! -d $home ]]; then
   hearth_say "fetching files of scanners (36 MB)"
   hearth_wheel "$FILES" "$work"
   hearth_say "fetching a CT volume (19 MB)"
-  (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$VOLUME" >&2)
+  download() { (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$VOLUME" >&2); }
+  # A machine on which nothing was installed yet knows of no packages.
+  download 2>/dev/null || { apt-get update -qq >&2 && download; }
   echo "$VOLUME_SHA256  $(echo "$work/$VOLUME"_*.deb)" | sha256sum --check --quiet >&2 ||
     hearth_die "$VOLUME is not the package that was pinned; compare it before changing VOLUME_SHA256"
   dpkg-deb --extract "$work/$VOLUME"_*.deb "$work/volume"
