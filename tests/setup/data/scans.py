@@ -19,10 +19,10 @@ import zipfile
 # Files of both wheels, by side and class.
 FILES = {
     "train/MR": ["emri_small.dcm", "MR2_UNCR.dcm"],
-    "train/US": ["color3d_jpeg_baseline.dcm", "examples_rgb_color.dcm"],
-    "eval/CT": ["693_UNCR.dcm", "CT_small.dcm", "bad_sequence.dcm"],
+    "train/US": ["examples_ybr_color.dcm"],
+    "eval/CT": ["693_UNCR.dcm", "CT_small.dcm"],
     "eval/MR": ["MR-SIEMENS-DICOM-WithOverlays.dcm", "MR_small.dcm"],
-    "eval/US": ["examples_ybr_color.dcm", "US1_UNCR.dcm", "JPGLosslessP14SV1_1s_1f_8b.dcm"],
+    "eval/US": ["examples_rgb_color.dcm", "US1_UNCR.dcm", "JPGLosslessP14SV1_1s_1f_8b.dcm"],
 }
 LONG = {"OB", "OW"}
 CT = "1.2.840.10008.5.1.4.1.1.2"
