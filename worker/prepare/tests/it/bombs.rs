@@ -111,7 +111,7 @@ fn an_archive_is_no_file_of_rows() {
     for (name, want) in [
         ("rows.jsonl", "rows.jsonl:1: "),
         ("rows.parquet", "not a Parquet file that can be read"),
-        ("rows.csv", "rows.csv:1: "),
+        ("rows.csv", "it has no column \"text\""),
     ] {
         let told = refusal(&room.config(room.file(name, &archive)));
         assert!(told.contains(want), "{name}: {told}");
