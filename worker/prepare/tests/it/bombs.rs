@@ -75,7 +75,7 @@ fn a_page_that_holds_more_than_it_says_is_refused_before_there_is_room_for_it() 
         let config = room.config(room.file(&format!("{name}.parquet"), content));
         let (peak, ended) = watched(&room, &config, name);
         let told = ended.unwrap_err();
-        let file = format!("{name}.parquet: ");
+        let file = format!("{name}.parquet:0: ");
         for want in [&file, "row group 1: ", want, "write it again"] {
             assert!(told.contains(want), "{name}: {want} is not in {told}");
         }
@@ -111,7 +111,7 @@ fn an_archive_is_no_file_of_rows() {
     for (name, want) in [
         ("rows.jsonl", "rows.jsonl:1: "),
         ("rows.parquet", "not a Parquet file that can be read"),
-        ("rows.csv", "rows.csv:1: "),
+        ("rows.csv", "it has no column \"text\""),
     ] {
         let told = refusal(&room.config(room.file(name, &archive)));
         assert!(told.contains(want), "{name}: {told}");
