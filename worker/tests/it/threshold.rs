@@ -53,6 +53,7 @@ fn a_threshold_is_chosen_told_kept_and_served() {
     // Another threshold is no other training: the run is over, and is exported anew.
     let again = fixture.config("job", |config| {
         config["data"]["evalSplit"] = 0.5.into();
+        config["training"]["numTrainEpochs"] = 8.0.into();
         config["objective"] = json!({"type": "Classification", "threshold": {"value": 0.999_999}});
     });
     let ended = Gang::run(&again, 2).succeeded();
