@@ -21,7 +21,7 @@ pub struct Answer {
 /// `POST` of JSON.
 pub fn post(address: &str, path: &str, body: &str) -> Result<Answer> {
     let lines = ["Content-Type: application/json"];
-    send(connect(address)?, &request("POST", path, address, &lines, body))
+    send(connect(address)?, request("POST", path, address, &lines, body))
 }
 
 /// `POST` of bytes of a media type.
@@ -35,7 +35,7 @@ pub fn post_bytes(address: &str, path: &str, media: &str, body: &[u8]) -> Result
 
 /// `GET`.
 pub fn get(address: &str, path: &str) -> Result<Answer> {
-    send(connect(address)?, &request("GET", path, address, &[], ""))
+    send(connect(address)?, request("GET", path, address, &[], ""))
 }
 
 /// A request with these header lines besides those that every one has.

@@ -398,10 +398,7 @@ impl Config {
             seed: training.seed,
             max_length: count("training.maxLength", training.max_length.into())?.get(),
             lesson: Lesson::of(&config),
-            threshold: config
-                .objective
-                .as_ref()
-                .and_then(|asked| ThresholdTarget::asked(asked.threshold.as_ref()?)),
+            threshold: threshold(config.objective.as_ref()),
             label_smoothing: training.label_smoothing_factor,
             task: config.task,
             accelerator: config.accelerator,
@@ -471,6 +468,10 @@ pub(crate) fn setting(field: &'static str, detail: impl Into<String>) -> ConfigE
 
 /// Hash of what decides the result. Not in it: where the job runs, how often
 /// it saves, reports or is restarted, and the world size, which may change.
+fn threshold(objective: Option<&Objective>) -> Option<ThresholdTarget> {
+    ThresholdTarget::asked(objective?.threshold.as_ref()?)
+}
+
 fn fingerprint(config: &TrainConfig) -> String {
     let mut training = config.training.clone();
     training.logging_steps = 1;

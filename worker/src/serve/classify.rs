@@ -79,14 +79,12 @@ pub struct Class {
 
 /// The class that is the answer: the likeliest, or what the threshold says.
 pub fn decided(scores: &[f32], threshold: Option<&Threshold>) -> usize {
-    match (scores, threshold) {
-        ([_, second], Some(threshold)) => usize::from(f64::from(*second) >= threshold.score),
-        _ => {
-            let classes = scores.iter().enumerate();
-            let best = classes.max_by(|(_, one), (_, other)| one.total_cmp(other));
-            best.map_or(0, |(class, _)| class)
-        }
+    if let ([_, second], Some(threshold)) = (scores, threshold) {
+        return usize::from(f64::from(*second) >= threshold.score);
     }
+    let classes = scores.iter().enumerate();
+    let best = classes.max_by(|(_, one), (_, other)| one.total_cmp(other));
+    best.map_or(0, |(class, _)| class)
 }
 
 /// `top_k` classes: the answer, then the likeliest.

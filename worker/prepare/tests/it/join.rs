@@ -123,8 +123,8 @@ fn rows_without_a_time_are_malformed() {
 
 #[test]
 fn joins_that_cannot_be_are_refused() {
-    let room = Room::new();
     type Change = fn(&mut FeatureJoin);
+    let room = Room::new();
     let cases: [(&str, &str, Change); 6] = [
         ("no column \"nobody\"", ACCOUNTS, |join| join.source_key = Some("nobody".into())),
         ("the rows have a column \"label\" already", ACCOUNTS, |join| {
@@ -132,7 +132,7 @@ fn joins_that_cannot_be_are_refused() {
             join.features[0].field = Some("sent".into());
         }),
         ("data.preparation.join[0]: ", ACCOUNTS, |join| {
-            join.features[0].field = Some("city".into())
+            join.features[0].field = Some("city".into());
         }),
         ("no column \"customer\"", ACCOUNTS, |join| join.key = "customer".into()),
         (
