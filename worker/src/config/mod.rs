@@ -466,12 +466,12 @@ pub(crate) fn setting(field: &'static str, detail: impl Into<String>) -> ConfigE
     ConfigError::Setting { field, detail: detail.into() }
 }
 
-/// Hash of what decides the result. Not in it: where the job runs, how often
-/// it saves, reports or is restarted, and the world size, which may change.
 fn threshold(objective: Option<&Objective>) -> Option<ThresholdTarget> {
     ThresholdTarget::asked(objective?.threshold.as_ref()?)
 }
 
+/// Hash of what decides the result. Not in it: where the job runs, how often
+/// it saves, reports or is restarted, and the world size, which may change.
 fn fingerprint(config: &TrainConfig) -> String {
     let mut training = config.training.clone();
     training.logging_steps = 1;
