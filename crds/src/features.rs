@@ -25,7 +25,7 @@ pub struct FeatureStore {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret: Option<PasswordSecret>,
     /// Features that are joined, by what they describe.
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(length(min = 1, max = 8))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub views: Vec<FeatureView>,
     /// Longest that a request waits for its features.
@@ -91,7 +91,7 @@ pub struct FeatureView {
     #[schemars(length(min = 1, max = 256))]
     pub key: String,
     /// Features that join the row.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 128))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub features: Vec<Feature>,
     /// Oldest that features may be to be used; any age where left out.
@@ -127,7 +127,7 @@ pub struct FeatureJoin {
     #[schemars(length(min = 1, max = 256))]
     pub source_time: Option<String>,
     /// Features that join. Here, `field` is a column of `source`.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 128))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub features: Vec<Feature>,
     /// Seconds from the time of a row of features until it is in the store that servers ask. With 0,
@@ -152,11 +152,11 @@ pub struct FeatureJoin {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Feature {
     /// Name in the row that it joins; where `field` is left out, in the store, too.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 128))]
     pub name: String,
     /// Its field of the hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 128))]
     pub field: Option<String>,
     /// How its text in the store is read.
     #[serde(default, rename = "type")]
@@ -164,7 +164,7 @@ pub struct Feature {
     /// Its value where there is none, as a text that is read as `type`. Without, a request that
     /// needs it fails, and a row to learn from has no value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 128))]
     pub default: Option<String>,
 }
 

@@ -47,7 +47,7 @@ pub struct Preparation {
     pub seed: i64,
     /// Tables: features of entities, as they were at each row's time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 4))]
     pub join: Vec<FeatureJoin>,
     /// Texts that are no use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
