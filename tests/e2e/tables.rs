@@ -52,7 +52,7 @@ fn with_features(store: &mut redis::Connection, deployment: &Value, row: &Value)
     let mut row = row.clone();
     let views = deployment["spec"]["serving"]["features"]["views"].as_array().unwrap();
     for view in views {
-        let account = &row[view["key"].as_str().unwrap()];
+        let account = row[view["key"].as_str().unwrap()].as_str().unwrap();
         let key = format!("hearth:accounts:{account}");
         let known: HashMap<String, String> = redis::cmd("HGETALL").arg(key).query(store).unwrap();
         assert!(known.len() > 12, "of account {account}: {known:?}");
@@ -113,13 +113,14 @@ fn transfers_are_simulated_learned_and_judged() {
     let way = Way::open(&namespace, "transfers", 80).unwrap();
     let loaded = |job: &Value| job["status"]["succeeded"] == 1;
     namespace.wait("job", "load-features", PATIENCE, loaded).unwrap();
+    let account = |number: u32| format!("A{number:07}");
     let row = |number: u32| {
         let amount = f64::from(number * 37 % 900) + 0.5;
         let channel = ["card", "online", "wire", "cash"][number as usize % 4];
-        json!({"sender": number % 1999 + 1, "receiver": number * 7 % 1999 + 1, "amount": amount,
+        json!({"sender": account(number % 1999 + 1), "receiver": account(number * 7 % 1999 + 1), "amount": amount,
             "channel": channel, "hour": number % 24, "weekday": number % 7})
     };
-    let odd = json!({"sender": 0, "receiver": 17, "amount": 9450.0, "channel": "cash", "hour": 3,
+    let odd = json!({"sender": "CASH", "receiver": account(17), "amount": 9450.0, "channel": "cash", "hour": 3,
         "weekday": 6});
     let body = json!({"rows": [row(0), odd], "explain": 2}).to_string();
     let answer = http::post(&way.address, "/v1/predict", &body).unwrap();
@@ -149,7 +150,7 @@ fn transfers_are_simulated_learned_and_judged() {
     // What changes in the store counts from the next request on.
     let near = [("nearReported7d", 9), ("cashCount7d", 9), ("inCount24h", 9)];
     let mut change = redis::cmd("HSET");
-    change.arg("hearth:accounts:17");
+    change.arg("hearth:accounts:A0000017");
     near.iter().for_each(|(name, value)| {
         change.arg(name).arg(value);
     });
