@@ -36,7 +36,7 @@ impl Door {
         let stream = StreamOwned::new(connection, http::connect(&self.way.address)?);
         let lines = ["Content-Type: application/json", credentials];
         let lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty()).collect();
-        http::send(stream, &http::request("POST", "/v1/embeddings", HOST, &lines, ASK))
+        http::send(stream, http::request("POST", "/v1/embeddings", HOST, &lines, ASK))
     }
 
     fn status(&self, credentials: &str) -> anyhow::Result<u16> {
@@ -186,7 +186,7 @@ fn only_what_is_encrypted_and_trusted(door: &Door) {
     let connection =
         ClientConnection::new(Arc::new(stranger), ServerName::try_from(HOST).unwrap()).unwrap();
     let stream = StreamOwned::new(connection, http::connect(&door.way.address).unwrap());
-    let refused = http::send(stream, &http::request("GET", "/v1/models", HOST, &[], ""));
+    let refused = http::send(stream, http::request("GET", "/v1/models", HOST, &[], ""));
     assert!(format!("{:#}", refused.unwrap_err()).contains("UnknownIssuer"));
 }
 

@@ -36,7 +36,7 @@ fn suspicion(address: &str, row: &Value) -> f64 {
 /// The probability of two rows that must be judged alike. A busy machine's store may be late, and its features
 /// are not waited for.
 fn agreed(address: &str, one: &Value, other: &Value) -> f64 {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_mins(1);
     loop {
         let (said, wanted) = (suspicion(address, one), suspicion(address, other));
         if (said - wanted).abs() < 1e-12 {
@@ -151,9 +151,9 @@ fn transfers_are_simulated_learned_and_judged() {
     let near = [("nearReported7d", 9), ("cashCount7d", 9), ("inCount24h", 9)];
     let mut change = redis::cmd("HSET");
     change.arg("hearth:accounts:A0000017");
-    near.iter().for_each(|(name, value)| {
+    for (name, value) in near {
         change.arg(name).arg(value);
-    });
+    }
     change.exec(&mut store).unwrap();
     let known = with_features(&mut store, &deployment, &odd);
     let changed = agreed(&way.address, &odd, &known);
