@@ -506,6 +506,9 @@ pub struct WorkerResult {
     /// What compression did, from `quantize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionReport>,
+    /// What people should know of training: the newest of each reason, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<WorkerNote>,
     /// What was made of rows, from `prepare`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataStatus>,
@@ -513,7 +516,8 @@ pub struct WorkerResult {
 
 impl WorkerResult {
     /// The document for the termination log: valid JSON of at most
-    /// [`TERMINATION_LOG_MAX_BYTES`], evaluations thinned and then the message cut where it must be.
+    /// [`TERMINATION_LOG_MAX_BYTES`]. Where it must be shorter, evaluations are thinned, then notes left
+    /// out, the oldest first, and then the message is cut.
     pub fn to_termination_message(&self) -> String {
         let mut result = self.clone();
         loop {
@@ -523,6 +527,10 @@ impl WorkerResult {
             }
             if !result.evaluations.is_empty() {
                 result.evaluations = thinned(&result.evaluations, result.evaluations.len() / 2);
+                continue;
+            }
+            if !result.notes.is_empty() {
+                result.notes.remove(0);
                 continue;
             }
             if result.message.is_empty() {
@@ -603,6 +611,7 @@ mod tests {
             checkpoint: None,
             model: None,
             compression: None,
+            notes: Vec::new(),
             data: None,
         };
         let text = result.to_termination_message();
@@ -638,6 +647,7 @@ mod tests {
             checkpoint: None,
             model: None,
             compression: None,
+            notes: Vec::new(),
             data: None,
         };
         let kept = |result: &WorkerResult| {
@@ -645,6 +655,15 @@ mod tests {
             serde_json::from_str::<WorkerResult>(&text).unwrap().evaluations.len()
         };
         assert_eq!(kept(&result), MOST_EVALUATIONS);
+        let note = |step| WorkerNote { message: "n".repeat(300), step, ..WorkerNote::default() };
+        result.notes = (0..20).map(note).collect();
+        result.evaluations.clear();
+        let text = result.to_termination_message();
+        let notes = serde_json::from_str::<WorkerResult>(&text).unwrap().notes;
+        assert!((4..20).contains(&notes.len()), "{}", notes.len());
+        assert_eq!(notes.last().map(|note| note.step), Some(19), "the oldest are left out");
+        result.notes.clear();
+        result.evaluations = vec![evaluation.rounded(); MOST_EVALUATIONS];
         result.message = "long ".repeat(400);
         assert!((8..MOST_EVALUATIONS).contains(&kept(&result)), "{}", kept(&result));
     }

@@ -144,16 +144,7 @@ pub fn pod(container: Container, placement: &PodPlacement) -> PodSpec {
 
 /// Mounts a Secret at `directory`.
 pub fn add_secret(pod: &mut PodSpec, volume: &str, secret: &str, directory: &str) {
-    let source = Volume {
-        name: volume.to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(secret.to_owned()),
-            default_mode: Some(0o440),
-            ..SecretVolumeSource::default()
-        }),
-        ..Volume::default()
-    };
-    add_volume(pod, source, &mount(volume, directory, true));
+    add_keys(pod, volume, (secret, None), directory);
 }
 
 /// Mounts one key of a Secret as the file `path`.
@@ -162,17 +153,27 @@ pub fn add_key(pod: &mut PodSpec, volume: &str, (secret, key): (&str, &str), pat
     let directory = path.parent().unwrap_or(Path::new("/"));
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let item = KeyToPath { key: key.to_owned(), path: file, mode: None };
+    add_keys(pod, volume, (secret, Some(vec![item])), &directory.to_string_lossy());
+}
+
+/// Mounts these keys of a Secret at `directory`: all of them without.
+fn add_keys(
+    pod: &mut PodSpec,
+    volume: &str,
+    (secret, items): (&str, Option<Vec<KeyToPath>>),
+    directory: &str,
+) {
     let source = Volume {
         name: volume.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.to_owned()),
             default_mode: Some(0o440),
-            items: Some(vec![item]),
+            items,
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()
     };
-    add_volume(pod, source, &mount(volume, &directory.to_string_lossy(), true));
+    add_volume(pod, source, &mount(volume, directory, true));
 }
 
 /// Mounts the ConfigMap's `config.json` where workers look for it.

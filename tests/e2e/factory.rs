@@ -44,6 +44,8 @@ fn cells_are_learned_and_judged_by_a_threshold_that_misses_none_it_was_chosen_on
     println!("{decision}");
     assert_eq!(decision["label"], "defective");
     assert_eq!(decision["threshold"]["chosenOn"]["counts"]["falseNegatives"], 0, "{decision}");
+    let events = namespace.kubectl(&["events", "--for", "trainingjob/cells"]).unwrap();
+    assert!(events.contains("ThresholdChosen"), "{events}");
 
     let ready =
         |d: &Value| condition(d, "Ready") == "True" && condition(d, "Progressing") == "False";

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_tests::cluster::{Namespace, Way, condition, root};
 use hearth_tests::{http, tiny};
@@ -63,7 +64,7 @@ fn a_language_model_answers_through_the_gateway_piece_by_piece() {
     let namespace = Namespace::create("e2e-language").unwrap();
     import(&namespace);
     adapt(&namespace.volume("models").join("mails"));
-    let deployment = json!({
+    let mut deployment = json!({
         "apiVersion": "hearth.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "chat"},
         "spec": {
             "model": {"source": "pvc://models/smollm2"},
@@ -100,4 +101,37 @@ fn a_language_model_answers_through_the_gateway_piece_by_piece() {
     assert_eq!(names, ["chat", "mails"]);
     let refused = ask(&json!({"model": "other"}));
     assert_eq!(refused.status, 404, "{}", refused.body);
+
+    deployment["spec"]["serving"]["autoscaling"] = json!({"maxReplicas": 2, "scaleDownDelaySeconds": 10,
+        "targetRequestsInFlight": 1000, "targetTokensInFlight": 100});
+    namespace.apply(&deployment.to_string()).unwrap();
+    servers_follow_tokens(&namespace, &way.address);
+}
+
+/// Three texts at a time have more than 100 tokens in flight, and far fewer than 1,000 requests.
+fn servers_follow_tokens(namespace: &Namespace, address: &str) {
+    let is_over = AtomicBool::new(false);
+    let replicas = |wanted: i64| {
+        let has = move |d: &Value| d["status"]["stable"]["replicas"] == wanted;
+        namespace.wait("modeldeployment", "chat", PATIENCE, has)
+    };
+    let (grown, answered) = std::thread::scope(|scope| {
+        let ask = || {
+            let mut answered = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let body = chat(&json!({"max_tokens": 100, "temperature": 1}));
+                let answer = http::post(address, "/v1/chat/completions", &body).unwrap();
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                answered += 1;
+            }
+            answered
+        };
+        let clients = [(); 3].map(|()| scope.spawn(ask));
+        let grown = replicas(2);
+        is_over.store(true, Ordering::Relaxed);
+        (grown, clients.map(|client| client.join().unwrap()))
+    });
+    grown.unwrap();
+    println!("two servers after {} answers", answered.iter().sum::<usize>());
+    replicas(1).unwrap();
 }

@@ -33,6 +33,8 @@ from families import probe
 transformers.utils.logging.disable_progress_bar()
 
 BATCH, CLASSES = 4, 3
+# Share of the newest batch in running statistics: PyTorch's default, and torchvision's.
+MOMENTUM = 0.1
 # Indices of the noise that is no tensor's.
 PIXELS, PICTURE = 5000, 6000
 PICTURE_FILE = "picture.jpg"
@@ -165,6 +167,10 @@ def case(make, height, width):
     inputs = pixels(height, width)
     with torch.no_grad():
         logits = model.eval()(pixel_values=inputs).logits
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # That of MobileNetV2 is TensorFlow's decay in transformers, which PyTorch takes for the opposite.
+            module.momentum = MOMENTUM
     loss = model.train()(pixel_values=inputs, labels=LABELS).loss
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}

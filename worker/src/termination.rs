@@ -45,6 +45,7 @@ pub fn failure(reason: &str, message: String, exit_code: i32) -> WorkerResult {
         checkpoint: None,
         model: None,
         compression: None,
+        notes: Vec::new(),
         data: None,
     }
 }

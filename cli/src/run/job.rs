@@ -1,5 +1,6 @@
 //! One TrainingJob: planned as the operator plans it, run as its Job would.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -260,7 +261,11 @@ impl Planned {
         if let Some(model) = &result.model {
             parts.push(format!("model {}", self.local(&model.uri).display()));
         }
-        parts.join("  ")
+        let mut said = parts.join("  ");
+        for note in &result.notes {
+            let _ = write!(said, "\n{}: {}", note.reason, note.message);
+        }
+        said
     }
 
     /// The path of a URI below the output.

@@ -151,6 +151,35 @@ async fn a_job_lives_on_ten_writes_and_figures_and_then_on_none() {
 }
 
 #[tokio::test]
+async fn what_training_chose_is_told_at_its_end_and_once() {
+    let world = world(|_| {});
+    world.train("spam").await.unwrap();
+    pod(&world, 0, AGENT[0]);
+    pod(&world, 1, "127.84.70.12");
+    job_ends(&world, "Complete", "CompletionsReached");
+    let told =
+        |reason: &str, message: &str| json!({"reason": reason, "message": message, "step": 100});
+    let mut result = completed();
+    result["notes"] = json!([
+        told("NewWeights", "fresh weights are trained"),
+        told("ThresholdChosen", "rows with a probability of 0.31 or more are \"bad\"")
+    ]);
+    ends(&world, 1, 0, &json!(""));
+    ends(&world, 0, 0, &result);
+    for _ in 0..3 {
+        world.train("spam").await.unwrap();
+        world.pass(60);
+    }
+    let events = world.events();
+    let chosen: Vec<&Value> = events.iter().filter(|e| e["reason"] == "ThresholdChosen").collect();
+    assert_eq!(chosen.len(), 1, "{events:?}");
+    assert_eq!(chosen[0]["type"], "Normal");
+    assert_eq!(chosen[0]["note"], "rows with a probability of 0.31 or more are \"bad\".");
+    assert!(events.iter().all(|event| event["reason"] != "NewWeights"));
+    assert_eq!(world.condition(JOB, "Succeeded"), "True Completed");
+}
+
+#[tokio::test]
 async fn a_lagging_cache_makes_nothing_twice() {
     let world = world(|_| {});
     world.lag(true);

@@ -228,6 +228,7 @@ impl Service {
             checkpoint: inner.progress.checkpoint().cloned(),
             model: None,
             compression: None,
+            notes: inner.progress.notes().to_vec(),
             data: None,
         }
     }
@@ -399,6 +400,7 @@ impl Inner {
             checkpoint: self.progress.checkpoint().cloned(),
             model: model.filter(|_| succeeded),
             compression: None,
+            notes: self.progress.notes().to_vec(),
             data: None,
         }
     }

@@ -16,6 +16,7 @@ pub mod rows;
 pub mod scheme;
 mod smooth;
 pub mod tensors;
+mod watch;
 pub mod write;
 
 use std::fs;
@@ -52,7 +53,7 @@ use write::Recipe;
 /// Samples in one forward pass of the gate.
 const BATCH: usize = 32;
 /// Changes when the same input would give another output.
-const RECIPE: &str = "5";
+const RECIPE: &str = "6";
 
 /// Why there is no compressed model.
 #[derive(Debug, thiserror::Error)]
@@ -337,6 +338,7 @@ fn succeeded(config: &QuantizeConfig, report: Report) -> WorkerResult {
         checkpoint: None,
         model: report.digest.map(|digest| ModelStatus { uri: config.output_uri.clone(), digest }),
         compression: Some(report.compression),
+        notes: Vec::new(),
         data: None,
     }
 }

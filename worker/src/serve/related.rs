@@ -2,6 +2,7 @@
 //! 8.7.1 and 10.5).
 
 use bytes::Bytes;
+use memchr::memmem;
 
 /// Most bytes of a part's headers.
 const HEADERS: usize = 4096;
@@ -85,16 +86,7 @@ fn check(headers: &[u8], number: usize, wanted: &str) -> Result<(), String> {
 
 /// Where `needle` begins in `bytes`, from `from` on.
 fn find(bytes: &[u8], needle: &[u8], from: usize) -> Option<usize> {
-    let (first, rest) = needle.split_first()?;
-    let mut at = from;
-    while let Some(next) = bytes.get(at..)?.iter().position(|byte| byte == first) {
-        at += next;
-        if bytes[at + 1..].starts_with(rest) {
-            return Some(at);
-        }
-        at += 1;
-    }
-    None
+    Some(from + memmem::find(bytes.get(from..)?, needle)?)
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ fn quantized(code: i32, before: f64, after: f64) -> Vec<PodView> {
         checkpoint: None,
         model: None,
         compression: Some(report),
+        notes: Vec::new(),
         data: None,
     };
     let exit = Exit { code, message: result.to_termination_message(), ..Exit::default() };

@@ -141,6 +141,7 @@ mod tests {
             checkpoint: None,
             model: None,
             compression: None,
+            notes: Vec::new(),
             data: None,
         }
     }

@@ -211,13 +211,27 @@ const DIAGNOSES: [&str; 13] = [
     "WaitingForData",
 ];
 
+/// What workers told that follows from the rows and from what was asked for.
+const CHOICES: [&str; 2] = ["ColumnsLeftOut", "ThresholdChosen"];
+
+/// The notes that say what training chose, with their reasons from the closed set.
+pub(super) fn choices(notes: &[WorkerNote]) -> impl Iterator<Item = (&'static str, &WorkerNote)> {
+    of_set(&CHOICES, notes)
+}
+
 /// The notes that are diagnoses, with their reasons from the closed set.
 pub(super) fn diagnoses(
     notes: &[WorkerNote],
 ) -> impl DoubleEndedIterator<Item = (&'static str, &WorkerNote)> {
-    notes
-        .iter()
-        .filter_map(|note| Some((DIAGNOSES.into_iter().find(|known| *known == note.reason)?, note)))
+    of_set(&DIAGNOSES, notes)
+}
+
+fn of_set<'a>(
+    set: &'static [&'static str],
+    notes: &'a [WorkerNote],
+) -> impl DoubleEndedIterator<Item = (&'static str, &'a WorkerNote)> {
+    let known = |note: &WorkerNote| set.iter().find(|known| **known == note.reason).copied();
+    notes.iter().filter_map(move |note| Some((known(note)?, note)))
 }
 
 /// The newest gives the reason; the message holds all, newest first.

@@ -4,9 +4,9 @@ use hearth_crds::condition::{self, training_job as types};
 use hearth_crds::training_job::TrainingJobStatus;
 
 use super::Verdict;
-use super::findings::{diagnoses, told};
+use super::findings::{choices, diagnoses, told};
 use crate::apply::Notice;
-use crate::training_job::policy::Stage;
+use crate::training_job::policy::{Outcome, Stage};
 
 /// Events for what changed.
 pub fn notices(
@@ -42,6 +42,13 @@ pub fn notices(
         let why = why.unwrap_or_else(|| "a rank was lost".into());
         let note = format!("Restart {}: {why}", after.restarts);
         say(true, "Restarted", &note);
+    }
+    if let Verdict::Stage(_, seen, Stage::Ended(Outcome::Succeeded(Some(result)))) = verdict
+        && !condition::is_true(&before.conditions, types::SUCCEEDED)
+    {
+        for (reason, note) in choices(&result.notes) {
+            say(false, reason, &told(note, &seen.pods));
+        }
     }
     if let Verdict::Stage(_, seen, Stage::Running(status)) = verdict {
         let known = condition::get(&before.conditions, types::DIAGNOSIS);

@@ -17,9 +17,10 @@ use crate::model::parts::linear::Linear;
 use crate::model::parts::onnx;
 use crate::onnx::graph::{Graph, Value};
 
-/// Share of the newest batch in the running statistics: transformers hands TensorFlow's decay of
-/// 0.997 to PyTorch, where it means the opposite. A run there and a run here must agree.
-const MOMENTUM: f64 = 0.997;
+/// Share of the newest batch in the running statistics: torchvision's. transformers hands TensorFlow's
+/// decay of 0.997 to PyTorch, where it means the opposite, so that a model is evaluated with the
+/// statistics of its last batch alone.
+const MOMENTUM: f64 = 0.1;
 /// Channels before the multiplier: of the stem's output, then of each block's.
 const CHANNELS: [i64; 17] =
     [16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320];
