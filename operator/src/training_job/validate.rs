@@ -14,7 +14,7 @@ use hearth_crds::training_job::{
 use kube::ResourceExt;
 
 use crate::fault::{Fault, SpecFaults};
-use crate::source_rules::{Backend, quantity_faults, reachable};
+use crate::source_rules::{Backend, quantity_faults, reachable, reachable_rows};
 pub use crate::training_job::unsupported::unsupported;
 
 /// A job that can be planned: its locations are parsed and reachable, and all
@@ -127,6 +127,8 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     faults.extend(contradictions(spec, queue.as_deref(), backend));
     faults.extend(quantity_faults("spec.workers.resources", &spec.workers.resources));
 
+    let [train, eval] = rows(&spec.data, backend)
+        .map(|found| found.and_then(|found| found.map_err(|fault| faults.push(fault)).ok()));
     let mut source = |field: &str, uri: &str| match reachable(field, uri, backend) {
         Ok(source) => Some(source),
         Err(fault) => {
@@ -135,8 +137,6 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         }
     };
     let model = spec.model.as_ref().map(|model| source("spec.model.source", &model.source));
-    let train = source("spec.data.train.source", &spec.data.train.source);
-    let eval = spec.data.eval.as_ref().map(|rows| source("spec.data.eval.source", &rows.source));
     let teacher = spec.distillation.as_ref().map(|distillation| {
         source("spec.distillation.teacher.source", &distillation.teacher.source)
     });
@@ -165,13 +165,22 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         spec: spec.clone(),
         model: model.flatten(),
         train,
-        eval: eval.flatten(),
+        eval,
         teacher: teacher.flatten(),
         output,
         prepared: prepared.flatten(),
         synonyms: synonyms.flatten(),
         features,
         queue,
+    })
+}
+
+/// Where rows for training and for evaluation are.
+fn rows(data: &DataSpec, backend: &Backend) -> [Option<Result<Source, Fault>>; 2] {
+    let prepared = data.preparation.is_some();
+    [("train", Some(&data.train)), ("eval", data.eval.as_ref())].map(|(name, rows)| {
+        let field = format!("spec.data.{name}.source");
+        rows.map(|rows| reachable_rows(&field, &rows.source, backend, prepared))
     })
 }
 
@@ -202,6 +211,23 @@ fn bucket_faults(storage: &CheckpointStorage, backend: &Backend) -> Option<Fault
             "use s3://BUCKET/PREFIX",
         )),
     }
+}
+
+/// What is wrong with a Secret for buckets that rows come from.
+fn secret_fault(data: &DataSpec, backend: &Backend) -> Option<Fault> {
+    const FIELD: &str = "spec.data.secretName";
+    data.secret_name.as_ref()?;
+    if !data.is_in_bucket() {
+        let problem = "is for rows in a bucket, and no source of data.train and data.eval is one";
+        return Some(Fault::invalid(FIELD, problem, "remove it, or use s3://BUCKET/KEY"));
+    }
+    (*backend != Backend::Cluster).then(|| {
+        Fault::invalid(
+            FIELD,
+            "a local run has no secrets",
+            "remove it, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    })
 }
 
 /// What is wrong with formats.
@@ -247,6 +273,7 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
         ));
     }
     faults.extend(data_faults(spec));
+    faults.extend(secret_fault(&spec.data, backend));
     if let Some(storage) = &spec.output.checkpoints {
         faults.extend(bucket_faults(storage, backend));
     }
@@ -285,6 +312,7 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::source_rules::LocalMachine;
     use serde_json::{Value, json};
 
     /// A TrainingJob of the cluster, changed by `change`.
@@ -324,7 +352,7 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field_and_fix() {
         type Change = fn(&mut Value);
-        let cases: [(&str, &str, Change); 8] = [
+        let cases: [(&str, &str, Change); 11] = [
             ("spec.output.checkpoints.destination:", "Invalid", |j| {
                 let checkpoints = json!({"destination": "pvc://models/checkpoints"});
                 j["spec"]["output"]["checkpoints"] = checkpoints;
@@ -335,8 +363,18 @@ pub(crate) mod tests {
             ("spec.model.source:", "Unsupported", |j| {
                 j["spec"]["model"]["source"] = "hf://org/name".into();
             }),
-            ("spec.data.train.source:", "Unsupported", |j| {
+            ("spec.model.source:", "Unsupported", |j| {
+                j["spec"]["model"]["source"] = "s3://bucket/model".into();
+            }),
+            ("spec.data.train.source:", "Invalid", |j| {
                 j["spec"]["data"]["train"]["source"] = "s3://bucket/rows".into();
+            }),
+            ("spec.data.preparation.output:", "Unsupported", |j| {
+                j["spec"]["data"]["preparation"] = json!({"output": "s3://bucket/prepared"});
+            }),
+            ("spec.data.secretName:", "Invalid", |j| {
+                j["spec"]["data"]["secretName"] = "bucket".into();
+                j["spec"]["data"]["preparation"] = json!({});
             }),
             ("spec.output.destination:", "Invalid", |j| {
                 j["spec"]["output"]["destination"] = "pvc://models/../etc".into();
@@ -358,6 +396,28 @@ pub(crate) mod tests {
             assert!(faults.to_string().starts_with(field), "{field}: {faults}");
             assert_eq!(faults.reason(), reason, "{faults}");
         }
+    }
+
+    #[test]
+    fn rows_in_a_bucket_are_valid_where_they_are_prepared() {
+        let bucket = |secret: Value| {
+            sample(|j| {
+                j["spec"]["data"] = json!({
+                    "train": {"source": "s3://bucket/rows/"}, "secretName": secret,
+                    "eval": {"source": "pvc://data/eval.jsonl"}, "preparation": {}});
+            })
+        };
+        let valid = job(&bucket("keys".into()), &Backend::Cluster).unwrap();
+        let claims: Vec<_> = valid.prepare_claims().into_iter().collect();
+        assert_eq!(claims, [("data", ClaimUse::Read), ("models", ClaimUse::Write)]);
+        let machine = LocalMachine {
+            claims: ["models", "data"].map(|claim| (claim.into(), "/srv".into())).into(),
+            coordinator_port: 1,
+        };
+        let local = Backend::Local(machine);
+        assert!(job(&bucket(Value::Null), &local).is_ok());
+        let faults = job(&bucket("keys".into()), &local).unwrap_err();
+        assert!(faults.to_string().starts_with("spec.data.secretName: a local run"), "{faults}");
     }
 
     #[test]
