@@ -2,7 +2,8 @@
 //!
 //! One way: config → data → onnx → model → parallel → train → checkpoint → export. A file
 //! imports only from earlier stages. `agent` supervises ranks (processes of
-//! `train`), `quantize`, `node_cache` and `serve` start from an export.
+//! `train`), `quantize`, `node_cache` and `serve` start from an export. `prepare` makes rows of
+//! what `fetch` brings from buckets; `s3` is how buckets are reached.
 
 pub mod agent;
 pub mod backlog;

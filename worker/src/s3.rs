@@ -16,6 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 
 /// Times that a request is made whose answer breaks off.
 const MOST_ATTEMPTS: u32 = 4;
+/// Most characters of an error in a message.
+const MOST_SAID: usize = 500;
 /// Ways to give credentials that need no key in the environment.
 const OTHER_CREDENTIALS: [&str; 3] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -226,6 +228,20 @@ pub(crate) fn cause(error: &object_store::Error) -> Cause {
     }
 }
 
+/// What the server said of a failed request; where it said nothing, what the client says.
+pub(crate) fn said(error: &object_store::Error) -> String {
+    let text = chain(error);
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once("</")?.0)
+    };
+    match (element("Code"), element("Message")) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ => text.chars().take(MOST_SAID).collect(),
+    }
+}
+
 /// An error with all that led to it, each once.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -242,4 +258,38 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 pub(crate) fn invalid(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(text: &str) -> object_store::Error {
+        object_store::Error::Generic { store: "S3", source: text.into() }
+    }
+
+    #[test]
+    fn failed_lists_tell_their_cause_in_their_text() {
+        for (text, want) in [
+            (
+                "Server returned non-2xx status code: 404 Not Found: <Code>NoSuchBucket</Code>",
+                Cause::Missing,
+            ),
+            ("Server returned non-2xx status code: 403 Forbidden: ", Cause::Refused),
+            ("Server returned non-2xx status code: 503 Slow Down: ", Cause::Server),
+            ("connection closed before message completed", Cause::Server),
+        ] {
+            assert_eq!(cause(&failed(text)), want, "{text}");
+        }
+        let path = Key::parse("a//b").unwrap_err();
+        assert_eq!(cause(&object_store::Error::from(path)), Cause::BadKey);
+    }
+
+    #[test]
+    fn a_servers_words_are_told_without_the_rest_of_its_answer() {
+        let answer = "status code: 403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code><Message>Check your key</Message><StringToSign>AWS4</StringToSign></Error>";
+        assert_eq!(said(&failed(answer)), "SignatureDoesNotMatch: Check your key");
+        assert!(said(&failed("connection refused")).contains("connection refused"));
+        assert_eq!(said(&failed(&"x".repeat(9000))).chars().count(), MOST_SAID);
+    }
 }

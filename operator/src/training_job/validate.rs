@@ -8,13 +8,12 @@
 use hearth_crds::names;
 use hearth_crds::preparation::Synonyms;
 use hearth_crds::source::Source;
-use hearth_crds::training_job::{
-    Accelerator, CheckpointStorage, DataSource, DataSpec, TrainingJob, TrainingJobSpec,
-};
+use hearth_crds::training_job::{Accelerator, DataSource, DataSpec, TrainingJob, TrainingJobSpec};
 use kube::ResourceExt;
 
 use crate::fault::{Fault, SpecFaults};
-use crate::source_rules::{Backend, quantity_faults, reachable, reachable_rows};
+use crate::source_rules::{Backend, quantity_faults, reachable};
+use crate::training_job::buckets;
 pub use crate::training_job::unsupported::unsupported;
 
 /// A job that can be planned: its locations are parsed and reachable, and all
@@ -127,7 +126,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     faults.extend(contradictions(spec, queue.as_deref(), backend));
     faults.extend(quantity_faults("spec.workers.resources", &spec.workers.resources));
 
-    let [train, eval] = rows(&spec.data, backend)
+    let [train, eval] = buckets::rows(&spec.data, backend)
         .map(|found| found.and_then(|found| found.map_err(|fault| faults.push(fault)).ok()));
     let mut source = |field: &str, uri: &str| match reachable(field, uri, backend) {
         Ok(source) => Some(source),
@@ -175,59 +174,8 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     })
 }
 
-/// Where rows for training and for evaluation are.
-fn rows(data: &DataSpec, backend: &Backend) -> [Option<Result<Source, Fault>>; 2] {
-    let prepared = data.preparation.is_some();
-    [("train", Some(&data.train)), ("eval", data.eval.as_ref())].map(|(name, rows)| {
-        let field = format!("spec.data.{name}.source");
-        rows.map(|rows| reachable_rows(&field, &rows.source, backend, prepared))
-    })
-}
-
 fn synonyms(data: &DataSpec) -> Option<&Synonyms> {
     data.preparation.as_ref()?.augment.as_ref()?.text.as_ref()?.synonyms.as_ref()
-}
-
-/// What is wrong with a bucket for checkpoints.
-fn bucket_faults(storage: &CheckpointStorage, backend: &Backend) -> Option<Fault> {
-    const FIELD: &str = "spec.output.checkpoints";
-    match Source::parse(&storage.destination) {
-        Ok(Source::S3 { .. }) if storage.secret_name.is_some() && *backend != Backend::Cluster => {
-            Some(Fault::invalid(
-                format!("{FIELD}.secretName"),
-                "a local run has no secrets",
-                "remove it, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-            ))
-        }
-        Ok(Source::S3 { .. }) => None,
-        Ok(other) => Some(Fault::invalid(
-            format!("{FIELD}.destination"),
-            format!("{other} is no bucket"),
-            "use s3://BUCKET/PREFIX, or remove checkpoints to keep them below output.destination",
-        )),
-        Err(error) => Some(Fault::invalid(
-            format!("{FIELD}.destination"),
-            error.to_string(),
-            "use s3://BUCKET/PREFIX",
-        )),
-    }
-}
-
-/// What is wrong with a Secret for buckets that rows come from.
-fn secret_fault(data: &DataSpec, backend: &Backend) -> Option<Fault> {
-    const FIELD: &str = "spec.data.secretName";
-    data.secret_name.as_ref()?;
-    if !data.is_in_bucket() {
-        let problem = "is for rows in a bucket, and no source of data.train and data.eval is one";
-        return Some(Fault::invalid(FIELD, problem, "remove it, or use s3://BUCKET/KEY"));
-    }
-    (*backend != Backend::Cluster).then(|| {
-        Fault::invalid(
-            FIELD,
-            "a local run has no secrets",
-            "remove it, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        )
-    })
 }
 
 /// What is wrong with formats.
@@ -273,9 +221,9 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
         ));
     }
     faults.extend(data_faults(spec));
-    faults.extend(secret_fault(&spec.data, backend));
+    faults.extend(buckets::secret_fault(&spec.data, backend));
     if let Some(storage) = &spec.output.checkpoints {
-        faults.extend(bucket_faults(storage, backend));
+        faults.extend(buckets::checkpoint_fault(storage, backend));
     }
     if *backend != Backend::Cluster {
         let clocks = [
@@ -312,7 +260,6 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::source_rules::LocalMachine;
     use serde_json::{Value, json};
 
     /// A TrainingJob of the cluster, changed by `change`.
@@ -396,28 +343,6 @@ pub(crate) mod tests {
             assert!(faults.to_string().starts_with(field), "{field}: {faults}");
             assert_eq!(faults.reason(), reason, "{faults}");
         }
-    }
-
-    #[test]
-    fn rows_in_a_bucket_are_valid_where_they_are_prepared() {
-        let bucket = |secret: Value| {
-            sample(|j| {
-                j["spec"]["data"] = json!({
-                    "train": {"source": "s3://bucket/rows/"}, "secretName": secret,
-                    "eval": {"source": "pvc://data/eval.jsonl"}, "preparation": {}});
-            })
-        };
-        let valid = job(&bucket("keys".into()), &Backend::Cluster).unwrap();
-        let claims: Vec<_> = valid.prepare_claims().into_iter().collect();
-        assert_eq!(claims, [("data", ClaimUse::Read), ("models", ClaimUse::Write)]);
-        let machine = LocalMachine {
-            claims: ["models", "data"].map(|claim| (claim.into(), "/srv".into())).into(),
-            coordinator_port: 1,
-        };
-        let local = Backend::Local(machine);
-        assert!(job(&bucket(Value::Null), &local).is_ok());
-        let faults = job(&bucket("keys".into()), &local).unwrap_err();
-        assert!(faults.to_string().starts_with("spec.data.secretName: a local run"), "{faults}");
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Download<'_> {
         let answer = self.wanted.bucket.range(&object.key, &part.range);
         let (told, bytes) = answer.map_err(|error| match cause(&error) {
             Cause::Missing => self.changed(object, "it is gone".to_owned()),
-            _ => self.wanted.failed(error),
+            _ => self.wanted.failed(&error),
         })?;
         if told.size != object.size || bytes.len() as u64 != part.range.end - part.range.start {
             let detail = format!("it has {} bytes, not {}", told.size, object.size);

@@ -19,7 +19,7 @@ use hearth_prepare::Lock;
 use object_store::path::Path as Key;
 
 use crate::files::sync_directory;
-use crate::s3::{Bucket, Cause, S3Options, cause};
+use crate::s3::{Bucket, Cause, S3Options, cause, said};
 use objects::{BadKey, Object};
 
 /// Below the output: what was fetched.
@@ -48,13 +48,13 @@ pub enum FetchError {
     },
     /// The server does not let these credentials read it.
     #[error(
-        "{uri}: the server refuses it; look at the keys (in a job, the Secret of data.secretName) and at their rights to list the bucket and get its objects"
+        "{uri}: the server refuses it ({said}); look at the keys (in a job, the Secret of data.secretName) and at their rights to list the bucket and get its objects"
     )]
     Refused {
         /// The source.
         uri: String,
         /// What the server said.
-        source: object_store::Error,
+        said: String,
     },
     /// A key that cannot be a file's path.
     #[error(
@@ -102,12 +102,14 @@ pub enum FetchError {
         source: io::Error,
     },
     /// The server, or the way to it.
-    #[error("{uri}: the server does not give it")]
+    #[error(
+        "{uri}: the server does not give it ({said}); look at the server, and at AWS_ENDPOINT_URL"
+    )]
     Server {
         /// The source.
         uri: String,
-        /// Why.
-        source: object_store::Error,
+        /// What the server or the client said.
+        said: String,
     },
 }
 
@@ -140,18 +142,12 @@ impl FetchError {
         }
     }
 
-    /// The whole chain in one line.
+    /// All of it in one line.
     pub fn sentence(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let next = error.to_string();
-            if !text.contains(&next) {
-                text = format!("{text}: {next}");
-            }
-            cause = error.source();
+        match self {
+            Self::Write { source, .. } => format!("{self}: {source}"),
+            other => other.to_string(),
         }
-        text
     }
 }
 
@@ -259,10 +255,10 @@ impl Wanted<'_> {
             return match self.bucket.head(&key) {
                 Ok(told) => Ok(vec![Object::single(&told).map_err(|bad| self.bad(bad))?]),
                 Err(error) if cause(&error) == Cause::Missing => Err(self.no_object(&key)),
-                Err(error) => Err(self.failed(error)),
+                Err(error) => Err(self.failed(&error)),
             };
         }
-        let found = self.bucket.list(&key).map_err(|error| self.failed(error))?;
+        let found = self.bucket.list(&key).map_err(|error| self.failed(&error))?;
         let objects = objects::below(&key, &found).map_err(|bad| self.bad(bad))?;
         if objects.is_empty() {
             return Err(self.missing("no object of any bytes is below this key; check it"));
@@ -283,7 +279,7 @@ impl Wanted<'_> {
             Err(error) if cause(&error) == Cause::Refused => self.missing(
                 "there is no such object, or these keys may not list the bucket; check the key",
             ),
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(&error),
         }
     }
 
@@ -296,20 +292,20 @@ impl Wanted<'_> {
     }
 
     /// What a failed request says. Of a list, that nothing is there is said of the bucket.
-    fn failed(&self, error: object_store::Error) -> FetchError {
+    fn failed(&self, error: &object_store::Error) -> FetchError {
         let uri = self.uri();
-        match cause(&error) {
+        match cause(error) {
             Cause::Missing => self.missing(&format!(
                 "the server has no bucket {}; check its name, AWS_ENDPOINT_URL and AWS_REGION",
                 self.bucket.name
             )),
-            Cause::Refused => FetchError::Refused { uri, source: error },
+            Cause::Refused => FetchError::Refused { uri, said: said(error) },
             Cause::BadKey => FetchError::Key {
                 uri,
                 key: self.key.to_owned(),
                 detail: format!("has one below it that is no path ({error})"),
             },
-            Cause::Server => FetchError::Server { uri, source: error },
+            Cause::Server => FetchError::Server { uri, said: said(error) },
         }
     }
 }

@@ -89,12 +89,12 @@ fn all_objects_below_a_prefix_are_fetched_in_parts_through_passing_faults() {
         let got = get(&proxy.bucket(quick()), "raw/", output.path());
         let directory = got.unwrap_or_else(|error| panic!("{fault:?}: {}", error.sentence()));
         let found = files(&directory);
-        let names: Vec<_> = found.keys().map(String::as_str).collect();
-        assert_eq!(names, ["a.jsonl", "deep/er/b.jsonl"], "{fault:?}");
+        let paths: Vec<_> = found.keys().map(String::as_str).collect();
+        assert_eq!(paths, ["a.jsonl", "deep/er/b.jsonl"], "{fault:?}");
         assert_eq!(found["a.jsonl"], b"first");
         assert!(found["deep/er/b.jsonl"] == large, "{fault:?}: other bytes");
         assert!(proxy.requests() >= 5, "a list and four parts: {}", proxy.requests());
-        assert_eq!(self::names(output.path()).len(), 1, "{:?}", self::names(output.path()));
+        assert_eq!(names(output.path()).len(), 1, "{:?}", names(output.path()));
     }
 }
 
@@ -159,7 +159,6 @@ fn an_object_that_changes_while_it_is_fetched_is_refused() {
 fn what_cannot_be_fetched_says_why() {
     let (server, output) = (S3Server::start(), tempfile::tempdir().unwrap());
     server.put("raw/a.jsonl", b"1");
-    server.put("twice/a", b"1");
     let bucket = server.bucket();
     let (stranger, nowhere) =
         (server.bucket_with("models", "wrong"), server.bucket_with("nowhere", "hearth-secret"));
@@ -223,6 +222,7 @@ fn command(root: &Path, config: &Path, environment: &[(&str, String)]) -> Comman
     let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
     command.arg("prepare").arg("--config").arg(config).stdout(Stdio::null());
     command.env("HEARTH_TERMINATION_LOG", root.join("told.json"));
+    command.env_remove("AWS_ACCESS_KEY_ID");
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
 }
@@ -240,12 +240,19 @@ fn prepare(root: &Path, config: &Path, environment: &[(&str, String)]) -> Worker
     result
 }
 
+/// What is told of the rows that were prepared.
+fn card(root: &Path, result: &WorkerResult) -> Value {
+    let id = Path::new(&result.data.as_ref().unwrap().uri).file_name().unwrap().to_owned();
+    let text = fs::read(root.join("data").join(id).join("card.json")).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
 /// Two files of 40 rows; the second has a malformed one besides.
 fn put_rows(server: &S3Server) {
+    let label = |at: usize| ["ham", "spam"][at % 2];
     let rows = |name: &str| -> String {
         let row = |at: usize| {
-            json!({"text": format!("{name} says {at}"), "label": ["ham", "spam"][at % 2]})
-                .to_string()
+            json!({"text": format!("{name} says {at}"), "label": label(at)}).to_string()
         };
         (0..40).map(|at| row(at) + "\n").collect()
     };
@@ -262,11 +269,9 @@ fn rows_of_a_bucket_are_prepared_and_told_by_where_they_came_from() {
     let plain = config(root, |_| {});
     let result = prepare(root, &plain, &environment);
     assert!(result.succeeded, "{}", result.message);
-    let data = result.data.unwrap();
+    let data = result.data.as_ref().unwrap();
     assert_eq!((data.rows, data.train_rows + data.eval_rows), (81, 80), "{data:?}");
-    let directory = root.join("data").join(Path::new(&data.uri).file_name().unwrap());
-    let card: Value =
-        serde_json::from_slice(&fs::read(directory.join("card.json")).unwrap()).unwrap();
+    let card = card(root, &result);
     let sources: Vec<_> = card["sources"].as_array().unwrap().iter().collect();
     assert_eq!(sources.len(), 2);
     assert!(sources.iter().all(|source| source["uri"] == "s3://models/raw/"), "{card}");
@@ -277,6 +282,11 @@ fn rows_of_a_bucket_are_prepared_and_told_by_where_they_came_from() {
     let again = prepare(root, &plain, &environment);
     assert!(again.message.contains("prepared already"), "{}", again.message);
     assert_eq!(names(&root.join("data")).len(), 1);
+
+    let single = config(root, |config| config["train"]["uri"] = "s3://models/raw/b.jsonl".into());
+    let told = self::card(root, &prepare(root, &single, &environment));
+    assert_eq!(told["sources"][0]["uri"], "s3://models/raw/b.jsonl", "{told}");
+    assert_eq!(told["malformedRows"][0]["file"], "s3://models/raw/b.jsonl", "{told}");
 
     let strict = config(root, |config| config["maxBadRows"] = 0.into());
     let refused = prepare(root, &strict, &environment);
