@@ -165,12 +165,11 @@ impl Download<'_> {
         let draft = || self.drafts[part.object].lock().unwrap_or_else(PoisonError::into_inner);
         let file = {
             let mut draft = draft();
-            match &draft.file {
-                Some(file) => Arc::clone(file),
-                None => {
-                    let file = Arc::new(File::create(&path).map_err(writing)?);
-                    Arc::clone(draft.file.insert(file))
-                }
+            if let Some(file) = &draft.file {
+                Arc::clone(file)
+            } else {
+                let file = Arc::new(File::create(&path).map_err(writing)?);
+                Arc::clone(draft.file.insert(file))
             }
         };
         file.write_all_at(bytes, part.range.start).map_err(writing)?;
