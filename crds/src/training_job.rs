@@ -241,6 +241,13 @@ pub struct DataSpec {
     /// start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preparation: Option<Box<Preparation>>,
+    /// Secret of the job's namespace whose keys become variables of the pod that prepares rows from
+    /// `s3://`, and of no other: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and where they are
+    /// needed `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP`. Left out, the pod uses the identity
+    /// of its service account. A local run takes its own environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: Option<String>,
     /// Rows that may be malformed (and are skipped) before the job is refused.
     #[serde(default)]
     #[schemars(range(min = 0))]
@@ -248,6 +255,12 @@ pub struct DataSpec {
 }
 
 impl DataSpec {
+    /// Whether rows are in a bucket, for training or for evaluation.
+    pub fn is_in_bucket(&self) -> bool {
+        let in_bucket = |rows: &DataSource| rows.source.starts_with("s3://");
+        in_bucket(&self.train) || self.eval.as_ref().is_some_and(in_bucket)
+    }
+
     /// All that texts are cleaned of.
     pub fn cleaning(&self) -> Cleaning {
         Cleaning {
@@ -263,7 +276,8 @@ impl DataSpec {
 #[serde(rename_all = "camelCase")]
 pub struct DataSource {
     /// `pvc://CLAIM/FILE.jsonl`, or `file:///FILE.jsonl` in local runs; or a directory, whose files
-    /// of the format are read in the order of their names.
+    /// of the format are read in the order of their names. With a TrainingJob's `preparation` also
+    /// `s3://BUCKET/KEY`, or `s3://BUCKET/PREFIX/` for all objects below it.
     #[schemars(length(min = 1, max = 1024))]
     pub source: String,
     /// Format of the file; by its ending where left out: `.parquet`, `.txt`, `.csv` or `.tsv`, else

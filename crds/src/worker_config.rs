@@ -176,7 +176,7 @@ pub struct TrainDistillation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataFile {
-    /// File.
+    /// File or directory; empty where `uri` is to be fetched first.
     pub path: PathBuf,
     /// Where it came from, for messages.
     pub uri: String,

@@ -63,6 +63,15 @@ pub fn to_anywhere(ports: &[u16]) -> NetworkPolicyEgressRule {
     NetworkPolicyEgressRule { to: None, ports: tcp(ports) }
 }
 
+/// Where services that speak S3 listen. The address is in a Secret, which the operator does not
+/// read; for another port, another NetworkPolicy can stand beside the pods' own.
+const BUCKET_PORTS: [u16; 3] = [80, 443, 9000];
+
+/// Lets pods go out to buckets.
+pub fn to_buckets() -> NetworkPolicyEgressRule {
+    to_anywhere(&BUCKET_PORTS)
+}
+
 /// Lets pods ask for names. Where the resolver runs differs from cluster to
 /// cluster (pods, or an address of the node), so any address is allowed.
 pub fn to_dns() -> NetworkPolicyEgressRule {

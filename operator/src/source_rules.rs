@@ -57,7 +57,9 @@ pub fn reachable(field: &str, uri: &str, backend: &Backend) -> Result<Source, Fa
         )),
         (Source::S3 { .. }, _) => Err(Fault::unsupported(
             field,
-            format!("{uri} is in a bucket, which this version cannot read"),
+            format!(
+                "{uri} is in a bucket, which this version cannot read here: from buckets come rows of data.train and data.eval alone"
+            ),
             "copy it to a PersistentVolumeClaim and use pvc://CLAIM/PATH",
         )),
         (Source::HuggingFace { .. }, _) => Err(Fault::unsupported(
@@ -68,8 +70,40 @@ pub fn reachable(field: &str, uri: &str, backend: &Backend) -> Result<Source, Fa
     }
 }
 
+/// As [`reachable`], for rows: where they are prepared, they may be in a bucket.
+pub fn reachable_rows(
+    field: &str,
+    uri: &str,
+    backend: &Backend,
+    prepared: bool,
+) -> Result<Source, Fault> {
+    match Source::parse(uri) {
+        Ok(Source::S3 { .. }) if !prepared => Err(Fault::invalid(
+            field,
+            format!("{uri} is in a bucket, which preparation alone reads, and there is none"),
+            "write data.preparation, be it {}",
+        )),
+        Ok(Source::S3 { key, .. }) if !is_plain(key.strip_suffix('/').unwrap_or(&key)) => {
+            Err(Fault::invalid(
+                field,
+                format!(
+                    "{uri} has a key with an empty segment, \".\" or \"..\", of which no path can be made"
+                ),
+                "name another object, or rename it",
+            ))
+        }
+        Ok(source @ Source::S3 { .. }) => Ok(source),
+        _ => reachable(field, uri, backend),
+    }
+}
+
+/// Whether a key can be a path below a directory.
+fn is_plain(key: &str) -> bool {
+    key.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
 /// The path at which the back end's processes see a location that
-/// [`reachable`] let through.
+/// [`reachable`] let through; empty where it must be fetched first.
 pub fn path_of(source: &Source, backend: &Backend) -> PathBuf {
     match (source, backend) {
         (Source::Pvc { claim, path }, Backend::Local(machine)) => {
@@ -157,6 +191,30 @@ mod tests {
         let source = reachable("spec.x", "pvc://models/a/b", &local).unwrap();
         assert_eq!(path_of(&source, &local), PathBuf::from("/srv/models/a/b"));
         assert_eq!(path_of(&source, &Backend::Cluster), PathBuf::from("/mnt/hearth/models/a/b"));
+    }
+
+    #[test]
+    fn rows_may_be_in_a_bucket_where_they_are_prepared() {
+        let local = Backend::Local(LocalMachine::default());
+        for (uri, prepared, want) in [
+            ("s3://bucket/rows.jsonl", true, ""),
+            ("s3://bucket/rows/", true, ""),
+            ("s3://bucket/rows.jsonl", false, "write data.preparation"),
+            ("s3://bucket/a//b", true, "empty segment"),
+            ("s3://bucket//a", true, "empty segment"),
+            ("s3://bucket/a/../b", true, "empty segment"),
+            ("s3://bucket", true, "s3://BUCKET/KEY"),
+            ("hf://org/rows", true, "cannot read"),
+        ] {
+            for backend in [&Backend::Cluster, &local] {
+                let said = reachable_rows("spec.x", uri, backend, prepared).err();
+                let said = said.map(|fault| fault.to_string()).unwrap_or_default();
+                assert_eq!(said.is_empty(), want.is_empty(), "{uri}: {said}");
+                assert!(said.contains(want), "{uri}: {said}");
+            }
+        }
+        let source = Source::parse("s3://bucket/rows/").unwrap();
+        assert_eq!(path_of(&source, &Backend::Cluster), PathBuf::new());
     }
 
     #[test]

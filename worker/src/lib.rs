@@ -2,7 +2,8 @@
 //!
 //! One way: config → data → onnx → model → parallel → train → checkpoint → export. A file
 //! imports only from earlier stages. `agent` supervises ranks (processes of
-//! `train`), `quantize`, `node_cache` and `serve` start from an export.
+//! `train`), `quantize`, `node_cache` and `serve` start from an export. `prepare` makes rows of
+//! what `fetch` brings from buckets; `s3` is how buckets are reached.
 
 pub mod agent;
 pub mod backlog;
@@ -14,6 +15,7 @@ pub mod diagnosis;
 pub mod error;
 pub mod event;
 pub mod export;
+pub mod fetch;
 pub mod files;
 pub mod generate;
 pub mod import;
@@ -28,6 +30,7 @@ pub mod peft;
 pub mod prepare;
 pub mod prune;
 pub mod quantize;
+pub mod s3;
 pub mod serve;
 pub mod simulate;
 pub mod tabular;

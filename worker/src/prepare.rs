@@ -1,17 +1,18 @@
-//! `hearth-worker prepare`: raw rows → prepared ones, by [`hearth_prepare`], and a word of which of
-//! them the job has.
+//! `hearth-worker prepare`: raw rows, fetched where they are in a bucket → prepared ones, by
+//! [`hearth_prepare`], and a word of which of them the job has.
 
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hearth_crds::preparation::{DataCard, DataStatus, Pointer, PrepareConfig, pointer};
-use hearth_crds::worker_config::{ExitCode, WorkerResult};
+use hearth_crds::worker_config::{DataFile, ExitCode, WorkerResult};
 use hearth_prepare::{PrepareError, Prepared, Progress, Stage, Update};
 
 use crate::config::ConfigError;
 use crate::data::{DataError, source};
 use crate::error::Error;
+use crate::fetch::{FetchError, fetch_rows};
 use crate::files::write_atomically;
 use crate::termination::{failure, tell};
 use crate::wait::wait_for;
@@ -27,67 +28,89 @@ enum Failure {
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
     Prepare(#[from] PrepareError),
 }
 
-impl Failure {
-    fn known(error: &Error) -> (&'static str, String, i32) {
-        (error.reason(), error.sentence(), error.exit_code() as i32)
-    }
+/// How a preparation failed: reason, sentence and exit code.
+struct Told(&'static str, String, i32);
 
-    /// Reason, sentence and exit code.
-    fn told(self) -> (&'static str, String, i32) {
-        match self {
-            Self::Config(error) => Self::known(&error.into()),
-            Self::Data(error) => Self::known(&error.into()),
-            Self::Prepare(error) => {
+impl From<Failure> for Told {
+    fn from(failure: Failure) -> Self {
+        let known = |error: Error| Self(error.reason(), error.sentence(), error.exit_code() as i32);
+        match failure {
+            Failure::Config(error) => known(error.into()),
+            Failure::Data(error) => known(error.into()),
+            Failure::Fetch(error) => {
+                Self(error.reason(), error.sentence(), error.exit_code() as i32)
+            }
+            Failure::Prepare(error) => {
                 let code = match error.reason() {
                     "MissingInput" => ExitCode::NoInput,
                     "BadData" => ExitCode::Data,
                     "BadConfig" => ExitCode::Usage,
                     _ => ExitCode::Failure,
                 };
-                (error.reason(), error.sentence(), code as i32)
+                Self(error.reason(), error.sentence(), code as i32)
             }
         }
     }
 }
 
+impl Told {
+    /// Names what was fetched as the job does, not by where it is now.
+    fn of_sources(self, config: &PrepareConfig) -> Self {
+        let rows = [Some(&config.train), config.eval.as_ref()].into_iter().flatten();
+        let fetched = rows.filter(|rows| rows.uri.starts_with("s3://"));
+        let sentence = fetched.fold(self.1, |text, DataFile { path, uri, .. }| {
+            let path = path.display().to_string();
+            if path.is_empty() { text } else { text.replace(&path, uri.trim_end_matches('/')) }
+        });
+        Self(self.0, sentence, self.2)
+    }
+}
+
 /// Runs `hearth-worker prepare`; the process's exit code.
 pub fn run(config: &Path) -> i32 {
-    match prepare(config) {
+    let ended = crate::config::read(config).map_err(|error| Failure::Config(error).into());
+    let ended = ended.and_then(|mut config: PrepareConfig| {
+        prepare(&mut config).map_err(|error| Told::from(error).of_sources(&config))
+    });
+    match ended {
         Ok(result) => {
             tracing::info!("{}", result.message);
             tell(&result)
         }
-        Err(error) => {
-            let (reason, message, code) = error.told();
+        Err(Told(reason, message, code)) => {
             tracing::error!("{message}");
             tell(&failure(reason, message, code))
         }
     }
 }
 
-fn prepare(config: &Path) -> Result<WorkerResult, Failure> {
-    let mut config: PrepareConfig = crate::config::read(config)?;
-    wait_for_sources(&config);
+fn prepare(config: &mut PrepareConfig) -> Result<WorkerResult, Failure> {
+    obtain_sources(config)?;
     if config.text_fields.len() > 1 {
         // A conversation, a prompt with its answer, or a text: what the first row has.
         let known = source::first_fields(&config.train)?;
         config.text_fields.retain(|field| known.contains(field));
     }
-    let prepared = hearth_prepare::run(&config, &mut Log::default())?;
-    point(&config, &prepared)?;
-    Ok(succeeded(&config, &prepared))
+    let prepared = hearth_prepare::run(config, &mut Log::default())?;
+    point(config, &prepared)?;
+    Ok(succeeded(config, &prepared))
 }
 
-/// Waits until the sources are there, as long as the job says. What is still missing then is told by
-/// whoever reads it.
-fn wait_for_sources(config: &PrepareConfig) {
+/// Waits until the sources are there, as long as the job says, and fetches those in buckets. What of the
+/// others is still missing then is told by whoever reads it.
+fn obtain_sources(config: &mut PrepareConfig) -> Result<(), FetchError> {
     let longest = Duration::from_secs(u64::try_from(config.preparation.wait_seconds).unwrap_or(0));
-    let paths = [Some(&config.train.path), config.eval.as_ref().map(|rows| &rows.path)];
-    let paths = paths.into_iter().flatten().chain(&config.synonyms).chain(&config.features);
-    wait_for(paths, longest);
+    let until = Instant::now() + longest;
+    let rows = [Some(&config.train.path), config.eval.as_ref().map(|rows| &rows.path)];
+    let here = rows.into_iter().flatten().filter(|path| !path.as_os_str().is_empty());
+    wait_for(here.chain(&config.synonyms).chain(&config.features), longest);
+    fetch_rows(&mut config.train, &config.output, until)?;
+    config.eval.as_mut().map_or(Ok(()), |rows| fetch_rows(rows, &config.output, until))
 }
 
 /// Says which prepared rows the job has.

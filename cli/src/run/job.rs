@@ -229,7 +229,9 @@ impl Planned {
     fn opening(&self) -> String {
         let config = &self.config;
         let (agents, ranks) = (config.replicas, config.replicas * config.processes_per_worker);
-        let from = config.model.as_ref().unwrap_or(&config.data.train.path);
+        let rows = &config.data.train;
+        let rows = if rows.path.as_os_str().is_empty() { Path::new(&rows.uri) } else { &rows.path };
+        let from = config.model.as_deref().unwrap_or(rows);
         let plural =
             |n: u32, one: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") };
         format!(

@@ -1,5 +1,6 @@
 //! TrainingJobs: gather, validate, decide, plan, apply, report.
 
+mod buckets;
 pub mod expiry;
 pub mod gather;
 pub mod plan;

@@ -8,13 +8,12 @@
 use hearth_crds::names;
 use hearth_crds::preparation::Synonyms;
 use hearth_crds::source::Source;
-use hearth_crds::training_job::{
-    Accelerator, CheckpointStorage, DataSource, DataSpec, TrainingJob, TrainingJobSpec,
-};
+use hearth_crds::training_job::{Accelerator, DataSource, DataSpec, TrainingJob, TrainingJobSpec};
 use kube::ResourceExt;
 
 use crate::fault::{Fault, SpecFaults};
 use crate::source_rules::{Backend, quantity_faults, reachable};
+use crate::training_job::buckets;
 pub use crate::training_job::unsupported::unsupported;
 
 /// A job that can be planned: its locations are parsed and reachable, and all
@@ -127,6 +126,8 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
     faults.extend(contradictions(spec, queue.as_deref(), backend));
     faults.extend(quantity_faults("spec.workers.resources", &spec.workers.resources));
 
+    let [train, eval] = buckets::rows(&spec.data, backend)
+        .map(|found| found.and_then(|found| found.map_err(|fault| faults.push(fault)).ok()));
     let mut source = |field: &str, uri: &str| match reachable(field, uri, backend) {
         Ok(source) => Some(source),
         Err(fault) => {
@@ -135,8 +136,6 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         }
     };
     let model = spec.model.as_ref().map(|model| source("spec.model.source", &model.source));
-    let train = source("spec.data.train.source", &spec.data.train.source);
-    let eval = spec.data.eval.as_ref().map(|rows| source("spec.data.eval.source", &rows.source));
     let teacher = spec.distillation.as_ref().map(|distillation| {
         source("spec.distillation.teacher.source", &distillation.teacher.source)
     });
@@ -165,7 +164,7 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
         spec: spec.clone(),
         model: model.flatten(),
         train,
-        eval: eval.flatten(),
+        eval,
         teacher: teacher.flatten(),
         output,
         prepared: prepared.flatten(),
@@ -177,31 +176,6 @@ pub fn job(job: &TrainingJob, backend: &Backend) -> Result<ValidJob, SpecFaults>
 
 fn synonyms(data: &DataSpec) -> Option<&Synonyms> {
     data.preparation.as_ref()?.augment.as_ref()?.text.as_ref()?.synonyms.as_ref()
-}
-
-/// What is wrong with a bucket for checkpoints.
-fn bucket_faults(storage: &CheckpointStorage, backend: &Backend) -> Option<Fault> {
-    const FIELD: &str = "spec.output.checkpoints";
-    match Source::parse(&storage.destination) {
-        Ok(Source::S3 { .. }) if storage.secret_name.is_some() && *backend != Backend::Cluster => {
-            Some(Fault::invalid(
-                format!("{FIELD}.secretName"),
-                "a local run has no secrets",
-                "remove it, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-            ))
-        }
-        Ok(Source::S3 { .. }) => None,
-        Ok(other) => Some(Fault::invalid(
-            format!("{FIELD}.destination"),
-            format!("{other} is no bucket"),
-            "use s3://BUCKET/PREFIX, or remove checkpoints to keep them below output.destination",
-        )),
-        Err(error) => Some(Fault::invalid(
-            format!("{FIELD}.destination"),
-            error.to_string(),
-            "use s3://BUCKET/PREFIX",
-        )),
-    }
 }
 
 /// What is wrong with formats.
@@ -247,8 +221,9 @@ fn contradictions(spec: &TrainingJobSpec, queue: Option<&str>, backend: &Backend
         ));
     }
     faults.extend(data_faults(spec));
+    faults.extend(buckets::secret_fault(&spec.data, backend));
     if let Some(storage) = &spec.output.checkpoints {
-        faults.extend(bucket_faults(storage, backend));
+        faults.extend(buckets::checkpoint_fault(storage, backend));
     }
     if *backend != Backend::Cluster {
         let clocks = [
@@ -324,7 +299,7 @@ pub(crate) mod tests {
     #[test]
     fn every_refusal_names_its_field_and_fix() {
         type Change = fn(&mut Value);
-        let cases: [(&str, &str, Change); 8] = [
+        let cases: [(&str, &str, Change); 11] = [
             ("spec.output.checkpoints.destination:", "Invalid", |j| {
                 let checkpoints = json!({"destination": "pvc://models/checkpoints"});
                 j["spec"]["output"]["checkpoints"] = checkpoints;
@@ -335,8 +310,18 @@ pub(crate) mod tests {
             ("spec.model.source:", "Unsupported", |j| {
                 j["spec"]["model"]["source"] = "hf://org/name".into();
             }),
-            ("spec.data.train.source:", "Unsupported", |j| {
+            ("spec.model.source:", "Unsupported", |j| {
+                j["spec"]["model"]["source"] = "s3://bucket/model".into();
+            }),
+            ("spec.data.train.source:", "Invalid", |j| {
                 j["spec"]["data"]["train"]["source"] = "s3://bucket/rows".into();
+            }),
+            ("spec.data.preparation.output:", "Unsupported", |j| {
+                j["spec"]["data"]["preparation"] = json!({"output": "s3://bucket/prepared"});
+            }),
+            ("spec.data.secretName:", "Invalid", |j| {
+                j["spec"]["data"]["secretName"] = "bucket".into();
+                j["spec"]["data"]["preparation"] = json!({});
             }),
             ("spec.output.destination:", "Invalid", |j| {
                 j["spec"]["output"]["destination"] = "pvc://models/../etc".into();

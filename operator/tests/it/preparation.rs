@@ -148,3 +148,60 @@ async fn raw_formats_need_preparation() {
     assert_eq!(world.condition(JOB, "Accepted"), "False Invalid");
     assert!(world.told(JOB, "Accepted").contains("data.preparation: {}"));
 }
+
+#[tokio::test]
+async fn the_pod_that_prepares_alone_has_the_keys_of_a_bucket_and_a_way_to_it() {
+    let world = world(|job| {
+        prepares(&mut job["spec"]);
+        job["spec"]["data"]["train"]["source"] = json!("s3://raw/mails/");
+        job["spec"]["data"]["secretName"] = json!("bucket");
+    });
+    world.train("spam").await.unwrap();
+    let container = world.get(PREPARE)["spec"]["template"]["spec"]["containers"][0].clone();
+    assert_eq!(container["envFrom"], json!([{"secretRef": {"name": "bucket", "optional": false}}]));
+    let config = |name: &str| -> Value {
+        let text = world.get(&format!("configmaps/{name}"))["data"]["config.json"].clone();
+        serde_json::from_str(text.as_str().unwrap()).unwrap()
+    };
+    let prepare = config("spam-prepare");
+    assert_eq!(prepare["train"]["uri"], "s3://raw/mails/");
+    assert_eq!(prepare["train"]["path"], "");
+    let ports = |name: &str| {
+        let egress = world.get(&format!("networkpolicies/{name}"))["spec"]["egress"].clone();
+        let rules = egress.as_array().cloned().unwrap_or_default();
+        let anywhere = rules.iter().filter(|rule| rule["to"].is_null());
+        let ports = anywhere.flat_map(|rule| rule["ports"].as_array().unwrap());
+        ports.filter_map(|port| port["port"].as_u64()).collect::<Vec<_>>()
+    };
+    assert_eq!(ports("spam-prepare"), [53, 53, 80, 443, 9000]);
+
+    ends(&world, &prepared());
+    world.train("spam").await.unwrap();
+    let container =
+        world.get("jobs/spam-train")["spec"]["template"]["spec"]["containers"][0].clone();
+    assert!(container["name"] == "worker" && container["envFrom"].is_null(), "{container}");
+    assert_eq!(ports("spam-train"), [53, 53]);
+    assert_eq!(
+        config("spam-train")["data"]["prepared"],
+        "/mnt/hearth/models/prepared/jobs/u-1.json"
+    );
+}
+
+#[tokio::test]
+async fn rows_on_a_volume_give_their_preparation_no_way_out() {
+    let world = world(|job| prepares(&mut job["spec"]));
+    world.train("spam").await.unwrap();
+    let policy = world.get("networkpolicies/spam-prepare");
+    assert!(policy["spec"]["egress"].is_null(), "{policy}");
+    let container = world.get(PREPARE)["spec"]["template"]["spec"]["containers"][0].clone();
+    assert!(container["envFrom"].is_null(), "{container}");
+}
+
+#[tokio::test]
+async fn rows_in_a_bucket_need_preparation() {
+    let world = world(|job| job["spec"]["data"]["train"]["source"] = json!("s3://raw/mails/"));
+    world.train("spam").await.unwrap();
+    assert_eq!(world.condition(JOB, "Accepted"), "False Invalid");
+    let told = world.told(JOB, "Accepted");
+    assert!(told.contains("spec.data.train.source") && told.contains("data.preparation"), "{told}");
+}

@@ -117,14 +117,14 @@ pub(crate) fn hash_file(path: &Path, mut tell: impl FnMut(u64)) -> io::Result<(u
 
 /// A lock (`flock`) whose file goes when it is let go.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     file: File,
     path: PathBuf,
 }
 
 impl Lock {
     /// Waits for the lock at `path`, whose file is made where it is missing.
-    pub(crate) fn wait(path: &Path) -> io::Result<Self> {
+    pub fn wait(path: &Path) -> io::Result<Self> {
         loop {
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
             match file.try_lock() {

@@ -34,6 +34,7 @@ pub mod text;
 
 pub use card::markdown;
 pub use error::PrepareError;
+pub use files::Lock;
 pub use manifest::{FORMAT_VERSION, FileEntry, MANIFEST, Manifest};
 pub use progress::{Progress, Silent, Stage, Update};
 pub use run::{Prepared, Settings, run, run_with};

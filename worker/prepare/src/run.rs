@@ -325,6 +325,11 @@ impl Job<'_> {
         let cleaned: Vec<&Cleaned> = cleaned.iter().collect();
         let mut told = card(&cleaned, bad, fates, made);
         tell_shape(&mut told, &made.shaped, rules);
+        for row in &mut told.malformed_rows {
+            if let Some(origin) = self.sources().find_map(|source| source.origin(&row.file)) {
+                row.file = origin;
+            }
+        }
         DataCard { format_version, id, sources, seed, recipe, ..told }
     }
 

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::directory::Directory;
-use super::s3::{S3, S3Options};
+use super::s3::S3;
 use crate::error::Error;
+use crate::s3::S3Options;
 
 /// A place for checkpoints.
 ///

@@ -26,6 +26,7 @@ mod distillation;
 mod export;
 mod exposition;
 mod faulty_disk;
+mod fetch;
 mod fixture;
 mod gang;
 mod image_classification;

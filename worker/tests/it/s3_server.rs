@@ -11,7 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hearth_worker::checkpoint::Storage;
-use hearth_worker::checkpoint::s3::{S3, S3Options};
+use hearth_worker::checkpoint::s3::S3;
+use hearth_worker::s3::{Bucket, S3Options};
+use object_store::ObjectStoreExt as _;
+use object_store::aws::AmazonS3Builder;
+use object_store::path::Path as Key;
 
 /// Key and secret of the server.
 const KEYS: (&str, &str) = ("hearth", "hearth-secret");
@@ -77,6 +81,40 @@ impl S3Server {
         storage(self.port, quick())
     }
 
+    /// Its bucket `models`, asked without a proxy.
+    pub(crate) fn bucket(&self) -> Bucket {
+        bucket(self.port, quick())
+    }
+
+    /// A bucket of it, asked with a secret.
+    pub(crate) fn bucket_with(&self, name: &str, secret: &str) -> Bucket {
+        Bucket::at_endpoint(&endpoint(self.port), (KEYS.0, secret), name, quick()).unwrap()
+    }
+
+    /// Puts an object into the bucket `models`.
+    pub(crate) fn put(&self, key: &str, bytes: &[u8]) {
+        self.putter()(key, bytes);
+    }
+
+    /// As [`Self::put`], for other threads.
+    pub(crate) fn putter(&self) -> impl Fn(&str, &[u8]) + Clone + Send + Sync + use<> {
+        let port = self.port;
+        move |key, bytes| {
+            let client = AmazonS3Builder::new()
+                .with_endpoint(endpoint(port))
+                .with_allow_http(true)
+                .with_access_key_id(KEYS.0)
+                .with_secret_access_key(KEYS.1)
+                .with_bucket_name("models")
+                .build()
+                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let key = Key::parse(key).unwrap();
+            runtime.block_on(client.put(&key, bytes.to_vec().into())).unwrap();
+        }
+    }
+
     /// The file in which the server keeps an object.
     pub(crate) fn file(&self, path: &str) -> PathBuf {
         self.root.path().join("data/models/spam/checkpoints").join(path)
@@ -89,13 +127,7 @@ impl S3Server {
 
     /// The environment of a worker that uses it.
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
-        [
-            ("AWS_ACCESS_KEY_ID", KEYS.0.into()),
-            ("AWS_SECRET_ACCESS_KEY", KEYS.1.into()),
-            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
-            ("AWS_REGION", "us-east-1".into()),
-            ("AWS_ALLOW_HTTP", "true".into()),
-        ]
+        environment(self.port)
     }
 
     /// A proxy before it; `plan` says what befalls the n-th request, from 0.
@@ -135,6 +167,16 @@ impl Proxy {
         storage(self.port, options)
     }
 
+    /// The bucket `models` behind it.
+    pub(crate) fn bucket(&self, options: S3Options) -> Bucket {
+        bucket(self.port, options)
+    }
+
+    /// The environment of a worker that uses it.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
+        environment(self.port)
+    }
+
     /// Requests so far.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
@@ -160,10 +202,27 @@ pub(crate) fn quick() -> S3Options {
     }
 }
 
+fn endpoint(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+fn environment(port: u16) -> [(&'static str, String); 5] {
+    [
+        ("AWS_ACCESS_KEY_ID", KEYS.0.into()),
+        ("AWS_SECRET_ACCESS_KEY", KEYS.1.into()),
+        ("AWS_ENDPOINT_URL", endpoint(port)),
+        ("AWS_REGION", "us-east-1".into()),
+        ("AWS_ALLOW_HTTP", "true".into()),
+    ]
+}
+
 fn storage(port: u16, options: S3Options) -> Arc<dyn Storage> {
-    let endpoint = format!("http://127.0.0.1:{port}");
     let uri = format!("{OUTPUT}/checkpoints");
-    Arc::new(S3::at_endpoint(&endpoint, KEYS, &uri, options).unwrap())
+    Arc::new(S3::at_endpoint(&endpoint(port), KEYS, &uri, options).unwrap())
+}
+
+fn bucket(port: u16, options: S3Options) -> Bucket {
+    Bucket::at_endpoint(&endpoint(port), KEYS, "models", options).unwrap()
 }
 
 /// One request of a connection, and its end.

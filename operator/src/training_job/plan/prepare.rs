@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hearth_crds::preparation::{BackTranslation, PrepareConfig};
+use hearth_crds::preparation::PrepareConfig;
 use hearth_crds::worker_config::CONFIG_PATH;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
@@ -43,7 +43,7 @@ pub(super) fn children(
     suspend: bool,
 ) -> Vec<Child> {
     let Some(config) = prepare_config(valid, &Backend::Cluster) else { return Vec::new() };
-    let policy = network::policy(parent.selector(PREPARE), Vec::new(), ways_out(&config));
+    let policy = network::policy(parent.selector(PREPARE), Vec::new(), ways_out(valid, &config));
     vec![
         Child::ConfigMap(config_map(valid, parent, &config)),
         Child::NetworkPolicy(NetworkPolicy {
@@ -54,15 +54,15 @@ pub(super) fn children(
     ]
 }
 
-/// To the model that translates, where there is one. Policies know no names, so any address will do on
-/// its port.
-fn ways_out(config: &PrepareConfig) -> Vec<NetworkPolicyEgressRule> {
+/// To buckets that rows are in, and to the model that translates, where there are such. Policies know no
+/// names, so any address will do on their ports.
+fn ways_out(valid: &ValidJob, config: &PrepareConfig) -> Vec<NetworkPolicyEgressRule> {
     let texts = config.preparation.augment.as_ref().and_then(|augment| augment.text.as_ref());
     let translator = texts.and_then(|texts| texts.back_translation.as_ref());
-    let to = |translator: &BackTranslation| {
-        vec![network::to_dns(), network::to_anywhere(&[translator.port()])]
-    };
-    translator.map(to).unwrap_or_default()
+    let translator = translator.map(|to| network::to_anywhere(&[to.port()]));
+    let buckets = valid.spec.data.is_in_bucket().then(network::to_buckets);
+    let ways: Vec<_> = buckets.into_iter().chain(translator).collect();
+    if ways.is_empty() { ways } else { [vec![network::to_dns()], ways].concat() }
 }
 
 fn config_map(valid: &ValidJob, parent: &Parent, config: &PrepareConfig) -> ConfigMap {
@@ -101,7 +101,9 @@ fn job(valid: &ValidJob, parent: &Parent, images: &Images, suspend: bool) -> Job
 fn template(valid: &ValidJob, parent: &Parent, images: &Images) -> PodTemplateSpec {
     let asked = valid.spec.data.preparation.as_ref().map(|p| p.resources.clone());
     let args = ["prepare", "--config", CONFIG_PATH].map(str::to_owned).into();
-    let container = pods::worker(PREPARE, images, args, &asked.unwrap_or_default(), MEMORY);
+    let mut container = pods::worker(PREPARE, images, args, &asked.unwrap_or_default(), MEMORY);
+    let secret = valid.spec.data.secret_name.as_deref();
+    container.env_from = secret.map(|name| vec![pods::from_secret(name)]);
     let mut pod = pods::pod(container, &valid.spec.workers.placement);
     pod.restart_policy = Some("Never".to_owned());
     pods::leave_lost_nodes_after(&mut pod, pods::NODE_SILENCE_SECONDS);

@@ -50,10 +50,6 @@ pub(super) fn service(valid: &ValidJob, parent: &Parent) -> Service {
     }
 }
 
-/// Where services that speak S3 listen. The address is in a Secret, which the operator does not
-/// read; for another port, another NetworkPolicy can stand beside this one.
-const BUCKET_PORTS: [u16; 3] = [80, 443, 9000];
-
 /// Pods talk to each other on every port (NCCL and Gloo choose theirs), to the
 /// resolver, to a bucket where one is asked for, and to nobody else; the operator may ask an
 /// agent how it is.
@@ -67,7 +63,7 @@ pub(super) fn network_policy(
     ingress.extend(network::from_operators(settings, &[AGENT_PORT]));
     let mut egress = vec![network::to_pods(own.clone(), &[]), network::to_dns()];
     if valid.spec.output.checkpoints.is_some() {
-        egress.push(network::to_anywhere(&BUCKET_PORTS));
+        egress.push(network::to_buckets());
     }
     NetworkPolicy {
         metadata: parent.child_meta(&valid.child_name(), COMPONENT),

@@ -45,6 +45,11 @@ fn prepare() -> anyhow::Result<()> {
     let file = File::open(&path).with_context(|| path.clone())?;
     let config: PrepareConfig =
         serde_json::from_reader(BufReader::new(file)).with_context(|| path.clone())?;
+    for rows in [Some(&config.train), config.eval.as_ref()].into_iter().flatten() {
+        if rows.path.as_os_str().is_empty() {
+            bail!("{} is not on this machine; hearth-worker prepare fetches it", rows.uri);
+        }
+    }
     let mut bar = Bar::new();
     let prepared = run_with(&config, &settings, &mut bar)?;
     bar.shown.finish_and_clear();

@@ -220,6 +220,16 @@ impl Source {
         if self.folder.is_some() { &import::ImportFormat } else { format(self.format) }
     }
 
+    /// What the card calls one of its files, where that is not the path: of a source that was
+    /// fetched from a bucket, where the file came from.
+    pub(crate) fn origin(&self, file: &str) -> Option<String> {
+        let rest = Path::new(file).strip_prefix(&self.data.path).ok()?;
+        let uri =
+            self.data.uri.starts_with("s3://").then_some(self.data.uri.trim_end_matches('/'))?;
+        let below = !rest.as_os_str().is_empty();
+        Some(if below { format!("{uri}/{}", rest.display()) } else { uri.to_owned() })
+    }
+
     /// Bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.folder {
