@@ -244,6 +244,59 @@ fn attention_looks_where_keys_are_like_the_query() {
     close(&net.score(&tokens, &mut Noise::Off).unwrap(), &[3.0]);
 }
 
+/// Numbers of a fixture.
+fn list<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> Vec<T> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// As tests/parity/table_networks.py has them of PyTorch's modules, which agree with
+/// rtdl_revisiting_models.
+#[test]
+fn scores_and_gradients_are_those_of_pytorch() {
+    let examples: Vec<serde_json::Value> =
+        serde_json::from_str(include_str!("../../../../tests/parity/fixtures/table_networks.json"))
+            .unwrap();
+    assert_eq!(examples.len(), 2);
+    for example in &examples {
+        let number = Encoding::Number {
+            quantiles: vec![0.0, 1.0],
+            rows: 2,
+            missing: true,
+            mostly_missing: false,
+        };
+        let mut columns = vec![number.clone(), number];
+        for values in list::<usize>(&example["values"]) {
+            columns.push(Encoding::Category { values, most_frequent: 0 });
+        }
+        let shape = serde_json::from_value(example["shape"].clone()).unwrap();
+        let config = NetworkConfig { shape, columns, target: None, seed: 0, steps: 0 };
+        let tensors = example["tensors"].as_object().unwrap().iter().map(|(name, tensor)| {
+            let shape: Vec<i64> = list(&tensor["shape"]);
+            let values: Vec<f32> = list(&tensor["values"]);
+            (name.clone(), Tensor::from_slice(&values).view(shape.as_slice()))
+        });
+        let classes = usize::try_from(example["classes"].as_u64().unwrap()).unwrap();
+        let net = Net::new(&config, classes, Maker::new(Source::Read(tensors.collect()))).unwrap();
+        let codes = Codes {
+            numbers: list(&example["numbers"]),
+            missing: list(&example["missing"]),
+            categories: list(&example["categories"]),
+        };
+        let batch = Batch::new(&config, &codes, 5).unwrap();
+        let base = Batch::new(&config, &config.baseline(), 1).unwrap();
+        let score = |batch: &Batch| net.score(&net.embed(batch).unwrap(), &mut Noise::Off).unwrap();
+        close(&score(&batch), &list::<f32>(&example["scores"]));
+        close(&score(&base), &list::<f32>(&example["base"]));
+        let found = gradients(&net, (&batch, &base), &[classes - 1; 5]).unwrap();
+        let want: Vec<f64> = list(&example["gradients"]);
+        assert_eq!(found.parts.len(), want.len());
+        let greatest = want.iter().fold(0.0, |greatest: f64, part| greatest.max(part.abs()));
+        for (got, want) in found.parts.iter().zip(&want) {
+            assert!((got - want).abs() < 0.05 * greatest, "{:?} is not {want:?}", found.parts);
+        }
+    }
+}
+
 #[test]
 fn raw_scores_have_the_shape_of_rows_and_classes() {
     let number = || Encoding::Number {
