@@ -237,9 +237,9 @@ fn attention_looks_where_keys_are_like_the_query() {
     set(&net, "backbone.output.linear.weight", &[3.0, 5.0]);
     set(&net, "backbone.output.linear.bias", &[0.0]);
     let tokens = Tensor::from_slice(&[0.0f32, 900.0, 100.0, 300.0]).view([1, 2, 2]);
-    // [CLS] becomes (1, 0) + (100, 300): the norm is (-1, 1). Were it the mean of all, it would be so, too,
-    // but with 900 in place of 300 on the other token it stays, and with (300, 100) it turns.
+    // [CLS] becomes (1, 0) + (100, 300), whose norm is (-1, 1).
     close(&net.score(&tokens, &mut Noise::Off).unwrap(), &[5.0]);
+    // And (1, 0) + (300, 100), whose norm is (1, -1): a mean of all tokens would have (-1, 1).
     let tokens = Tensor::from_slice(&[0.0f32, 900.0, 300.0, 100.0]).view([1, 2, 2]);
     close(&net.score(&tokens, &mut Noise::Off).unwrap(), &[3.0]);
 }
@@ -383,7 +383,7 @@ fn several_labels_are_told_apart() {
     let scores = network.scores(train.values()).unwrap();
     let right = scores.chunks_exact(3).zip(train.labels()).filter(|(scores, label)| {
         let best = (0..3).max_by(|one, other| scores[*one].total_cmp(&scores[*other])).unwrap();
-        best as f64 == **label
+        (best as f64 - **label).abs() < 0.5
     });
     let right = right.count();
     assert!(right > 960, "{right} of 1200 are right");
