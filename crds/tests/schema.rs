@@ -99,6 +99,19 @@ fn every_rule_of_a_job_speaks() {
             j["spec"]["task"] = "TabularClassification".into();
             j["spec"]["peft"] = json!({});
         }),
+        ("not both", |j| {
+            j["spec"]["tabular"] = json!({"trees": {}, "neural": {"architecture": "MLP"}});
+        }),
+        ("are of architecture MLP", |j| {
+            j["spec"]["tabular"] = json!({"neural": {"architecture": "FTTransformer", "width": 8}});
+        }),
+        ("are of architecture FTTransformer", |j| {
+            j["spec"]["tabular"] = json!({"neural": {"architecture": "MLP", "blocks": 2}});
+        }),
+        ("need rows that were held out", |j| {
+            j["spec"]["tabular"] = json!({"trees": {"earlyStoppingRounds": 5}});
+            j["spec"]["data"].as_object_mut().unwrap().remove("evalSplit");
+        }),
     ];
     for (want, change) in cases {
         let said = refusal(&job(change));

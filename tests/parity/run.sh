@@ -20,6 +20,7 @@ reference() { env -u LD_LIBRARY_PATH "$python" "$@"; }
 
 reference tests/parity/fixtures.py --data "$data" --smollm2 "$(tests/setup/smollm2.sh)"
 reference tests/parity/tables.py
+reference tests/parity/table_networks.py
 # Photographs that scikit-learn brings.
 HEARTH_PARITY_PICTURES=$(reference -c 'import sklearn.datasets, os; print(os.path.join(os.path.dirname(sklearn.datasets.__file__), "images"))')
 export HEARTH_PARITY_PICTURES HEARTH_PARITY_REAL=$out/photographs.json

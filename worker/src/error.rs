@@ -270,6 +270,7 @@ fn tabular_reason(error: &TabularError) -> &'static str {
         TabularError::Write { .. } => "OutputFailed",
         TabularError::Damaged { .. } => "BadModel",
         TabularError::Engine { .. } => "LightGBMFailed",
+        TabularError::Network { .. } => "TorchFailed",
     }
 }
 
@@ -281,7 +282,7 @@ fn tabular_code(error: &TabularError) -> ExitCode {
         }
         TabularError::Read { source, .. } => read_code(source),
         TabularError::Write { source, .. } => write_code(source),
-        TabularError::Engine { .. } => ExitCode::Failure,
+        TabularError::Engine { .. } | TabularError::Network { .. } => ExitCode::Failure,
     }
 }
 

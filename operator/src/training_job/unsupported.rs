@@ -6,6 +6,7 @@
 use hearth_crds::objective::ObjectiveType;
 use hearth_crds::peft::BaseQuantization;
 use hearth_crds::pruning::PruningType;
+use hearth_crds::tabular::Neural;
 use hearth_crds::training_arguments::{Metric, Optimizer, TrainingArguments};
 use hearth_crds::training_job::{
     Accelerator, DataSource, Parallelism, Sharding, Task, TrainingJobSpec, default_keep_checkpoints,
@@ -173,7 +174,7 @@ fn engine_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     ]
 }
 
-/// What trees have no use for.
+/// What trees and networks of tables have no use for.
 fn tabular_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     if !spec.task.is_tabular() {
         return Vec::new();
@@ -181,54 +182,82 @@ fn tabular_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
     let (workers, output) = (&spec.workers, &spec.output);
     let augment = spec.data.preparation.as_ref().and_then(|asked| asked.augment.as_ref());
     let windows = augment.and_then(|augment| augment.table.as_ref()?.windows.as_ref());
-    let seed = TrainingArguments { seed: spec.training.seed, ..TrainingArguments::default() };
-    let gap = |asked: bool, field, problem: &str, fix| (asked, field, problem.to_owned(), fix);
-    vec![
-        gap(
-            spec.training != seed,
-            "spec.training",
-            "trees have none of these but seed",
-            "leave out all others; spec.tabular.trees has what trees have",
-        ),
+    let neural = spec.tabular.as_ref().and_then(|tabular| tabular.neural.as_ref());
+    let (models, length) = match neural {
+        None => ("trees", "use tabular.trees.nEstimators"),
+        Some(_) => ("networks of tables", "use training.numTrainEpochs or maxSteps"),
+    };
+    let gap = |asked: bool, field, problem: String, fix| (asked, field, problem, fix);
+    let mut gaps = vec![
         gap(
             workers.replicas != 1 || workers.processes_per_worker != 1,
             "spec.workers",
-            "trees are grown by one process",
+            format!("{models} are learned by one process"),
             "use replicas 1 and processesPerWorker 1",
         ),
         gap(
             workers.accelerator() == Accelerator::CUDA,
             "spec.workers.accelerator",
-            "trees are grown on CPUs",
+            format!("{models} are learned on CPUs"),
             "use CPU, and ask for no nvidia.com/gpu",
         ),
         gap(
             spec.parallelism != Parallelism::default(),
             "spec.parallelism",
-            "trees are grown by one process",
+            format!("{models} are learned by one process"),
             "remove it",
         ),
         gap(
             windows.is_some(),
             "spec.data.preparation.augment.table.windows",
-            "trees of this version learn from no lists, which windows are",
+            format!("{models} of this version learn from no lists, which windows are"),
             "remove it",
         ),
-        gap(spec.distillation.is_some(), "spec.distillation", "trees learn from rows", "remove it"),
-        gap(!spec.data.clean.is_empty(), "spec.data.clean", "it is for texts", "remove it"),
+        gap(
+            spec.distillation.is_some(),
+            "spec.distillation",
+            format!("{models} learn from rows"),
+            "remove it",
+        ),
+        gap(!spec.data.clean.is_empty(), "spec.data.clean", "it is for texts".into(), "remove it"),
         gap(
             spec.stop_at_step.is_some(),
             "spec.stopAtStep",
-            "trees have no checkpoints",
-            "use tabular.trees.nEstimators",
+            format!("{models} keep no checkpoint of a step that is asked for"),
+            length,
         ),
         gap(
             output.checkpoints.is_some() || output.keep_checkpoints != default_keep_checkpoints(),
             "spec.output",
-            "trees have no checkpoints: they are grown anew after a failure",
+            format!("{models} keep one checkpoint, below output.destination, for restarts"),
             "remove checkpoints and keepCheckpoints",
         ),
-    ]
+    ];
+    gaps.extend(learning_gap(spec, neural));
+    gaps
+}
+
+/// What is said of learning and has no effect on trees, or on a network of tables.
+fn learning_gap<'a>(spec: &TrainingJobSpec, neural: Option<&Neural>) -> Vec<Gap<'a>> {
+    let Some(neural) = neural else {
+        let seed = TrainingArguments { seed: spec.training.seed, ..TrainingArguments::default() };
+        return vec![(
+            spec.training != seed,
+            "spec.training",
+            "trees have none of these but seed".into(),
+            "leave out all others; spec.tabular.trees has what trees have",
+        )];
+    };
+    let mut gaps = vec![(
+        spec.training != Neural::training(&spec.training),
+        "spec.training",
+        format!("networks of tables have none of these but {}", Neural::TRAINING),
+        "leave out all others",
+    )];
+    if let Some((field, problem)) = neural.fault() {
+        gaps.push((true, field, problem, "correct it"));
+    }
+    gaps
 }
 
 fn objective_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
@@ -362,6 +391,49 @@ mod tests {
             (
                 |spec| spec["data"]["preparation"] = json!({"filter": {"minCharacters": 3}}),
                 "spec.data.preparation.filter",
+            ),
+        ];
+        for (change, field) in cases {
+            assert_eq!(table(&change), [field]);
+        }
+    }
+
+    #[test]
+    fn networks_of_tables_take_what_trains_them_and_no_more() {
+        type Change = fn(&mut Value);
+        let table = |change: &dyn Fn(&mut Value)| {
+            let job = sample(|job| {
+                let spec = &mut job["spec"];
+                spec["task"] = "TabularClassification".into();
+                spec.as_object_mut().unwrap().remove("model");
+                spec["data"]["preparation"] = json!({});
+                spec["workers"] = json!({});
+                spec["tabular"] = json!({"neural": {"architecture": "FTTransformer"}});
+                spec["training"] = json!({
+                    "perDeviceTrainBatchSize": 256, "learningRate": 1e-4, "weightDecay": 1e-5,
+                    "numTrainEpochs": 100, "lrSchedulerType": "Constant", "evalStrategy": "Epoch",
+                    "earlyStoppingPatience": 16, "earlyStoppingThreshold": 0.001, "seed": 3,
+                    "maxGradNorm": 0.5, "loggingSteps": 20
+                });
+                change(spec);
+            });
+            unsupported(&job.spec).into_iter().map(|fault| fault.field).collect::<Vec<_>>()
+        };
+        assert_eq!(table(&|_| {}), [""; 0]);
+        let cases: [(Change, &str); 8] = [
+            (|spec| spec["training"]["optim"] = "SGD".into(), "spec.training"),
+            (|spec| spec["training"]["evalStrategy"] = "Steps".into(), "spec.training"),
+            (|spec| spec["training"]["bf16"] = true.into(), "spec.training"),
+            (|spec| spec["training"]["gradientAccumulationSteps"] = 2.into(), "spec.training"),
+            (|spec| spec["workers"]["replicas"] = 2.into(), "spec.workers"),
+            (|spec| spec["stopAtStep"] = 3.into(), "spec.stopAtStep"),
+            (
+                |spec| spec["tabular"]["neural"]["dToken"] = 100.into(),
+                "spec.tabular.neural.attentionHeads",
+            ),
+            (
+                |spec| spec["tabular"]["neural"]["layers"] = 3.into(),
+                "spec.tabular.neural.architecture",
             ),
         ];
         for (change, field) in cases {

@@ -162,7 +162,7 @@ fn table(asked: &ServeConfig) -> Result<Loaded, Error> {
         (
             asked.runtime != ServingRuntime::Libtorch,
             "serving.runtime",
-            "trees need none; leave it out",
+            "models of tables need none; leave it out",
         ),
         (
             !asked.adapters.is_empty(),
@@ -172,7 +172,7 @@ fn table(asked: &ServeConfig) -> Result<Loaded, Error> {
         (
             asked.accelerator != Accelerator::CPU,
             "serving.accelerator",
-            "trees are computed on CPUs; ask for no nvidia.com/gpu",
+            "models of tables are computed on CPUs; ask for no nvidia.com/gpu",
         ),
     ];
     if let Some((_, field, detail)) = refused.into_iter().find(|(is_asked, ..)| *is_asked) {
@@ -181,7 +181,7 @@ fn table(asked: &ServeConfig) -> Result<Loaded, Error> {
     if let Some(store) = &asked.features {
         Views::new(store).map_err(|error| setting("serving.features", error.to_string()))?;
     }
-    Ok(Loaded::Table(Arc::new(hearth_tabular::Model::load(&asked.model)?)))
+    Ok(Loaded::Table(Arc::new(crate::tabular::neural::load(&asked.model)?)))
 }
 
 /// A warm classifier of pictures.
@@ -295,7 +295,8 @@ impl<R: Reads> Classifier<R> {
     }
 }
 
-/// Trees are fast enough for the threads that read requests.
+/// No thread of their own computes models of tables: trees are fast enough for those that read requests,
+/// and networks take others.
 async fn tables(
     model: Arc<hearth_tabular::Model>,
     config: &ServeConfig,

@@ -19,14 +19,14 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use hearth_features::{FeatureClient, LookupError};
-use hearth_tabular::{Model, Prediction, TabularError};
+use hearth_tabular::{Model, Prediction, Recipe, TabularError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::common::{self, Common, Failure};
 use super::tensors;
 
-/// Most rows of a request that are computed on the thread that reads it.
+/// Most rows of a request that trees compute on the thread that reads it.
 const AT_ONCE: usize = 16;
 /// Most rows of a request.
 const MOST_ROWS: usize = 10_000;
@@ -159,7 +159,10 @@ async fn metadata(
     Ok(Json(json!({
         "name": server.common.name,
         "versions": [server.common.revision],
-        "platform": "hearth_lightgbm",
+        "platform": match server.model.parts().recipe {
+            Recipe::Trees(_) => "hearth_lightgbm",
+            Recipe::Network(_) => "hearth_libtorch",
+        },
         "inputs": tensors::inputs(&server.model.parts().features),
         "outputs": tensors::kinds(&server.model.parts().features),
     }))
@@ -186,7 +189,7 @@ async fn unknown(request: Request) -> Failure {
 }
 
 impl TableServer {
-    /// What the model says of rows. A few are computed here, since that takes microseconds.
+    /// What the model says of rows. Trees compute a few here, since that takes microseconds.
     async fn predictions(
         self: &Arc<Self>,
         mut rows: Vec<Row>,
@@ -195,9 +198,13 @@ impl TableServer {
         if let Some(features) = self.features.as_ref().filter(|_| rows.len() <= MOST_ROWS) {
             features.join(&mut rows).await?;
         }
+        let at_once = match self.model.parts().recipe {
+            Recipe::Trees(_) => AT_ONCE,
+            Recipe::Network(_) => 0,
+        };
         match rows.len() {
             0 => Err(Failure::bad_request("there is no row; send at least one")),
-            1..=AT_ONCE => self.compute(&rows, explain),
+            few if few <= at_once => self.compute(&rows, explain),
             _ if rows.len() <= MOST_ROWS => {
                 let own = self.clone();
                 let computed = tokio::task::spawn_blocking(move || own.compute(&rows, explain));

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use hearth_crds::objective::ClassWeights;
-use hearth_crds::tabular::{self, Tabular};
+use hearth_crds::tabular::{self, Neural, Tabular};
 use hearth_crds::training_job;
 use hearth_crds::worker_config::TrainConfig;
 use hearth_tabular::{
-    CalibrationMethod, ClassWeight, FeatureOptions, FitConfig, Objective, Task, ThresholdTarget,
-    TreesConfig,
+    CalibrationMethod, Choices, ClassWeight, FeatureOptions, FitConfig, Objective, Shape, Task,
+    ThresholdTarget, TreesConfig,
 };
 
 use crate::config::{ConfigError, setting};
@@ -25,7 +25,7 @@ pub(super) fn task(task: training_job::Task) -> Result<Task, ConfigError> {
     match task {
         training_job::Task::TabularClassification => Ok(Task::TabularClassification),
         training_job::Task::TabularRegression => Ok(Task::TabularRegression),
-        other => Err(setting("task", format!("{other:?} is not learned by trees"))),
+        other => Err(setting("task", format!("{other:?} is not of tables"))),
     }
 }
 
@@ -41,25 +41,68 @@ pub(super) fn features(config: &TrainConfig) -> FeatureOptions {
     }
 }
 
-/// How a model is made of them.
+/// How a model of trees is made of them.
 pub(super) fn fit(config: &TrainConfig) -> FitConfig {
     let asked = config.tabular.clone().unwrap_or_default();
+    FitConfig {
+        trees: TreesConfig {
+            seed: seed(config),
+            class_weight: class_weight(config),
+            ..trees(&asked.trees.unwrap_or_default())
+        },
+        calibration: calibration(asked.calibration),
+        threshold: asked.threshold.as_ref().and_then(ThresholdTarget::asked),
+    }
+}
+
+/// The network that is asked for; `None` where trees are.
+pub(super) fn network(config: &TrainConfig) -> Result<Option<Shape>, ConfigError> {
+    let Some(asked) = config.tabular.as_ref().and_then(|tabular| tabular.neural.as_ref()) else {
+        return Ok(None);
+    };
+    if config.tabular.as_ref().is_some_and(|tabular| tabular.trees.is_some()) {
+        return Err(setting("tabular.neural", "there are tabular.trees, too; write one of them"));
+    }
+    if let Some((field, detail)) = asked.fault() {
+        return Err(setting(field.trim_start_matches("spec."), detail));
+    }
+    if config.training != Neural::training(&config.training) {
+        let detail =
+            format!("networks of tables have {} alone; leave out all else", Neural::TRAINING);
+        return Err(setting("training", detail));
+    }
+    Ok(Some(Shape::of(asked)))
+}
+
+/// What is chosen on held-out rows for a network.
+pub(super) fn choices(config: &TrainConfig) -> Choices {
+    let asked = config.tabular.clone().unwrap_or_default();
+    Choices {
+        calibration: calibration(asked.calibration),
+        threshold: asked.threshold.as_ref().and_then(ThresholdTarget::asked),
+        stops_early: config.training.early_stopping_patience.is_some(),
+        seed: u64::from(seed(config)),
+    }
+}
+
+/// What rows of a label count.
+pub(super) fn class_weight(config: &TrainConfig) -> ClassWeight {
     let balanced = config
         .objective
         .as_ref()
         .is_some_and(|objective| objective.class_weights == ClassWeights::Balanced);
-    FitConfig {
-        trees: TreesConfig {
-            seed: u32::try_from(config.training.seed.rem_euclid(1 << 32)).unwrap_or(0),
-            class_weight: if balanced { ClassWeight::Balanced } else { ClassWeight::None },
-            ..trees(&asked.trees)
-        },
-        calibration: match asked.calibration {
-            tabular::Calibration::None => None,
-            tabular::Calibration::Sigmoid => Some(CalibrationMethod::Sigmoid),
-            tabular::Calibration::Isotonic => Some(CalibrationMethod::Isotonic),
-        },
-        threshold: asked.threshold.as_ref().and_then(ThresholdTarget::asked),
+    if balanced { ClassWeight::Balanced } else { ClassWeight::None }
+}
+
+fn seed(config: &TrainConfig) -> u32 {
+    u32::try_from(config.training.seed.rem_euclid(1 << 32)).unwrap_or(0)
+}
+
+fn calibration(asked: tabular::Calibration) -> Option<CalibrationMethod> {
+    match asked {
+        tabular::Calibration::None => None,
+        tabular::Calibration::Sigmoid => Some(CalibrationMethod::Sigmoid),
+        tabular::Calibration::Isotonic => Some(CalibrationMethod::Isotonic),
     }
 }
 

@@ -62,6 +62,14 @@ pub enum TabularError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A network cannot be computed.
+    #[error("libtorch cannot {doing}: {detail}")]
+    Network {
+        /// What it was asked for.
+        doing: &'static str,
+        /// Its own words.
+        detail: String,
+    },
     /// LightGBM refuses.
     #[error("LightGBM cannot {doing}: {detail}")]
     Engine {

@@ -1,9 +1,10 @@
-//! Models of tables: gradient-boosted trees that are calibrated, explained and watched.
+//! Models of tables: gradient-boosted trees, or networks, that are calibrated, explained and watched.
 //!
 //! ```text
 //! prepared: files -> batches of rows    learn: training rows -> features    table: rows -> numbers
 //! train: numbers -> trees    holdout, calibration, threshold, metrics: trees -> a model that knows how good it is
 //! fit: all of it    model: rows as JSON -> predictions, a directory    drift: how far rows are from training rows
+//! network: how rows are given to networks, which somebody with libtorch computes
 //! ```
 //!
 //! Trees are LightGBM's (Ke et al. 2017, NeurIPS), through its C interface (`lightgbm`): it takes
@@ -31,6 +32,8 @@ mod learn;
 mod lightgbm;
 mod metrics;
 mod model;
+mod network;
+mod normal;
 pub mod prepared;
 mod table;
 mod threshold;
@@ -41,12 +44,14 @@ pub use columns::ValueType;
 pub use config::{ClassWeight, Objective, Task, TreesConfig};
 pub use error::{Result, TabularError};
 pub use features::{Feature, Features, LeftOut, MAX_VOCABULARY, Reason};
-pub use fit::{Fit, FitConfig, fit};
+pub use fit::{Choices, Fit, FitConfig, FitRows, assemble, fit};
 pub use learn::{FeatureOptions, Learner};
 pub use metrics::{ClassificationMetrics, Metrics, RegressionMetrics, average_precision, roc_auc};
 pub use model::{
-    Contribution, Explanation, LabelPrediction, Model, NumberPrediction, Parts, Prediction, Rows,
+    Contribution, Explanation, LabelPrediction, Model, NumberPrediction, Parts, Prediction, Recipe,
+    Rows,
 };
+pub use network::{Codes, Encoding, Network, NetworkConfig, Scale, Shape};
 pub use table::Table;
 pub use threshold::{Confusion, Counts, Share, Threshold, ThresholdTarget};
-pub use train::{Best, Checkpoint, Iteration, Trained, resume, train};
+pub use train::{Best, Checkpoint, Iteration, Trained, label_weights, resume, train};

@@ -27,6 +27,25 @@ impl Table {
         Self { features, values: Vec::new(), labels: Vec::new() }
     }
 
+    /// Rows that are numbers already: `values`, `[rows, features]`, and their labels.
+    ///
+    /// # Errors
+    ///
+    /// Values that do not fill rows of the features, and numbers of labels that are none.
+    pub fn of(features: Arc<Features>, values: Vec<f64>, labels: Vec<f64>) -> Result<Self> {
+        let known = features.labels.len() as f64;
+        let named = |label: &f64| label.fract() == 0.0 && (0.0..known).contains(label);
+        let good = match features.task {
+            Task::TabularClassification => labels.iter().all(named),
+            Task::TabularRegression => labels.iter().all(|label| label.is_finite()),
+        };
+        if values.len() != labels.len() * features.features.len() || !good {
+            let detail = "these numbers are no rows of the features with labels";
+            return Err(TabularError::Data(detail.to_owned()));
+        }
+        Ok(Self { features, values, labels })
+    }
+
     /// The columns.
     pub fn features(&self) -> &Arc<Features> {
         &self.features

@@ -233,11 +233,23 @@ fn by_class(scores: &[f64], classes: usize) -> Vec<f64> {
 
 /// Of each row, where rows are weighted.
 fn weights(table: &Table, config: &TreesConfig) -> Result<Option<Vec<f32>>> {
+    let Some(of_label) = label_weights(table, &config.class_weight)? else { return Ok(None) };
+    #[expect(clippy::cast_possible_truncation, reason = "LightGBM's weights have 32 bits")]
+    let weight = |label: &f64| of_label[number(*label)] as f32;
+    Ok(Some(table.labels().iter().map(weight).collect()))
+}
+
+/// What a row of each label counts; `None` where all rows count alike.
+///
+/// # Errors
+///
+/// Weights of labels that no row has, and weights that are not above 0.
+pub fn label_weights(table: &Table, weight: &ClassWeight) -> Result<Option<Vec<f64>>> {
     let features = table.features();
     if features.task == Task::TabularRegression {
         return Ok(None);
     }
-    let of_label: Vec<f64> = match &config.class_weight {
+    Ok(Some(match weight {
         ClassWeight::None => return Ok(None),
         ClassWeight::Balanced => {
             let mut rows = vec![0_u64; features.labels.len()];
@@ -262,10 +274,7 @@ fn weights(table: &Table, config: &TreesConfig) -> Result<Option<Vec<f32>>> {
             let weight = |label| weights.get(label).copied().unwrap_or(1.0);
             features.labels.iter().map(weight).collect()
         }
-    };
-    #[expect(clippy::cast_possible_truncation, reason = "LightGBM's weights have 32 bits")]
-    let weight = |label: &f64| of_label[number(*label)] as f32;
-    Ok(Some(table.labels().iter().map(weight).collect()))
+    }))
 }
 
 /// A label's number, of a table of a classification.

@@ -175,6 +175,115 @@ fn a_run_that_was_stopped_ends_with_the_same_model() {
     assert_eq!(whole.losses().last(), resumed.losses().last());
 }
 
+/// A network in place of trees.
+fn network(config: &mut Value) {
+    config["training"] = json!({
+        "perDeviceTrainBatchSize": 256, "learningRate": 2e-3, "weightDecay": 1e-5, "seed": 7,
+        "numTrainEpochs": 3.0, "lrSchedulerType": "Cosine", "evalStrategy": "Epoch",
+        "earlyStoppingPatience": 5, "loggingSteps": 5
+    });
+    config["objective"] = json!({"type": "Classification", "classWeights": "Balanced"});
+    let tabular = config["tabular"].as_object_mut().unwrap();
+    tabular.remove("trees");
+    tabular.insert(
+        "neural".into(),
+        json!({"architecture": "FTTransformer", "blocks": 1, "dToken": 16, "attentionHeads": 2}),
+    );
+}
+
+#[test]
+fn transfers_are_learned_and_served_by_a_network() {
+    let fixture = Fixture::new(0.0);
+    transfers(&fixture);
+    let trained = Gang::run(&job(&fixture, "job", network), 1).succeeded();
+    let [metrics] = trained
+        .of_rank_0(|event| match event {
+            RankEvent::Evaluation { metrics, .. } => Some(metrics.clone()),
+            _ => None,
+        })
+        .try_into()
+        .unwrap();
+    println!("{metrics:?}");
+    assert!(metrics.roc_auc.unwrap() > 0.7, "{metrics:?}");
+    assert!(trained.losses().len() > 2);
+    let config = fs::read(fixture.path("job/model/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["architectures"], json!(["FTTransformer"]));
+    assert_eq!(config["neural"]["shape"]["dToken"], 16);
+    assert!(config["calibration"].is_object() && config["threshold"].is_object());
+    assert!(fixture.path("job/model/model.safetensors").exists());
+    let journal = fs::read_to_string(fixture.path("job/metrics.jsonl")).unwrap();
+    // One a pass, and that of the rows that chose nothing.
+    assert_eq!(journal.lines().filter(|line| line.contains("\"eval\"")).count(), 4, "{journal}");
+
+    let model = fixture.path("job/model");
+    let server = Server::of(fixture, model, |_| {});
+    let usual = json!({"amount": 30.5, "channel": "card", "hour": 14, "weekday": 2});
+    let structured = json!({"amount": 9400, "channel": "cash", "hour": 3, "weekday": 2});
+    let asked = json!({"rows": [usual, structured], "explain": 2});
+    let answer = server.post("/v1/predict", &asked.to_string());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let answer = answer.json();
+    let suspicion = |row: usize| answer["outputs"][row]["probabilities"]["true"].as_f64().unwrap();
+    assert!(suspicion(1) > 2.0 * suspicion(0), "{answer}");
+    assert_eq!(answer["outputs"][0]["threshold"], config["threshold"]["value"]);
+    let why = &answer["outputs"][1]["explanation"];
+    let told = why["contributions"].as_array().unwrap();
+    assert_eq!(told.len(), 2, "{answer}");
+    let parts: f64 = told.iter().map(|part| part["contribution"].as_f64().unwrap()).sum();
+    let of = |name: &str| why[name].as_f64().unwrap();
+    let off = of("base") + parts + of("others") - of("rawScore");
+    assert!(off.abs() < 1e-3, "{answer}");
+    let refused = json!({"rows": [{"amuont": 3}]});
+    assert_eq!(server.post("/v1/predict", &refused.to_string()).status, 400);
+    assert_eq!(server.get("/v2/models/tiny").json()["platform"], "hearth_libtorch");
+}
+
+#[test]
+fn a_network_that_was_stopped_ends_with_the_same_weights() {
+    let fixture = Fixture::new(0.0);
+    transfers(&fixture);
+    let long = |config: &mut Value| {
+        network(config);
+        config["training"]["numTrainEpochs"] = 10.into();
+    };
+    Gang::run(&job(&fixture, "whole", long), 1).succeeded();
+    let stopped = job(&fixture, "stopped", long);
+    let mut gang = Gang::start(&stopped, 1);
+    gang.until(|_, event| matches!(event, RankEvent::Step(report) if report.step >= 10));
+    gang.signal(0, "-TERM");
+    let ended = gang.wait();
+    assert_eq!(ended.codes, [Some(143)], "{}", ended.log);
+    let resumed = Gang::run(&stopped, 1).succeeded();
+    assert!(resumed.resumed_from().unwrap() >= 10);
+    for file in ["model.safetensors", "config.json"] {
+        let read = |output: &str| fs::read(fixture.path(output).join("model").join(file)).unwrap();
+        assert!(read("whole") == read("stopped"), "{file} differs");
+    }
+}
+
+#[test]
+fn what_networks_have_no_use_for_is_refused() {
+    type Change = fn(&mut Value);
+    let fixture = Fixture::new(0.0);
+    transfers(&fixture);
+    let cases: [(Change, &str); 3] = [
+        (|c| c["training"]["bf16"] = true.into(), "training"),
+        (|c| c["tabular"]["neural"]["layers"] = 2.into(), "neural"),
+        (|c| c["tabular"]["trees"] = json!({}), "tabular.trees"),
+    ];
+    for (number, (change, word)) in cases.into_iter().enumerate() {
+        let config = job(&fixture, &format!("bad-{number}"), |config| {
+            network(config);
+            change(config);
+        });
+        let ended = Gang::run(&config, 1);
+        let (told, message) = ended.failure();
+        assert_eq!(told, "BadConfig", "{message}");
+        assert!(message.contains(word), "{message}");
+    }
+}
+
 #[test]
 fn what_cannot_be_learned_says_why() {
     type Change = fn(&mut Value);

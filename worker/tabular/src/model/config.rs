@@ -1,4 +1,4 @@
-//! A model's directory: `config.json`, `model.txt` and perhaps `table.json`.
+//! A model's directory: `config.json`, `model.txt` or `model.safetensors`, and perhaps `table.json`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use hearth_prepare::table::rules::{TABLE, TableRules};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::Parts;
 use super::files::{read, write};
+use super::{Parts, Recipe};
 use crate::calibration::Calibration;
 use crate::config::{Task, TreesConfig};
 use crate::drift::Reference;
@@ -16,6 +16,7 @@ use crate::error::{Result, TabularError};
 use crate::features::{Feature, Features, LeftOut};
 use crate::lightgbm;
 use crate::metrics::Metrics;
+use crate::network::NetworkConfig;
 use crate::threshold::Threshold;
 
 /// Changes when what is written changes.
@@ -23,13 +24,15 @@ const FORMAT_VERSION: u32 = 1;
 const CONFIG: &str = "config.json";
 /// LightGBM's own text: `lightgbm.Booster(model_file=…)` reads it, too.
 const MODEL: &str = "model.txt";
+/// A network's weights.
+const WEIGHTS: &str = "model.safetensors";
 /// `architectures` of Hugging Face's directories.
 pub(super) const ARCHITECTURE: &str = "GradientBoostedTrees";
 /// `model_type` of Hugging Face's directories.
 pub(super) const MODEL_TYPE: &str = "hearth-tabular";
 /// Most bytes of a configuration.
 const MOST_CONFIG: u64 = 256 << 20;
-/// Most bytes of trees.
+/// Most bytes of trees or weights.
 const MOST_MODEL: u64 = 2 << 30;
 
 #[derive(Serialize, Deserialize)]
@@ -45,7 +48,10 @@ struct Config {
     id2label: IndexMap<String, String>,
     features: Vec<Feature>,
     left_out: Vec<LeftOut>,
-    trees: TreesConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trees: Option<TreesConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    neural: Option<NetworkConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     calibration: Option<Calibration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,9 +79,19 @@ impl FileHash {
     }
 }
 
-pub(super) fn save(directory: &Path, text: &str, parts: &Parts) -> Result<()> {
-    let mut files = IndexMap::from([(MODEL.to_owned(), FileHash::of(text.as_bytes()))]);
-    write(&directory.join(MODEL), text.as_bytes())?;
+/// The file with what was learned, and the architecture's name.
+fn named(recipe: &Recipe) -> (&'static str, &'static str) {
+    match recipe {
+        Recipe::Trees(_) => (MODEL, ARCHITECTURE),
+        Recipe::Network(network) => (WEIGHTS, network.shape.name()),
+    }
+}
+
+/// Writes the directory, of which `learned` is the file with trees or weights.
+pub(super) fn save(directory: &Path, learned: &[u8], parts: &Parts) -> Result<()> {
+    let (name, architecture) = named(&parts.recipe);
+    let mut files = IndexMap::from([(name.to_owned(), FileHash::of(learned))]);
+    write(&directory.join(name), learned)?;
     if let Some(rules) = &parts.rules {
         let path = directory.join(TABLE);
         let bytes = json(&path, rules)?;
@@ -84,9 +100,12 @@ pub(super) fn save(directory: &Path, text: &str, parts: &Parts) -> Result<()> {
     }
     let features = &*parts.features;
     let numbered = features.labels.iter().enumerate();
-    let versions = [("hearth", env!("CARGO_PKG_VERSION")), ("lightgbm", lightgbm::VERSION)];
+    let mut versions = vec![("hearth", env!("CARGO_PKG_VERSION"))];
+    if matches!(parts.recipe, Recipe::Trees(_)) {
+        versions.push(("lightgbm", lightgbm::VERSION));
+    }
     let config = Config {
-        architectures: vec![ARCHITECTURE.to_owned()],
+        architectures: vec![architecture.to_owned()],
         model_type: MODEL_TYPE.to_owned(),
         format_version: FORMAT_VERSION,
         task: features.task,
@@ -94,13 +113,20 @@ pub(super) fn save(directory: &Path, text: &str, parts: &Parts) -> Result<()> {
         id2label: numbered.map(|(number, label)| (number.to_string(), label.clone())).collect(),
         features: features.features.clone(),
         left_out: features.left_out.clone(),
-        trees: parts.trees.clone(),
+        trees: match &parts.recipe {
+            Recipe::Trees(trees) => Some(trees.clone()),
+            Recipe::Network(_) => None,
+        },
+        neural: match &parts.recipe {
+            Recipe::Trees(_) => None,
+            Recipe::Network(network) => Some(network.clone()),
+        },
         calibration: parts.calibration.clone(),
         threshold: parts.threshold.clone(),
         metrics: parts.metrics.clone(),
         reference: parts.reference.clone(),
         files,
-        versions: versions.map(|(name, of)| (name.to_owned(), of.to_owned())).into(),
+        versions: versions.into_iter().map(|(name, of)| (name.to_owned(), of.to_owned())).collect(),
     };
     let path = directory.join(CONFIG);
     write(&path, &json(&path, &config)?)
@@ -113,13 +139,25 @@ fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// LightGBM's text, all else, and the path of the configuration.
-pub(super) fn load(directory: &Path) -> Result<(String, Parts, PathBuf)> {
+/// What was read of a model's directory.
+pub(super) struct Read {
+    /// LightGBM's text, or a safetensors file.
+    pub(super) learned: Vec<u8>,
+    /// Its path.
+    pub(super) learned_path: PathBuf,
+    /// All else.
+    pub(super) parts: Parts,
+    /// The path of the configuration.
+    pub(super) path: PathBuf,
+}
+
+/// Reads a directory, and checks its files against its configuration.
+pub(super) fn load(directory: &Path) -> Result<Read> {
     let path = directory.join(CONFIG);
     let damaged = |detail: String| TabularError::damaged(&path, detail);
     let config: Config = serde_json::from_slice(&read(&path, MOST_CONFIG)?)
         .map_err(|error| damaged(error.to_string()))?;
-    if config.architectures != [ARCHITECTURE] || config.model_type != MODEL_TYPE {
+    if config.model_type != MODEL_TYPE {
         return Err(damaged(format!("it is no model of the type {MODEL_TYPE:?}")));
     }
     if config.format_version != FORMAT_VERSION {
@@ -129,13 +167,21 @@ pub(super) fn load(directory: &Path) -> Result<(String, Parts, PathBuf)> {
         )));
     }
     let labels = labels(&config.id2label).ok_or_else(|| damaged("id2label is none".to_owned()))?;
-    if let Some(other) = config.files.keys().find(|name| ![MODEL, TABLE].contains(&&***name)) {
-        return Err(damaged(format!("it names the file {other:?}, which no model has")));
+    let recipe = match (&config.trees, &config.neural) {
+        (Some(trees), None) => Recipe::Trees(trees.clone()),
+        (None, Some(network)) => Recipe::Network(network.clone()),
+        _ => return Err(damaged("it has neither trees nor a network, or both".to_owned())),
+    };
+    let (name, architecture) = named(&recipe);
+    if config.architectures != [architecture] {
+        let found = config.architectures.join(", ");
+        return Err(damaged(format!("its architectures are {found:?}, not {architecture:?}")));
     }
-    let text = file(directory, MODEL, &config)?;
-    let text = text.ok_or_else(|| damaged(format!("it does not name {MODEL}")))?;
-    let text = String::from_utf8(text)
-        .map_err(|_| TabularError::damaged(&directory.join(MODEL), "it is no UTF-8"))?;
+    if let Some(other) = config.files.keys().find(|known| ![name, TABLE].contains(&&***known)) {
+        return Err(damaged(format!("it names the file {other:?}, which no such model has")));
+    }
+    let learned = file(directory, name, &config)?;
+    let learned = learned.ok_or_else(|| damaged(format!("it does not name {name}")))?;
     let rules =
         match file(directory, TABLE, &config)? {
             Some(bytes) => Some(serde_json::from_slice::<TableRules>(&bytes).map_err(|error| {
@@ -152,14 +198,14 @@ pub(super) fn load(directory: &Path) -> Result<(String, Parts, PathBuf)> {
     };
     let parts = Parts {
         features: Arc::new(features),
-        trees: config.trees,
+        recipe,
         rules,
         calibration: config.calibration,
         threshold: config.threshold,
         metrics: config.metrics,
         reference: config.reference,
     };
-    Ok((text, parts, path))
+    Ok(Read { learned, learned_path: directory.join(name), parts, path })
 }
 
 /// A file's bytes, where the configuration names it and they are as it says.

@@ -4,6 +4,7 @@ mod config;
 mod files;
 mod request;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::error::{Result, TabularError};
 use crate::features::Features;
 use crate::lightgbm::{Matrix, Predictor};
 use crate::metrics::{ClassificationMetrics, Metrics, RegressionMetrics};
+use crate::network::{Network, NetworkConfig};
 use crate::table::Table;
 use crate::threshold::{Confusion, Threshold, counts};
 use crate::train::number;
@@ -26,22 +28,37 @@ use crate::train::number;
 use request::Inputs;
 pub use request::Rows;
 
-/// A model of a table. Threads may share it: see `lightgbm::Predictor`.
+/// A model of a table. Threads may share it: see `lightgbm::Predictor`, and [`Network`].
 #[derive(Debug)]
 pub struct Model {
     pub(crate) parts: Parts,
-    pub(crate) text: String,
-    predictor: Predictor,
+    learned: Learned,
     inputs: Inputs,
 }
 
-/// What a model is besides its trees.
+/// What gives rows raw scores.
+#[derive(Debug)]
+enum Learned {
+    Trees { text: String, predictor: Box<Predictor> },
+    Network(Box<dyn Network>),
+}
+
+/// How a model was learned, and what its weights alone do not say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recipe {
+    /// How trees were grown.
+    Trees(TreesConfig),
+    /// A network's architecture, and how rows are given to it.
+    Network(NetworkConfig),
+}
+
+/// What a model is besides its trees or weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parts {
     /// The columns.
     pub features: Arc<Features>,
-    /// How its trees were grown.
-    pub trees: TreesConfig,
+    /// How it was learned.
+    pub recipe: Recipe,
     /// What is done with a row before features are taken.
     pub rules: Option<TableRules>,
     /// What scores mean.
@@ -93,8 +110,9 @@ pub struct NumberPrediction {
     pub explanation: Option<Explanation>,
 }
 
-/// Which features a raw score is made of: `base`, all contributions and `others` sum to it. Exact
-/// TreeSHAP (Lundberg, Erion & Lee 2018, arXiv:1802.03888).
+/// Which features a raw score is made of: `base`, all contributions and `others` sum to it. Of trees exact
+/// TreeSHAP (Lundberg, Erion & Lee 2018, arXiv:1802.03888), of networks integrated gradients
+/// (Sundararajan, Taly & Yan 2017, arXiv:1703.01365).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Explanation {
@@ -104,7 +122,8 @@ pub struct Explanation {
     /// The raw score: of two labels the log-odds before calibration, of more what the softmax takes,
     /// of a regression the prediction.
     pub raw_score: f64,
-    /// The mean raw score over training rows.
+    /// Of trees, the mean raw score over training rows; of networks, that of a row of medians and of the
+    /// most frequent categories.
     pub base: f64,
     /// The greatest contributions, by absolute value.
     pub contributions: Vec<Contribution>,
@@ -129,24 +148,69 @@ impl Model {
     ///
     /// A text that is no model, and parts that do not go with it or with one another.
     pub fn new(text: String, parts: Parts) -> Result<Self> {
-        let predictor = Predictor::from_text(&text)?;
-        let fault = parts.fault(&predictor);
+        let predictor = Box::new(Predictor::from_text(&text)?);
+        let fault = parts.fault_of_trees(&predictor);
+        Self::of(parts, Learned::Trees { text, predictor }, fault)
+    }
+
+    /// Of a network and all else.
+    ///
+    /// # Errors
+    ///
+    /// Parts that do not go with one another.
+    pub fn of_network(network: Box<dyn Network>, parts: Parts) -> Result<Self> {
+        let fault = match &parts.recipe {
+            Recipe::Trees(_) => Some("the parts are of trees".to_owned()),
+            Recipe::Network(config) => config.fault(&parts.features),
+        };
+        Self::of(parts, Learned::Network(network), fault)
+    }
+
+    fn of(parts: Parts, learned: Learned, fault: Option<String>) -> Result<Self> {
+        let fault = fault.or_else(|| parts.fault());
         let inputs = Inputs::new(&parts.features, parts.rules.as_ref());
         match (fault, inputs) {
-            (None, Ok(inputs)) => Ok(Self { parts, text, predictor, inputs }),
+            (None, Ok(inputs)) => Ok(Self { parts, learned, inputs }),
             (Some(detail), _) | (None, Err(detail)) => Err(TabularError::Data(detail)),
         }
     }
 
-    /// Reads a model's directory.
+    /// Reads the directory of a model of trees.
     ///
     /// # Errors
     ///
     /// Files that are missing or that are none of a model's, damaged ones among them; the error says
-    /// which.
+    /// which. A network, which takes [`Self::load_with`].
     pub fn load(directory: &Path) -> Result<Self> {
-        let (text, parts, path) = config::load(directory)?;
-        Self::new(text, parts).map_err(|error| TabularError::damaged(&path, error.to_string()))
+        Self::load_with(directory, |_, _, _| {
+            Err("it is a network, which hearth-worker computes".to_owned())
+        })
+    }
+
+    /// Reads a model's directory; `network` makes a network of a configuration, the raw scores of a
+    /// row, and a safetensors file, or says what is wrong with that file.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::load`], and what `network` says.
+    pub fn load_with(
+        directory: &Path,
+        network: impl FnOnce(&NetworkConfig, usize, &[u8]) -> Result<Box<dyn Network>, String>,
+    ) -> Result<Self> {
+        let config::Read { learned, learned_path, parts, path } = config::load(directory)?;
+        let damaged = |error: TabularError| TabularError::damaged(&path, error.to_string());
+        let Recipe::Network(config) = &parts.recipe else {
+            let text = String::from_utf8(learned)
+                .map_err(|_| TabularError::damaged(&learned_path, "it is no UTF-8"))?;
+            return Self::new(text, parts).map_err(damaged);
+        };
+        // First whether the sizes are some: what they are not is not made.
+        if let Some(fault) = parts.features.fault().or_else(|| config.fault(&parts.features)) {
+            return Err(TabularError::damaged(&path, fault));
+        }
+        let network = network(config, parts.features.classes(), &learned)
+            .map_err(|detail| TabularError::damaged(&learned_path, detail))?;
+        Self::of_network(network, parts).map_err(damaged)
     }
 
     /// Writes a model's directory; the same bytes for the same model. `config.json` comes last: without
@@ -156,17 +220,24 @@ impl Model {
     ///
     /// Files that cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
-        config::save(directory, &self.text, &self.parts)
+        let learned = match &self.learned {
+            Learned::Trees { text, .. } => Cow::Borrowed(text.as_bytes()),
+            Learned::Network(network) => Cow::Owned(network.weights()?),
+        };
+        config::save(directory, &learned, &self.parts)
     }
 
-    /// What it is besides its trees.
+    /// What it is besides its trees or weights.
     pub fn parts(&self) -> &Parts {
         &self.parts
     }
 
-    /// LightGBM's text.
-    pub fn text(&self) -> &str {
-        &self.text
+    /// LightGBM's text; `None` of a network.
+    pub fn text(&self) -> Option<&str> {
+        match &self.learned {
+            Learned::Trees { text, .. } => Some(text),
+            Learned::Network(_) => None,
+        }
     }
 
     /// Predicts rows.
@@ -196,12 +267,19 @@ impl Model {
     ///
     /// Rows of another model.
     pub fn predict_rows(&self, rows: &Rows, explain: usize) -> Result<Vec<Prediction>> {
-        let matrix = self.matrix(&rows.values)?;
-        let raw = self.predictor.scores(matrix)?;
-        let contributions =
-            (explain > 0).then(|| self.predictor.contributions(matrix)).transpose()?;
+        let raw = self.raw(&rows.values)?;
         let classes = self.parts.features.classes();
-        let width = classes * (matrix.columns + 1);
+        let explained = |raw| self.explained(&self.probabilities(raw)).0;
+        let contributions = (explain > 0).then(|| {
+            let of: Vec<usize> = if self.parts.features.task == Task::TabularRegression {
+                vec![0; rows.rows]
+            } else {
+                raw.chunks_exact(classes).map(explained).collect()
+            };
+            self.contributions(&rows.values, &of)
+        });
+        let contributions = contributions.transpose()?;
+        let width = self.parts.features.features.len() + 1;
         let mut predictions = Vec::with_capacity(rows.rows);
         for (row, raw) in raw.chunks_exact(classes).enumerate() {
             let contributions =
@@ -209,6 +287,38 @@ impl Model {
             predictions.push(self.prediction(raw, contributions, explain));
         }
         Ok(predictions)
+    }
+
+    /// Raw scores, `[rows, classes]`.
+    fn raw(&self, values: &[f64]) -> Result<Vec<f64>> {
+        let matrix = self.matrix(values)?;
+        match &self.learned {
+            Learned::Trees { predictor, .. } => predictor.scores(matrix),
+            Learned::Network(network) => network.scores(values),
+        }
+    }
+
+    /// Contributions to the raw score of each row's class, `[rows, features + 1]`, the base last.
+    fn contributions(&self, values: &[f64], classes: &[usize]) -> Result<Vec<f64>> {
+        let matrix = self.matrix(values)?;
+        let predictor = match &self.learned {
+            Learned::Network(network) => return network.contributions(values, classes),
+            Learned::Trees { predictor, .. } => predictor,
+        };
+        let width = matrix.columns + 1;
+        let all = predictor.contributions(matrix)?;
+        let rows = all.chunks_exact(self.parts.features.classes() * width).zip(classes);
+        let own = rows.flat_map(|(row, class)| &row[class * width..(class + 1) * width]);
+        Ok(own.copied().collect())
+    }
+
+    /// Whose raw score is explained: its number among the raw scores, and the label.
+    fn explained(&self, probabilities: &[f64]) -> (usize, usize) {
+        if self.parts.features.is_binary() {
+            return (0, 1);
+        }
+        let given = self.given(probabilities);
+        (given, given)
     }
 
     fn prediction(&self, raw: &[f64], contributions: Option<&[f64]>, explain: usize) -> Prediction {
@@ -220,8 +330,7 @@ impl Model {
         }
         let probabilities = self.probabilities(raw);
         let given = self.given(&probabilities);
-        let explained = if features.is_binary() { 1 } else { given };
-        let class = if features.is_binary() { 0 } else { given };
+        let (class, explained) = self.explained(&probabilities);
         let label = features.labels[explained].clone();
         let explanation =
             contributions.map(|all| self.explanation(raw, all, (class, Some(label)), explain));
@@ -234,7 +343,7 @@ impl Model {
         })
     }
 
-    /// Of a row's contributions, `[classes, features + 1]`, those of a class.
+    /// Of a row's contributions to a class, `[features + 1]`.
     fn explanation(
         &self,
         raw: &[f64],
@@ -243,9 +352,8 @@ impl Model {
         most: usize,
     ) -> Explanation {
         let features = &self.parts.features.features;
-        let own = &contributions[class * (features.len() + 1)..][..=features.len()];
         let mut numbered: Vec<(usize, f64)> =
-            own[..features.len()].iter().copied().enumerate().collect();
+            contributions[..features.len()].iter().copied().enumerate().collect();
         numbered.sort_by(|(_, one), (_, other)| other.abs().total_cmp(&one.abs()));
         let (first, rest) = numbered.split_at(most.min(numbered.len()));
         let name = |(number, contribution): &(usize, f64)| Contribution {
@@ -255,7 +363,7 @@ impl Model {
         Explanation {
             label,
             raw_score: raw[class],
-            base: own[features.len()],
+            base: contributions[features.len()],
             contributions: first.iter().map(name).collect(),
             others: rest.iter().map(|(_, contribution)| contribution).sum(),
         }
@@ -295,7 +403,7 @@ impl Model {
             let detail = "there are no rows to evaluate on, or they have other features";
             return Err(TabularError::Data(detail.to_owned()));
         }
-        let raw = self.predictor.scores(table.matrix()?)?;
+        let raw = self.raw(table.values())?;
         let features = &self.parts.features;
         if features.task == Task::TabularRegression {
             return Ok(Metrics::Regression(RegressionMetrics::of(&raw, table.labels())));
@@ -317,7 +425,7 @@ impl Model {
 
     /// Probabilities before calibration, `[rows, labels]`, or predictions, `[rows]`.
     pub(crate) fn scores(&self, table: &Table) -> Result<Vec<f64>> {
-        let raw = self.predictor.scores(table.matrix()?)?;
+        let raw = self.raw(table.values())?;
         if self.parts.features.task == Task::TabularRegression {
             return Ok(raw);
         }
@@ -326,7 +434,7 @@ impl Model {
 
     /// What drift compares, of raw scores of a row.
     pub(crate) fn watched(&self, table: &Table) -> Result<Vec<f64>> {
-        let raw = self.predictor.scores(table.matrix()?)?;
+        let raw = self.raw(table.values())?;
         let classes = self.parts.features.classes();
         let of = |raw| score_of(&self.prediction(raw, None, 0), &self.parts.features);
         Ok(raw.chunks_exact(classes).map(of).collect())
@@ -385,11 +493,14 @@ fn uncalibrated(raw: &[f64]) -> Vec<f64> {
 }
 
 impl Parts {
-    /// What does not go together.
-    fn fault(&self, predictor: &Predictor) -> Option<String> {
+    /// What does not go with trees.
+    fn fault_of_trees(&self, predictor: &Predictor) -> Option<String> {
         let (features, shape) = (&self.features, predictor.shape());
         if let Some(fault) = features.fault() {
             return Some(fault);
+        }
+        if matches!(self.recipe, Recipe::Network(_)) {
+            return Some("the parts are of a network".to_owned());
         }
         let classification = matches!(&*shape.objective, name if name == "binary sigmoid:1" || name.starts_with("multiclass"));
         if shape.features != features.features.len()
@@ -397,6 +508,15 @@ impl Parts {
             || classification != (features.task == Task::TabularClassification)
         {
             return Some("the trees are of other features, labels or another task".to_owned());
+        }
+        None
+    }
+
+    /// What does not go together.
+    fn fault(&self) -> Option<String> {
+        let features = &self.features;
+        if let Some(fault) = features.fault() {
+            return Some(fault);
         }
         let labels = features.labels.len();
         let calibration = self.calibration.as_ref().and_then(|of| of.fault(labels));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hearth_tabular::{
     Calibration, CalibrationMethod, ClassificationMetrics, Feature, Features, Model, Parts,
-    Prediction, RegressionMetrics, Rows, Task, TreesConfig, ValueType, average_precision, roc_auc,
+    Prediction, Recipe, RegressionMetrics, Rows, Task, TreesConfig, ValueType, average_precision,
+    roc_auc,
 };
 use serde_json::{Map, Value, json};
 
@@ -48,7 +49,7 @@ fn python(task: &str) -> Model {
     };
     let parts = Parts {
         features: Arc::new(features),
-        trees: TreesConfig::default(),
+        recipe: Recipe::Trees(TreesConfig::default()),
         rules: None,
         calibration: None,
         threshold: None,

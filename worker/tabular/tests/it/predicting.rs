@@ -303,8 +303,8 @@ fn microseconds_a_row() {
 #[test]
 fn parts_that_do_not_go_with_the_trees_are_refused() {
     let (label, price) = (model("label", &small()), model("price", &small()));
-    let swapped = Model::new(label.text().to_owned(), price.parts().clone());
+    let swapped = Model::new(label.text().unwrap().to_owned(), price.parts().clone());
     assert!(swapped.unwrap_err().to_string().contains("another task"));
     let parts = Parts { threshold: None, calibration: None, ..label.parts().clone() };
-    assert!(Model::new(label.text().to_owned(), parts).is_ok());
+    assert!(Model::new(label.text().unwrap().to_owned(), parts).is_ok());
 }
