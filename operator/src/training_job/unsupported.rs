@@ -179,8 +179,6 @@ fn tabular_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
         return Vec::new();
     }
     let (workers, output) = (&spec.workers, &spec.output);
-    let augment = spec.data.preparation.as_ref().and_then(|asked| asked.augment.as_ref());
-    let windows = augment.and_then(|augment| augment.table.as_ref()?.windows.as_ref());
     let seed = TrainingArguments { seed: spec.training.seed, ..TrainingArguments::default() };
     let gap = |asked: bool, field, problem: &str, fix| (asked, field, problem.to_owned(), fix);
     vec![
@@ -206,12 +204,6 @@ fn tabular_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             spec.parallelism != Parallelism::default(),
             "spec.parallelism",
             "trees are grown by one process",
-            "remove it",
-        ),
-        gap(
-            windows.is_some(),
-            "spec.data.preparation.augment.table.windows",
-            "trees of this version learn from no lists, which windows are",
             "remove it",
         ),
         gap(spec.distillation.is_some(), "spec.distillation", "trees learn from rows", "remove it"),

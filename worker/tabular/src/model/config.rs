@@ -15,6 +15,7 @@ use crate::drift::Reference;
 use crate::error::{Result, TabularError};
 use crate::features::{Feature, Features, LeftOut};
 use crate::lightgbm;
+use crate::lists::ListColumn;
 use crate::metrics::Metrics;
 use crate::threshold::Threshold;
 
@@ -45,6 +46,8 @@ struct Config {
     id2label: IndexMap<String, String>,
     features: Vec<Feature>,
     left_out: Vec<LeftOut>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<ListColumn>,
     trees: TreesConfig,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     calibration: Option<Calibration>,
@@ -94,6 +97,7 @@ pub(super) fn save(directory: &Path, text: &str, parts: &Parts) -> Result<()> {
         id2label: numbered.map(|(number, label)| (number.to_string(), label.clone())).collect(),
         features: features.features.clone(),
         left_out: features.left_out.clone(),
+        lists: features.lists.clone(),
         trees: parts.trees.clone(),
         calibration: parts.calibration.clone(),
         threshold: parts.threshold.clone(),
@@ -149,6 +153,7 @@ pub(super) fn load(directory: &Path) -> Result<(String, Parts, PathBuf)> {
         labels,
         features: config.features,
         left_out: config.left_out,
+        lists: config.lists,
     };
     let parts = Parts {
         features: Arc::new(features),
