@@ -172,15 +172,16 @@ impl Session<'_> {
             return Ok(());
         }
         let (of_step, metrics) = self.choose_weights()?;
+        let apart =
+            self.config.peft.as_ref().filter(|peft| !peft.merge_on_export).map(inputs::lora);
+        if apart.is_none() {
+            // Layers that were split over ranks would wait for these, which have ended.
+            peft::merge(&mut self.trainer.model)?;
+        }
         let decision = self.decide()?;
         let drift = self.drift_reference(decision.as_ref())?;
         let beside = Beside { decision: decision.as_ref(), drift: drift.as_ref() };
         self.enter(Phase::Exporting);
-        let apart =
-            self.config.peft.as_ref().filter(|peft| !peft.merge_on_export).map(inputs::lora);
-        if apart.is_none() {
-            peft::merge(&mut self.trainer.model)?;
-        }
         let model = &self.trainer.model;
         let card = ModelCard {
             format_version: export::card::FORMAT_VERSION,
