@@ -260,8 +260,8 @@ mod tests {
         RecordBatch::try_from_iter([("load", load), ("hour", hour)]).unwrap()
     }
 
-    fn whole(numbers: &[f64]) -> Option<Vec<Option<f64>>> {
-        Some(numbers.iter().copied().map(Some).collect())
+    fn whole(numbers: &[f64]) -> Vec<Option<f64>> {
+        numbers.iter().copied().map(Some).collect()
     }
 
     fn names(batch: &RecordBatch) -> Vec<String> {
@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_list_becomes_a_column_of_each_place() {
-        let mut lists = vec![whole(&[9.0, 9.0]), whole(&[1.0, 2.0]), whole(&[3.0, 4.0])];
+        let mut lists =
+            vec![Some(whole(&[9.0, 9.0])), Some(whole(&[1.0, 2.0])), Some(whole(&[3.0, 4.0]))];
         lists.push(Some(vec![None, Some(6.0)]));
         // Rows that were cut off a larger batch start in the middle of the numbers.
         let batch = batch(lists).slice(1, 3);
@@ -297,12 +298,12 @@ mod tests {
 
     #[test]
     fn lists_of_other_lengths_are_refused_with_their_row() {
-        let good = batch(vec![whole(&[1.0, 2.0])]);
+        let good = batch(vec![Some(whole(&[1.0, 2.0]))]);
         let lists = found(&good, "y", &FeatureOptions::default()).unwrap();
         let refused = |lists_of: Vec<Option<Vec<Option<f64>>>>| {
             spread(&batch(lists_of), &lists, 100).unwrap_err().to_string()
         };
-        let told = refused(vec![whole(&[1.0, 2.0]), whole(&[1.0])]);
+        let told = refused(vec![Some(whole(&[1.0, 2.0])), Some(whole(&[1.0]))]);
         assert!(told.starts_with("column \"load\": row 101 has a list of 1 numbers"), "{told}");
         assert!(refused(vec![None]).contains("row 100 has no list"));
         let none = batch(vec![Some(Vec::new())]);
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn names_stand_for_all_places_and_what_is_left_out_stays() {
-        let batch = batch(vec![whole(&[1.0, 2.0])]);
+        let batch = batch(vec![Some(whole(&[1.0, 2.0]))]);
         let exclude = |name: &str| FeatureOptions {
             excluded: vec![name.to_owned()],
             ..FeatureOptions::default()

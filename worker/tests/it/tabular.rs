@@ -1,5 +1,6 @@
 //! Models of tables: simulated transfers are prepared, learned by trees, and served.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
@@ -167,7 +168,7 @@ fn windows(fixture: &Fixture) {
             let now = load(machine, at);
             let failed = now + load(machine, at - 1) > 120;
             let state = if now > 50 { "busy" } else { "idle" };
-            text += &format!("{at},m{machine},{state},{now},{failed}\n");
+            writeln!(text, "{at},m{machine},{state},{now},{failed}").unwrap();
         }
     }
     let raw = fixture.write("series.csv", &text);
