@@ -130,8 +130,8 @@ pub struct Serving {
     /// Models of tables: features of entities that a store keeps, joined to each row that is asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<Box<FeatureStore>>,
-    /// Models of tables: says in the condition `Drifted` whether requests are still like the rows that the
-    /// model learned from.
+    /// Models of tables, and classifiers of texts and pictures: says in the condition `Drifted` whether requests
+    /// are still like the rows that the model learned from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
     /// Copies of the model on the nodes that serve it. Without, each pod reads the model's claim.
@@ -148,7 +148,7 @@ pub struct Serving {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Drift {
-    /// Highest population stability index, of a feature or of the score, that is none: servers compare the
+    /// Highest population stability index, of a feature, of the score or of the labels, that is none: servers compare the
     /// last half hour to hour of requests with the training rows, from 500 rows on.
     #[serde(default = "quarter")]
     #[schemars(range(min = 0.01, max = 100.0))]

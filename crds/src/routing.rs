@@ -162,7 +162,8 @@ pub struct Load {
 /// says how far back its peak goes.
 pub const LOAD_PATH: &str = "/load";
 
-/// Where a server tells its [`DriftReport`], or `null` where it does not watch what it is asked.
+/// Where a server tells its [`DriftReport`]; earlier ones answer `null` where they do not watch what they
+/// are asked.
 pub const DRIFT_PATH: &str = "/drift";
 
 /// How far the requests of the last half hour to hour are from the training rows.
@@ -173,11 +174,16 @@ pub struct DriftReport {
     pub rows: u64,
     /// What is farthest, and how far: at most [`DriftReport::MOST`], none where there are too few rows.
     pub shifts: Vec<Shift>,
+    /// Why nothing is compared, where that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_watched: Option<String>,
 }
 
 impl DriftReport {
     /// Most shifts that are told.
     pub const MOST: usize = 16;
+    /// What stands for a classifier's answers among features.
+    pub const LABELS: &str = "the labels that are answered";
 }
 
 /// How far one feature, or the score, is from the training rows.

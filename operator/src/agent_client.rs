@@ -109,7 +109,7 @@ impl PodClient {
         self.get(url(ip, SERVE_PORT, &path)).await
     }
 
-    /// `GET /drift` of the server at this address; `None`: it does not watch what it is asked.
+    /// `GET /drift` of the server at this address; `None`: it is an older one, and does not watch what it is asked.
     pub async fn server_drift(&self, ip: &str) -> Result<Option<DriftReport>, AskError> {
         self.get(url(ip, SERVE_PORT, DRIFT_PATH.trim_start_matches('/'))).await
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hearth_crds::TrainingJob;
 use hearth_crds::model_deployment::Routing;
 use hearth_crds::names;
-use hearth_crds::routing::{Measured, ROUTING_KEY, RoutingTable};
+use hearth_crds::routing::{DriftReport, Measured, ROUTING_KEY, RoutingTable};
 use hearth_crds::{condition, source::Source};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
@@ -354,8 +354,11 @@ async fn ask_drift(
     let ask = pods.iter().filter(|pod| answers(cx, pod)).map(|pod| async {
         let Some(ip) = pod.ip.as_deref() else { return ServerDrift::Silent };
         match cx.pods.server_drift(ip).await {
+            Ok(Some(DriftReport { not_watched: Some(why), .. })) => {
+                ServerDrift::NotWatched(Some(why))
+            }
             Ok(Some(report)) => ServerDrift::Told(report),
-            Ok(None) => ServerDrift::NotWatched,
+            Ok(None) => ServerDrift::NotWatched(None),
             Err(_) => ServerDrift::Silent,
         }
     });

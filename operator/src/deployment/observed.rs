@@ -76,8 +76,8 @@ pub enum ServerLoad {
 pub enum ServerDrift {
     /// Nothing.
     Silent,
-    /// It does not watch them.
-    NotWatched,
+    /// It does not watch them, and says why where it is not older.
+    NotWatched(Option<String>),
     /// So far.
     Told(DriftReport),
 }

@@ -151,6 +151,16 @@ fn adapter_of_same_name(object: &ModelDeployment) -> Option<Fault> {
 /// What a spec may say and this version does not do.
 pub fn unsupported(spec: &ModelDeploymentSpec) -> Vec<Fault> {
     let mut faults = Vec::new();
+    let scaling = spec.serving.autoscaling.as_ref();
+    let generates = !spec.serving.adapters.is_empty()
+        || scaling.is_some_and(|scaling| scaling.target_tokens_in_flight.is_some());
+    if spec.serving.drift.is_some() && generates {
+        faults.push(Fault::unsupported(
+            "spec.serving.drift",
+            "compares requests to models of tables and to classifiers, and adapters and targetTokensInFlight are of language models",
+            "remove it",
+        ));
+    }
     if let Some(compression) = &spec.compression {
         let calibration = compression.calibration.as_ref().map(|calibration| &calibration.data);
         let gate = compression.gate.as_ref().map(|gate| &gate.data);
@@ -205,9 +215,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn requests_to_a_classifier_may_be_watched() {
+        let object = sample(|d| d["spec"]["serving"]["drift"] = json!({"maxPsi": 0.1}));
+        let valid = deployment(&object).unwrap();
+        assert!(valid.spec.serving.drift.is_some_and(|drift| drift.max_psi < 0.2));
+    }
+
+    #[test]
     fn every_refusal_names_its_field() {
         type Change = fn(&mut Value);
-        let cases: [(&str, Change); 6] = [
+        let cases: [(&str, Change); 8] = [
             ("spec.serving.adapters[1].name:", |d| {
                 d["spec"]["serving"]["adapters"] = json!([
                     {"name": "mails", "source": "pvc://m/a"}, {"name": "spam", "source": "pvc://m/b"},
@@ -215,6 +232,16 @@ pub(crate) mod tests {
             }),
             ("spec.serving.adapters[0].source:", |d| {
                 d["spec"]["serving"]["adapters"] = json!([{"name": "mails", "source": "s3://b/k"}]);
+            }),
+            ("spec.serving.drift:", |d| {
+                d["spec"]["serving"]["drift"] = json!({});
+                d["spec"]["serving"]["adapters"] =
+                    json!([{"name": "mails", "source": "pvc://m/a"}]);
+            }),
+            ("spec.serving.drift:", |d| {
+                d["spec"]["serving"]["drift"] = json!({});
+                d["spec"]["serving"]["autoscaling"] =
+                    json!({"maxReplicas": 2, "targetTokensInFlight": 500});
             }),
             ("spec.model.source:", |d| d["spec"]["model"] = json!({"source": "file:///m"})),
             ("spec.serving.resources:", |d| {

@@ -180,8 +180,6 @@ fn tabular_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
         return Vec::new();
     }
     let (workers, output) = (&spec.workers, &spec.output);
-    let augment = spec.data.preparation.as_ref().and_then(|asked| asked.augment.as_ref());
-    let windows = augment.and_then(|augment| augment.table.as_ref()?.windows.as_ref());
     let neural = spec.tabular.as_ref().and_then(|tabular| tabular.neural.as_ref());
     let (models, length) = match neural {
         None => ("trees", "use tabular.trees.nEstimators"),
@@ -205,12 +203,6 @@ fn tabular_gaps(spec: &TrainingJobSpec) -> Vec<Gap<'_>> {
             spec.parallelism != Parallelism::default(),
             "spec.parallelism",
             format!("{models} are learned by one process"),
-            "remove it",
-        ),
-        gap(
-            windows.is_some(),
-            "spec.data.preparation.augment.table.windows",
-            format!("{models} of this version learn from no lists, which windows are"),
             "remove it",
         ),
         gap(

@@ -22,9 +22,7 @@ const NEVER: [(Kind, &str); 2] =
 
 /// Fields that change nothing in the specs that are tried, and why that is right; `.*` stands for all
 /// fields below.
-const AT_REST: [(Kind, &str, &str); 28] = [
-    (Kind::TrainingJob, "data.preparation.augment.table.windows.*", REFUSED),
-    (Kind::Sweep, "job.data.preparation.augment.table.windows.*", REFUSED),
+const AT_REST: [(Kind, &str, &str); 26] = [
     (Kind::ModelDeployment, "compression.training.data.preparation.augment.table.*", REFUSED),
     (Kind::ModelDeployment, "compression.training.data.preparation.join*", REFUSED),
     (Kind::TrainingJob, "pruning.type", TYPE),

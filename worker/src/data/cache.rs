@@ -7,7 +7,8 @@
 //!
 //! A cache entry is never trusted further than its own hash: anything wrong
 //! with it is a miss. Layout, little-endian: of each sequence `u32` ids and, where the kind has
-//! one, a bit mask of the targets, or of each picture its bytes; `u32` lengths; `u32` notes; header (JSON); `u64` sizes of the
+//! one, a bit mask of the targets, or of each picture its bytes, and where the kind has some, `f32` facts;
+//! `u32` lengths; `u32` notes; header (JSON); `u64` sizes of the
 //! sequences, of the lengths and of the header; 32 bytes BLAKE3 of all before.
 
 use std::fs::File;
@@ -17,11 +18,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::Facts;
 use super::sequence::{Fetched, Kind, Tokens};
 use super::source::BadRow;
 
 /// Changes when the layout or the meaning of an entry does.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Sizes and hash at the end of an entry.
 const FOOTER: usize = 3 * 8 + 32;
 /// Entries up to this many bytes are kept in memory: a sequence of 137 tokens is then fetched in
@@ -103,6 +105,11 @@ impl Index {
 }
 
 fn bytes_of(length: u32, kind: Kind) -> u64 {
+    content_of(length, kind) + 4 * kind.facts() as u64
+}
+
+/// Without the facts, which come last.
+fn content_of(length: u32, kind: Kind) -> u64 {
     let length = u64::from(length);
     match kind {
         Kind::Classes | Kind::Documents => 4 * length,
@@ -144,7 +151,8 @@ impl TokenStore {
     /// Reads a sequence and adds it to `into`.
     pub fn fetch(&self, row: u32, class: i64, into: &mut Fetched) -> io::Result<()> {
         let kind = self.header.kind;
-        let (start, size) = self.index.place(row as usize, kind);
+        let (start, _) = self.index.place(row as usize, kind);
+        let size = content_of(self.length(row), kind);
         let length = self.length(row) as usize;
         match &self.data {
             Data::Memory(bytes) => {
@@ -163,6 +171,23 @@ impl TokenStore {
             }
         }
         Ok(())
+    }
+
+    /// Numbers that tell what a row's input is like ([`super::facts`]).
+    pub fn facts(&self, row: u32) -> io::Result<Facts> {
+        let kind = self.header.kind;
+        let (start, _) = self.index.place(row as usize, kind);
+        let start = start + content_of(self.length(row), kind);
+        let mut buffer = vec![0; 4 * kind.facts()];
+        match &self.data {
+            Data::Memory(bytes) => {
+                let start = to_usize(start)?;
+                let end = start + buffer.len();
+                buffer.copy_from_slice(&bytes[start..end]);
+            }
+            Data::File(file) => file.read_exact_at(&mut buffer, start)?,
+        }
+        Ok(numbers(&buffer, f32::from_le_bytes))
     }
 
     /// Reads an entry; `None` where there is none to rely on.
@@ -258,8 +283,8 @@ impl<W: Write> Writer<W> {
         self.lengths.len()
     }
 
-    /// Adds a sequence; see [`TokenStore`] for what is noted of it.
-    pub(super) fn push(&mut self, tokens: &Tokens, note: u32) -> io::Result<()> {
+    /// Adds a sequence with the facts of its kind; see [`TokenStore`] for what is noted of it.
+    pub(super) fn push(&mut self, tokens: &Tokens, note: u32, facts: &[f32]) -> io::Result<()> {
         let length = u32::try_from(tokens.ids.len()).map_err(io::Error::other)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
@@ -270,6 +295,7 @@ impl<W: Write> Writer<W> {
                 None => buffer.extend(super::sequence::Mask::all(tokens.ids.len()).bytes()),
             }
         }
+        buffer.extend(self.facts(facts));
         let written = self.write(&buffer);
         self.size += buffer.len() as u64;
         self.buffer = buffer;
@@ -278,13 +304,27 @@ impl<W: Write> Writer<W> {
         written
     }
 
-    /// Adds a picture; see [`TokenStore`] for what is noted of it.
-    pub(super) fn push_pixels(&mut self, pixels: &[u8], note: u32) -> io::Result<()> {
+    /// Adds a picture with its facts; see [`TokenStore`] for what is noted of it.
+    pub(super) fn push_pixels(
+        &mut self,
+        pixels: &[u8],
+        note: u32,
+        facts: &[f32],
+    ) -> io::Result<()> {
         let length = u32::try_from(pixels.len()).map_err(io::Error::other)?;
-        self.size += pixels.len() as u64;
+        let facts: Vec<u8> = self.facts(facts).collect();
+        self.size += (pixels.len() + facts.len()) as u64;
         self.lengths.push(length);
         self.notes.push(note);
-        self.write(pixels)
+        self.write(pixels)?;
+        self.write(&facts)
+    }
+
+    /// As many as the kind has.
+    fn facts(&self, facts: &[f32]) -> impl Iterator<Item = u8> + use<W> {
+        let mut facts: Vec<f32> = facts.to_vec();
+        facts.resize(self.kind.facts(), f32::NAN);
+        facts.into_iter().flat_map(f32::to_le_bytes)
     }
 
     /// Writes what follows the sequences. Returns the entry's hash.
@@ -362,7 +402,7 @@ mod tests {
         write_atomically(path, |out| {
             let mut writer = Writer::new(out, kind);
             for (tokens, note) in rows {
-                writer.push(tokens, *note)?;
+                writer.push(tokens, *note, &[])?;
             }
             writer.finish(&header).map(drop)
         })
@@ -409,6 +449,39 @@ mod tests {
                 assert_eq!(got.target_tokens(), *targets as usize);
             }
         }
+    }
+
+    #[test]
+    fn facts_are_read_behind_what_they_are_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens");
+        let facts = |row: u8| [1.0, 2.0, 3.0, 4.0].map(|fact| fact + f32::from(row) / 8.0);
+        let header = Header { kind: Kind::Classes, per_sample: 1, labels: vec![], bad: vec![] };
+        write_atomically(&path, |out| {
+            let mut writer = Writer::new(out, Kind::Classes);
+            for row in 0..100_u8 {
+                let ids = vec![u32::from(row); usize::from(row % 5)];
+                writer.push(&Tokens { ids, targets: None }, 0, &facts(row))?;
+            }
+            writer.finish(&header).map(drop)
+        })
+        .unwrap();
+        for in_memory in [0, IN_MEMORY] {
+            let store = TokenStore::open_keeping(&path, in_memory).unwrap();
+            let mut fetched = Fetched::default();
+            for row in [99_u8, 0, 63, 64] {
+                assert_eq!(store.facts(row.into()).unwrap(), facts(row));
+                fetched.clear();
+                store.fetch(row.into(), 0, &mut fetched).unwrap();
+                let want = vec![u32::from(row); usize::from(row % 5)];
+                assert_eq!(fetched.sequence(0).ids, want);
+            }
+        }
+        let mut writer = Writer::new(Vec::new(), Kind::Pixels);
+        writer.push_pixels(&[7; 12], 0, &[0.5; 7]).unwrap();
+        writer.push_pixels(&[8; 12], 0, &[0.25; 7]).unwrap();
+        let store = writer.keep(Header { kind: Kind::Pixels, ..header }).unwrap();
+        assert_eq!(store.facts(1).unwrap(), [0.25; 7]);
     }
 
     #[test]

@@ -375,6 +375,6 @@ impl Encode for SequenceEncoder {
                 return Err(Refusal::Malformed(format!("the row does not serve {objective:?}")));
             }
         };
-        Ok(Encoded { label: None, sequences, pixels: None })
+        Ok(Encoded { label: None, sequences, pixels: None, facts: Vec::new() })
     }
 }

@@ -13,6 +13,7 @@ use std::thread;
 
 use super::DataError;
 use super::cache::{Header, Writer};
+use super::facts::Facts;
 use super::sequence::{Kind, Tokens};
 use super::source::{BadRow, Columns, Parts, Record, SourceFile};
 
@@ -59,6 +60,8 @@ pub(super) struct Encoded {
     pub(super) sequences: Vec<Tokens>,
     /// Prepared pixels of a picture.
     pub(super) pixels: Option<Vec<u8>>,
+    /// What the input is like, where that is kept.
+    pub(super) facts: Facts,
 }
 
 /// Why a row has no sequences.
@@ -236,7 +239,9 @@ impl<W: Write> Taken<'_, W> {
             })
         });
         if let Some(pixels) = &encoded.pixels {
-            self.out.push_pixels(pixels, class.unwrap_or(0)).map_err(IngestError::Write)?;
+            self.out
+                .push_pixels(pixels, class.unwrap_or(0), &encoded.facts)
+                .map_err(IngestError::Write)?;
         }
         for tokens in &encoded.sequences {
             let note = match self.kind {
@@ -247,7 +252,7 @@ impl<W: Write> Taken<'_, W> {
                     super::sequence::Mask::count,
                 ),
             };
-            self.out.push(tokens, note).map_err(IngestError::Write)?;
+            self.out.push(tokens, note, &encoded.facts).map_err(IngestError::Write)?;
         }
         self.documents += 1;
         Ok(())

@@ -11,6 +11,7 @@ pub mod chat;
 pub mod collate;
 pub mod dataset;
 pub mod encode;
+pub mod facts;
 mod ingest;
 pub mod labels;
 pub mod order;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::DataError;
 use super::cache::TokenStore;
+use super::facts::Facts;
 use super::labels::Labels;
 use super::pictures::PixelFormat;
 use super::sequence::{Fetched, Kind};
@@ -143,6 +144,12 @@ impl Samples {
             }
         }
         Ok(())
+    }
+
+    /// What a sample's input is like ([`super::facts`]); nothing of sequences without a class.
+    pub fn facts(&self, index: u32) -> Result<Facts, DataError> {
+        let facts = self.store.facts(self.chosen[index as usize]);
+        facts.map_err(|source| DataError::Cache { source })
     }
 
     fn class_of(&self, row: u32) -> i64 {

@@ -1,5 +1,6 @@
 //! Token ids of a row, and which of them are to be predicted; or its pixels.
 
+use super::facts;
 use super::pictures::PixelFormat;
 
 /// A set of positions in a sequence, a bit each.
@@ -132,6 +133,17 @@ pub enum Kind {
     Masked,
     /// Pictures with a class each.
     Pixels,
+}
+
+impl Kind {
+    /// Numbers that tell what an input is like ([`super::facts`]).
+    pub(super) fn facts(self) -> usize {
+        match self {
+            Self::Classes => facts::OF_TEXT.len(),
+            Self::Pixels => facts::OF_PICTURE.len(),
+            Self::Documents | Self::Masked => 0,
+        }
+    }
 }
 
 impl Fetched {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use super::DataError;
+use super::facts::{self, Facts};
 use super::ingest::{Encode, Encoded, Refusal};
 use super::sequence::{Kind, Tokens};
 use super::source::{Columns, Parts};
@@ -23,6 +24,8 @@ pub struct TextEncoder {
     cleaner: Cleaner,
     pub(crate) max_length: usize,
     pad: u32,
+    /// Id of what the tokenizer does not know, where there is such a token.
+    unknown: Option<u32>,
 }
 
 /// The part of an export's `hearth.json` that says how text was prepared.
@@ -67,7 +70,8 @@ impl TextEncoder {
         };
         tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
         let fingerprint = blake3::hash(&bytes);
-        Ok(Self { tokenizer, path, fingerprint, cleaning, cleaner, max_length, pad })
+        let unknown = unknown(&tokenizer, &bytes);
+        Ok(Self { tokenizer, path, fingerprint, cleaning, cleaner, max_length, pad, unknown })
     }
 
     /// Prepares text as the training of an exported model did (`hearth.json`);
@@ -99,11 +103,23 @@ impl TextEncoder {
 
     /// Token ids of one text, special tokens included.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        Ok(self.measured(text)?.0)
+    }
+
+    /// Token ids of one text, and what the text is like once it is cleaned.
+    pub fn measured(&self, text: &str) -> Result<(Vec<u32>, Facts), DataError> {
         let cleaned = self.cleaner.clean(text, &mut Masked::default());
-        let encoding = self.tokenizer.encode_fast(cleaned, true).map_err(|error| {
+        let encoding = self.tokenizer.encode_fast(&*cleaned, true).map_err(|error| {
             DataError::Tokenizer { path: self.path.clone(), detail: error.to_string() }
         })?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids().to_vec();
+        let facts = facts::of_text(&cleaned, &ids, self.unknown);
+        Ok((ids, facts))
+    }
+
+    /// Names of what texts are told by.
+    pub fn facts(&self) -> &'static [&'static str] {
+        if self.unknown.is_some() { &facts::OF_TEXT } else { &facts::OF_WHOLE_TEXT }
     }
 }
 
@@ -122,13 +138,38 @@ impl Encode for TextEncoder {
         let Parts::Labelled { text, label } = parts else {
             return Err(Refusal::Malformed("no labelled text".into()));
         };
-        let ids = Self::encode(self, &text).map_err(Refusal::Failed)?;
+        let (ids, facts) = self.measured(&text).map_err(Refusal::Failed)?;
         Ok(Encoded {
             label: Some(label),
             sequences: vec![Tokens { ids, targets: None }],
             pixels: None,
+            facts,
         })
     }
+}
+
+/// The part of a `tokenizer.json` that names the token for what is in no other.
+#[derive(Deserialize)]
+struct TokenizerFile {
+    model: TokenizerModel,
+}
+
+#[derive(Deserialize)]
+struct TokenizerModel {
+    unk_token: Option<String>,
+    unk_id: Option<u32>,
+    /// Bytes are of all texts, so that nothing is unknown.
+    #[serde(default)]
+    byte_fallback: bool,
+}
+
+/// The id of that token, where there is one.
+fn unknown(tokenizer: &Tokenizer, file: &[u8]) -> Option<u32> {
+    let TokenizerFile { model } = serde_json::from_slice(file).ok()?;
+    if model.byte_fallback {
+        return None;
+    }
+    model.unk_token.and_then(|token| tokenizer.token_to_id(&token)).or(model.unk_id)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DataError> {

@@ -25,6 +25,16 @@ pub struct Decision {
     pub metrics: ClassificationMetrics,
 }
 
+/// The label that is the answer: the likeliest, or what the threshold of two says.
+pub fn decided(scores: &[f32], threshold: Option<f64>) -> usize {
+    if let ([_, second], Some(threshold)) = (scores, threshold) {
+        return usize::from(f64::from(*second) >= threshold);
+    }
+    let labels = scores.iter().enumerate();
+    let best = labels.max_by(|(_, one), (_, other)| one.total_cmp(other));
+    best.map_or(0, |(label, _)| label)
+}
+
 impl Decision {
     /// Chooses a threshold by half of the held-out rows, and measures it on the others: `scores` are
     /// probabilities of `label`, and `positive` tells which rows have it.

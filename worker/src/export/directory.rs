@@ -9,6 +9,7 @@ use tch::Tensor;
 
 use super::card::ModelCard;
 use super::decision::Decision;
+use super::drift::DriftReference;
 use crate::checkpoint::shard;
 use crate::error::Error;
 use crate::files::{replace_directory, temporary_beside, write_synced};
@@ -39,12 +40,27 @@ pub struct Exported {
     pub digest: String,
 }
 
-/// Writes `model` to `target`, replacing what is there, with the threshold of its answers where it
-/// has one. Files of the tokenizer or the image processor come from `source`, the directory that
+/// What goes beside a classifier's weights, where it has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// The threshold of its answers.
+    pub decision: Option<&'a Decision>,
+    /// What servers compare requests with.
+    pub drift: Option<&'a DriftReference>,
+}
+
+impl Beside<'_> {
+    fn write(&self, directory: &Path) -> io::Result<()> {
+        self.decision.map_or(Ok(()), |decision| decision.write(directory))?;
+        self.drift.map_or(Ok(()), |drift| drift.write(directory))
+    }
+}
+
+/// Writes `model` to `target`, replacing what is there, with what goes beside it. Files of the tokenizer or the image processor come from `source`, the directory that
 /// training started from.
 pub fn export(
     model: &Model,
-    decision: Option<&Decision>,
+    beside: Beside<'_>,
     source: &Path,
     target: &Path,
     card: ModelCard,
@@ -53,23 +69,24 @@ pub fn export(
         model.tensors().into_iter().map(|tensor| (tensor.name, tensor.tensor.detach())).collect();
     publish(target, card, |built| {
         copy_input_files(source, built)?;
-        decision.map_or(Ok(()), |decision| decision.write(built))?;
+        beside.write(built)?;
         shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
         write_json(&built.join("config.json"), &Value::Object(config(model)))
     })
 }
 
 /// Writes the adapters in `model` to `target` as PEFT saves them, without the model, which is that
-/// in `source`.
+/// in `source`; with what goes beside it.
 pub fn export_adapters(
-    model: &Model,
-    lora: &LoraConfig,
+    (model, lora): (&Model, &LoraConfig),
+    beside: Beside<'_>,
     source: &Path,
     target: &Path,
     card: ModelCard,
 ) -> Result<Exported, Error> {
     publish(target, card, |built| {
         copy_input_files(source, built)?;
+        beside.write(built)?;
         let file = built.join(saved::WEIGHTS);
         shard::write(&file, &saved::tensors(model), &[("format", "pt")])?;
         write_json(&built.join(saved::CONFIG), &saved::config(model, lora, source))

@@ -9,7 +9,8 @@ use hearth_crds::worker_config::ExitCode;
 use tch::Device;
 
 use super::card::{CARD, FORMAT_VERSION};
-use super::{Exported, ModelCard, export};
+use super::drift::{DRIFT, DriftReference};
+use super::{Beside, Exported, ModelCard, export};
 use crate::data::Labels;
 use crate::error::Error;
 use crate::model::{Head, ModelConfig, ModelError, load_for_training, saved_head};
@@ -74,5 +75,8 @@ pub fn merge(base: &Path, adapters: &Path, output: &Path) -> Result<Exported, Er
         metrics: None,
         files: BTreeMap::new(),
     });
-    export(&model, None, base, output, card)
+    let drift = DriftReference::read(adapters)
+        .map_err(|source| ModelError::Read { path: adapters.join(DRIFT), source })?;
+    let beside = Beside { drift: drift.as_ref(), ..Beside::default() };
+    export(&model, beside, base, output, card)
 }

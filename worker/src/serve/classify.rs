@@ -14,6 +14,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::export::decision;
+
 /// A request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,12 +81,7 @@ pub struct Class {
 
 /// The class that is the answer: the likeliest, or what the threshold says.
 pub fn decided(scores: &[f32], threshold: Option<&Threshold>) -> usize {
-    if let ([_, second], Some(threshold)) = (scores, threshold) {
-        return usize::from(f64::from(*second) >= threshold.score);
-    }
-    let classes = scores.iter().enumerate();
-    let best = classes.max_by(|(_, one), (_, other)| one.total_cmp(other));
-    best.map_or(0, |(class, _)| class)
+    decision::decided(scores, threshold.map(|threshold| threshold.score))
 }
 
 /// `top_k` classes: the answer, then the likeliest.

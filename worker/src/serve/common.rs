@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::drift::DriftWatch;
+use super::drift::Watching;
 use super::load::TokenLoad;
 use super::metrics::ServingMetrics;
 use crate::agent::http::exposition;
@@ -39,7 +39,7 @@ pub struct Common {
     /// Tokens in flight, where the model counts them.
     pub tokens: Option<Arc<TokenLoad>>,
     /// How far requests are from training rows, where that is watched.
-    pub drift: Option<Arc<DriftWatch>>,
+    pub drift: Watching,
 }
 
 /// An error as the client sees it: a status and a sentence.
@@ -188,7 +188,7 @@ async fn load(State(common): State<Arc<Common>>, Query(asked): Query<Window>) ->
 }
 
 async fn drift(State(common): State<Arc<Common>>) -> Response {
-    Json(common.drift.as_ref().map(|drift| drift.report())).into_response()
+    Json(common.drift.report()).into_response()
 }
 
 async fn metrics(State(common): State<Arc<Common>>) -> Response {

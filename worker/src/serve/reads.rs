@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 
 use super::cache::AnswerCache;
 use super::common::Failure;
+use super::drift::DriftWatch;
 use super::engine::{Answer, Engine, EngineError, Unit};
 use crate::data::TextEncoder;
+use crate::data::facts::{Facts, OF_PICTURE};
 use crate::data::pictures::{Pixels, Preprocessor, decode_within};
 
 /// Most bytes that one picture may take while it is decoded: 44 million pixels.
@@ -33,14 +35,32 @@ pub trait Reads: Send + Sync + 'static {
     fn bytes_of(text: String) -> Result<Vec<u8>, String>;
 
     /// What the model computes of an input.
-    fn row(&self, input: &[u8]) -> Result<Vec<Self::Unit>, String>;
+    fn row(&self, input: &[u8]) -> Result<Row<Self::Unit>, String>;
+
+    /// Names of what inputs are told by.
+    fn facts(&self) -> &'static [&'static str];
 
     /// Whether files of scanners are read, too.
     const SCANS: bool = false;
 
     /// What the model computes of a frame of a scanner's file.
-    fn frame(&self, _: DynamicImage) -> Result<Vec<Self::Unit>, String> {
+    fn frame(&self, _: DynamicImage) -> Result<Row<Self::Unit>, String> {
         Err(format!("shows a picture, and this model reads {}s", Self::INPUT))
+    }
+}
+
+/// An input as the model computes it.
+#[derive(Clone, Debug)]
+pub struct Row<U> {
+    /// Tokens, cut at the model's longest, or prepared pixels.
+    pub units: Vec<U>,
+    /// What the input is like, where that was measured.
+    pub facts: Facts,
+}
+
+impl<U> From<(Vec<U>, Facts)> for Row<U> {
+    fn from((units, facts): (Vec<U>, Facts)) -> Self {
+        Self { units, facts }
     }
 }
 
@@ -54,9 +74,14 @@ impl Reads for TextEncoder {
         Ok(text.into_bytes())
     }
 
-    fn row(&self, input: &[u8]) -> Result<Vec<u32>, String> {
+    fn row(&self, input: &[u8]) -> Result<Row<u32>, String> {
         let text = std::str::from_utf8(input).map_err(|error| format!("is not UTF-8: {error}"))?;
-        self.encode(text).map_err(|error| format!("cannot be tokenized: {error}"))
+        let read = self.measured(text);
+        read.map(Row::from).map_err(|error| format!("cannot be tokenized: {error}"))
+    }
+
+    fn facts(&self) -> &'static [&'static str] {
+        Self::facts(self)
     }
 }
 
@@ -79,14 +104,18 @@ impl Reads for Preprocessor {
         STANDARD.decode(encoded).map_err(|error| format!("is not base64: {error}"))
     }
 
-    fn row(&self, input: &[u8]) -> Result<Vec<u8>, String> {
-        decode_within(input, PICTURE_BYTES).map(|decoded| self.prepare(decoded).bytes)
+    fn row(&self, input: &[u8]) -> Result<Row<u8>, String> {
+        decode_within(input, PICTURE_BYTES).map(|decoded| self.measured(decoded).into())
+    }
+
+    fn facts(&self) -> &'static [&'static str] {
+        &OF_PICTURE
     }
 
     const SCANS: bool = true;
 
-    fn frame(&self, frame: DynamicImage) -> Result<Vec<u8>, String> {
-        Ok(self.prepare(Pixels::of(frame)?).bytes)
+    fn frame(&self, frame: DynamicImage) -> Result<Row<u8>, String> {
+        Ok(self.measured(Pixels::of(frame)?).into())
     }
 }
 
@@ -101,6 +130,8 @@ pub struct Way<R: Reads> {
     /// Requests whose inputs are made rows of at once: one a core, so that large pictures take
     /// memory one after another.
     pub turns: Semaphore,
+    /// Compares what is answered with what the model learned from, where that is known.
+    pub drift: Option<Arc<DriftWatch>>,
 }
 
 impl From<EngineError> for Failure {
@@ -124,11 +155,11 @@ impl<R: Reads> Way<R> {
         Ok(self.engine.check(inputs)?)
     }
 
-    /// What the model computes of inputs: tokens, cut at its longest, or pixels.
+    /// What the model computes of inputs.
     pub async fn rows(
         self: &Arc<Self>,
         inputs: Vec<Vec<u8>>,
-    ) -> Result<Vec<Vec<R::Unit>>, Failure> {
+    ) -> Result<Vec<Row<R::Unit>>, Failure> {
         let failed = |message| Failure { status: StatusCode::INTERNAL_SERVER_ERROR, message };
         let turn = self.turns.acquire().await.map_err(|closed| failed(closed.to_string()))?;
         let own = self.clone();
@@ -145,8 +176,10 @@ impl<R: Reads> Way<R> {
     }
 
     /// What the model gives of rows, in their order.
-    pub async fn answers(&self, rows: Vec<Vec<R::Unit>>) -> Result<Vec<Answer>, Failure> {
-        Ok(match &self.cache {
+    pub async fn answers(&self, rows: Vec<Row<R::Unit>>) -> Result<Vec<Answer>, Failure> {
+        let (rows, facts): (Vec<_>, Vec<_>) =
+            rows.into_iter().map(|row| (row.units, row.facts)).unzip();
+        let answers = match &self.cache {
             None => self.engine.answers(rows).await?,
             Some(cache) => {
                 let compute = |rows| {
@@ -155,7 +188,11 @@ impl<R: Reads> Way<R> {
                 };
                 cache.answers(rows, compute).await?
             }
-        })
+        };
+        if let Some(drift) = &self.drift {
+            drift.add_answers(&facts, &answers);
+        }
+        Ok(answers)
     }
 }
 

@@ -29,7 +29,7 @@ use super::classify::{Class, Threshold, decided, ranked};
 use super::common::Failure;
 use super::engine::Answer;
 use super::http::Server;
-use super::reads::Reads;
+use super::reads::{Reads, Row};
 use super::related;
 
 /// The media type of one file.
@@ -99,7 +99,7 @@ pub struct Finding {
 /// What is kept of a file.
 struct Scan<U> {
     attributes: Attributes,
-    rows: Vec<Vec<U>>,
+    rows: Vec<Row<U>>,
 }
 
 /// Whether bodies of a media type hold files of scanners.
@@ -187,7 +187,7 @@ impl<R: Reads> Server<R> {
             let mut answers = Vec::with_capacity(rows.len());
             let mut rows = rows.into_iter();
             loop {
-                let some: Vec<Vec<R::Unit>> = rows.by_ref().take(self.way.engine.depth()).collect();
+                let some: Vec<Row<R::Unit>> = rows.by_ref().take(self.way.engine.depth()).collect();
                 if some.is_empty() {
                     break;
                 }

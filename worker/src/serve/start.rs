@@ -13,13 +13,14 @@ use hearth_crds::preparation::Cleaning;
 use hearth_crds::training_job::Accelerator;
 use hearth_crds::worker_config::{FEATURE_STORE_PASSWORD_PATH, ServeConfig};
 use hearth_features::{Access, FeatureClient, FeatureMetrics, Password, Views};
+use prometheus_client::registry::Registry;
 use tch::Device;
 use tokio::sync::Semaphore;
 
 use super::cache::{AnswerCache, CacheMetrics};
 use super::classify::Threshold;
 use super::common::Common;
-use super::drift::{DriftMetrics, DriftWatch};
+use super::drift::{DriftMetrics, DriftWatch, Watching};
 use super::engine::{Compute, Engine, PictureClassifier, TextClassifier, TextEmbedder};
 use super::http::{self, Server};
 use super::load::TokenLoad;
@@ -31,10 +32,12 @@ use super::reads::{Reads, Way};
 use super::tables::{self, TableServer};
 use crate::config::{ConfigError, setting};
 use crate::cores::cores;
+use crate::data::facts::OF_PICTURE;
 use crate::data::{Preprocessor, TextEncoder};
 use crate::error::Error;
-use crate::export::Decision;
 use crate::export::decision::DECISION;
+use crate::export::drift::DRIFT;
+use crate::export::{Decision, DriftReference};
 use crate::generate::compute::{Computer, memory_for_texts};
 use crate::generate::engine::Limits;
 use crate::generate::language::Vocabulary;
@@ -52,6 +55,14 @@ const LEAST_ROOM: usize = 1024;
 
 /// Time between two looks at what requests hold.
 const TELL_DRIFT_EVERY: Duration = Duration::from_secs(10);
+
+/// Why what is asked of a model is not compared with what it learned from.
+const NO_REFERENCE: &str =
+    "its directory has no drift.json, which training here writes for a classifier";
+const NO_ROWS: &str =
+    "its config.json has no reference of training rows, which training here writes";
+const EMBEDS: &str = "it gives vectors, and only classifiers and models of tables are watched";
+const GENERATES: &str = "it generates text, and only classifiers and models of tables are watched";
 
 /// A model that is warm.
 pub enum Loaded {
@@ -72,6 +83,8 @@ pub struct Classifier<R: Reads> {
     model: Box<dyn Compute<Unit = R::Unit>>,
     labels: Vec<String>,
     threshold: Option<Threshold>,
+    /// What requests are compared with.
+    drift: Option<DriftReference>,
     reader: Box<R>,
     runtime: ServingRuntime,
 }
@@ -145,8 +158,9 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
         }
     };
     warm_up(&mut model, &encoder, bounds.batch)?;
+    let drift = drift_reference(directory, encoder.facts(), labels.len())?;
     let (reader, runtime) = (Box::new(encoder), asked.runtime);
-    Ok(Loaded::Texts(Classifier { model, labels, threshold, reader, runtime }))
+    Ok(Loaded::Texts(Classifier { model, labels, threshold, drift, reader, runtime }))
 }
 
 /// Whether a directory says that it has a model of tables.
@@ -208,8 +222,9 @@ fn pictures(
         model.answers(&rows)?;
     }
     tracing::info!(seconds = began.elapsed().as_secs_f64(), "the model is warm");
+    let drift = drift_reference(&asked.model, &OF_PICTURE, labels.len())?;
     let (reader, runtime) = (Box::new(preprocessor), asked.runtime);
-    Ok(Loaded::Pictures(Classifier { model, labels, threshold, reader, runtime }))
+    Ok(Loaded::Pictures(Classifier { model, labels, threshold, drift, reader, runtime }))
 }
 
 /// What decides between a model's labels, where its directory says so.
@@ -224,6 +239,21 @@ fn threshold(directory: &Path, labels: &[String]) -> Result<Option<Threshold>, M
         return Err(malformed(detail));
     }
     Ok(Some(Threshold { label, score: threshold.value }))
+}
+
+/// What requests are compared with, where its directory has it.
+fn drift_reference(
+    directory: &Path,
+    names: &[&str],
+    labels: usize,
+) -> Result<Option<DriftReference>, ModelError> {
+    let malformed = |detail| ModelError::Malformed { path: directory.join(DRIFT), detail };
+    let reference =
+        DriftReference::read(directory).map_err(|error| malformed(error.to_string()))?;
+    match reference.as_ref().and_then(|reference| reference.fault(names, labels)) {
+        Some(detail) => Err(malformed(detail)),
+        None => Ok(reference),
+    }
 }
 
 /// A short text and the longest.
@@ -261,7 +291,9 @@ impl Loaded {
             Self::Pictures(classifier) => classifier.start(config, bounds),
             Self::Embedder(model, encoder) => {
                 let (width, vocabulary) = (model.embedder.width, model.embedder.vocabulary);
-                let (common, texts, thread) = compute(model, *encoder, width, (config, bounds))?;
+                let made =
+                    compute(model, *encoder, width, (config, bounds), |_| Watching::Not(EMBEDS))?;
+                let (common, texts, thread) = made;
                 let server = EmbeddingServer {
                     common: common.clone(),
                     texts: texts.clone(),
@@ -285,8 +317,17 @@ impl Loaded {
 
 impl<R: Reads> Classifier<R> {
     fn start(self, config: &ServeConfig, bounds: Bounds) -> std::io::Result<Serving> {
-        let Self { model, labels, threshold, reader, runtime } = self;
-        let (common, way, thread) = compute(model, *reader, labels.len(), (config, bounds))?;
+        let Self { model, labels, threshold, drift, reader, runtime } = self;
+        let decides = threshold.as_ref().map(|threshold| threshold.score);
+        let watching = |registry: &mut Registry| match drift {
+            Some(reference) => {
+                let figures = DriftMetrics::new(registry);
+                watched(DriftWatch::of_classifier(&reference, decides, figures))
+            }
+            None => Watching::Not(NO_REFERENCE),
+        };
+        let made = compute(model, *reader, labels.len(), (config, bounds), watching)?;
+        let (common, way, thread) = made;
         let server =
             Server { common: common.clone(), labels, threshold, runtime, way: way.clone() };
         let router = http::router(&Arc::new(server));
@@ -309,20 +350,27 @@ async fn tables(
         Some((store, lookups)) => Some(features(store, lookups).await?),
         None => None,
     };
-    let drift = DriftWatch::new(&model, figures).map(Arc::new);
-    if let Some(drift) = &drift {
-        let watching = Arc::downgrade(drift);
-        tokio::spawn(async move {
-            while let Some(drift) = watching.upgrade() {
-                drift.tell();
-                drop(drift);
-                tokio::time::sleep(TELL_DRIFT_EVERY).await;
-            }
-        });
-    }
+    let drift = match DriftWatch::of_table(&model, figures) {
+        Some(watch) => watched(watch),
+        None => Watching::Not(NO_ROWS),
+    };
     let common = common(config, metrics, None, drift);
     let server = Arc::new(TableServer { common: common.clone(), model, features });
     Ok(Serving { common, router: tables::router(&server), close: Box::new(|| ()), thread: None })
+}
+
+/// Brings the figures of a watch up to date from time to time, for as long as somebody has it.
+fn watched(watch: DriftWatch) -> Watching {
+    let watch = Arc::new(watch);
+    let watching = Arc::downgrade(&watch);
+    tokio::spawn(async move {
+        while let Some(drift) = watching.upgrade() {
+            drift.tell();
+            drop(drift);
+            tokio::time::sleep(TELL_DRIFT_EVERY).await;
+        }
+    });
+    Watching::By(watch)
 }
 
 /// The way to a feature store, which may come later.
@@ -336,23 +384,26 @@ async fn features(store: &FeatureStore, metrics: FeatureMetrics) -> std::io::Res
 /// What routes share, the way to the computing thread, and that thread.
 type Computing<R> = (Arc<Common>, Arc<Way<R>>, JoinHandle<()>);
 
-/// Starts the thread that computes answers of so many `numbers` each, with the cache before it.
+/// Starts the thread that computes answers of so many `numbers` each, with the cache before it; `watching`
+/// compares them.
 fn compute<R: Reads>(
     model: impl Compute<Unit = R::Unit>,
     reader: R,
     numbers: usize,
     (config, bounds): (&ServeConfig, Bounds),
+    watching: impl FnOnce(&mut Registry) -> Watching,
 ) -> std::io::Result<Computing<R>> {
     let bytes = config.response_cache_bytes;
-    let (metrics, (figures, cached)) = ServingMetrics::with(|registry| {
+    let (metrics, (figures, cached, watching)) = ServingMetrics::with(|registry| {
         let cached = (bytes > 0).then(|| CacheMetrics::new(registry));
-        (BatchMetrics::new(registry), cached)
+        (BatchMetrics::new(registry), cached, watching(registry))
     });
     let cache = cached.map(|figures| AnswerCache::new(bytes, &config.revision, numbers, figures));
     let (engine, thread) = Engine::start(model, bounds, Arc::new(figures))?;
     let turns = Semaphore::new(threads());
-    let way = Arc::new(Way { reader, engine, cache, turns });
-    Ok((common(config, metrics, None, None), way, thread))
+    let drift = watching.watch().cloned();
+    let way = Arc::new(Way { reader, engine, cache, turns, drift });
+    Ok((common(config, metrics, None, watching), way, thread))
 }
 
 fn generate(
@@ -371,7 +422,7 @@ fn generate(
     let tokens = Arc::new(TokenLoad::new(figures.tokens_in_flight()));
     let (engine, thread) =
         generate::engine::Engine::start(computer, vocabulary.clone(), limits, Arc::new(figures))?;
-    let common = common(config, metrics, Some(tokens), None);
+    let common = common(config, metrics, Some(tokens), Watching::Not(GENERATES));
     let closing = engine.clone();
     let adapters = config.adapters.iter().map(|adapter| adapter.name.clone()).collect();
     let server =
@@ -384,8 +435,11 @@ fn common(
     config: &ServeConfig,
     metrics: ServingMetrics,
     tokens: Option<Arc<TokenLoad>>,
-    drift: Option<Arc<DriftWatch>>,
+    drift: Watching,
 ) -> Arc<Common> {
+    if let Watching::Not(why) = drift {
+        tracing::info!("requests are not compared with training rows: {why}");
+    }
     Arc::new(Common {
         name: config.job.name.clone(),
         revision: config.revision.clone(),

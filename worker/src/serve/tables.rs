@@ -222,8 +222,8 @@ impl TableServer {
     fn compute(&self, rows: &[Row], explain: usize) -> Result<Vec<Prediction>, Failure> {
         let read = self.model.encode(rows)?;
         let predictions = self.model.predict_rows(&read, explain)?;
-        if let Some(drift) = &self.common.drift {
-            drift.add(&read, &predictions);
+        if let Some(drift) = self.common.drift.watch() {
+            drift.add(&self.model, &read, &predictions);
         }
         Ok(predictions)
     }

@@ -22,7 +22,7 @@ pub struct Request {
 #[serde(deny_unknown_fields)]
 struct Input {
     name: String,
-    /// `[N]` or `[N, 1]`.
+    /// `[N]` or `[N, 1]`; of a column of lists `[N, length]`.
     shape: Vec<usize>,
     datatype: String,
     data: Vec<Value>,
@@ -31,12 +31,23 @@ struct Input {
 impl Request {
     /// The rows, or what is wrong with the request.
     pub fn rows(&self) -> Result<Vec<Row>, String> {
-        let count = self.inputs.first().map_or(0, |input| input.data.len());
+        let count = match self.inputs.first() {
+            Some(input) => input.data.len() / input.width()?,
+            None => 0,
+        };
         let mut rows = vec![Map::new(); count];
         for input in &self.inputs {
-            input.check(count)?;
-            for (row, value) in rows.iter_mut().zip(&input.data) {
-                if row.insert(input.name.clone(), input.value(value)?).is_some() {
+            let width = input.width()?;
+            input.check(width, count)?;
+            for (row, values) in rows.iter_mut().zip(input.data.chunks(width)) {
+                let mut read = values.iter().map(|value| input.value(value));
+                let value = match (width, read.next()) {
+                    (1, Some(alone)) => alone?,
+                    (_, first) => {
+                        first.into_iter().chain(read).collect::<Result<Vec<_>, _>>()?.into()
+                    }
+                };
+                if row.insert(input.name.clone(), value).is_some() {
                     return Err(format!("input {:?} is there twice", input.name));
                 }
             }
@@ -46,17 +57,29 @@ impl Request {
 }
 
 impl Input {
-    fn check(&self, rows: usize) -> Result<(), String> {
-        let name = &self.name;
+    /// Values of a row.
+    fn width(&self) -> Result<usize, String> {
         match self.shape.as_slice() {
-            [count] | [count, 1] if *count == self.data.len() && *count == rows => Ok(()),
-            [_] | [_, 1] => Err(format!(
-                "input {name:?} has shape {:?} and {} values, and the first input has {rows}",
-                self.shape,
-                self.data.len()
+            [_] => Ok(1),
+            [_, width] if *width > 0 => Ok(*width),
+            other => Err(format!(
+                "input {:?} has shape {other:?}; send [N] or [N, 1], or of lists [N, length]",
+                self.name
             )),
-            other => Err(format!("input {name:?} has shape {other:?}; send [N] or [N, 1]")),
         }
+    }
+
+    fn check(&self, width: usize, rows: usize) -> Result<(), String> {
+        let whole = rows.checked_mul(width) == Some(self.data.len());
+        if whole && self.shape.first() == Some(&rows) {
+            return Ok(());
+        }
+        Err(format!(
+            "input {:?} has shape {:?} and {} values, and the first input has {rows} row(s)",
+            self.name,
+            self.shape,
+            self.data.len()
+        ))
     }
 
     /// A value, of the kind that the tensor's type says; `null` is a missing one.
@@ -113,9 +136,10 @@ pub fn inputs(features: &Features) -> Vec<Value> {
         ValueType::Number => "FP64",
         ValueType::Float32 => "FP32",
     };
-    let told = features.features.iter().map(
-        |feature| json!({"name": feature.name, "datatype": datatype(feature.type_), "shape": [-1]}),
-    );
+    let told = features.columns().into_iter().map(|(name, type_, length)| {
+        let shape = length.map_or_else(|| json!([-1]), |length| json!([-1, length]));
+        json!({"name": name, "datatype": datatype(type_), "shape": shape})
+    });
     told.collect()
 }
 
@@ -151,13 +175,25 @@ mod tests {
     }
 
     #[test]
+    fn a_column_of_lists_has_a_list_in_each_row() {
+        let read = rows(json!({"inputs": [
+            {"name": "load", "shape": [2, 3], "datatype": "FP64", "data": [1, 2, null, 4, 5, 6]},
+            {"name": "hour", "shape": [2], "datatype": "INT64", "data": [7, 8]},
+        ]}));
+        let want = json!([{"load": [1, 2, null], "hour": 7}, {"load": [4, 5, 6], "hour": 8}]);
+        assert_eq!(json!(read.unwrap()), want);
+    }
+
+    #[test]
     fn columns_that_do_not_fit_are_refused_by_name() {
         for (input, told) in [
             (
                 json!({"name": "b", "shape": [2], "datatype": "FP64", "data": [1]}),
                 "\"b\" has shape [2]",
             ),
-            (json!({"name": "b", "shape": [1, 2], "datatype": "FP64", "data": [1]}), "send [N]"),
+            (json!({"name": "b", "shape": [1, 2], "datatype": "FP64", "data": [1]}), "1 values"),
+            (json!({"name": "b", "shape": [1, 0], "datatype": "FP64", "data": []}), "send [N]"),
+            (json!({"name": "b", "shape": [1, 1, 1], "datatype": "FP64", "data": [1]}), "send [N]"),
             (json!({"name": "b", "shape": [1], "datatype": "INT64", "data": [1.5]}), "no INT64"),
             (json!({"name": "b", "shape": [1], "datatype": "FP8", "data": [1]}), "\"FP8\""),
             (json!({"name": "a", "shape": [1], "datatype": "FP64", "data": [1]}), "twice"),

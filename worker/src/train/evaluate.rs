@@ -83,23 +83,22 @@ pub fn reference(
     Ok(found)
 }
 
-/// Probability of a class that a classifier gives each of `samples`, and whether it has it, in order.
+/// Probabilities of all classes that a classifier gives each of `samples`, in order.
 pub fn scores(
     model: &Model,
     samples: &Samples,
-    class: i64,
     options: &EvalOptions,
     after_batch: &mut dyn FnMut(),
-) -> Result<Vec<(f64, bool)>, Error> {
-    let mut found = vec![(f64::NAN, false); samples.len() as usize];
+) -> Result<Vec<Vec<f32>>, Error> {
+    let mut found = vec![Vec::new(); samples.len() as usize];
     let mut fetched = Fetched::default();
     for indices in by_length(samples).chunks(options.batch_size) {
         samples.fetch(indices, &mut fetched)?;
         let (place, of) = (options.place, &fetched);
         let values = tch::no_grad(|| place.compute(|| probabilities(model, of, place)))?;
-        let values: Vec<f32> = Vec::try_from(&values.f_select(1, class)?.f_to(Device::Cpu)?)?;
-        for (index, value) in indices.iter().zip(values) {
-            found[*index as usize] = (value.into(), samples.class(*index) == class);
+        let values = Vec::<Vec<f32>>::try_from(&values.f_to(Device::Cpu)?)?;
+        for (index, values) in indices.iter().zip(values) {
+            found[*index as usize] = values;
         }
         after_batch();
     }

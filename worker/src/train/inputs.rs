@@ -154,6 +154,15 @@ impl Encoder {
         }
     }
 
+    /// Names of what inputs are told by; none of sequences.
+    pub(super) fn facts(&self) -> &'static [&'static str] {
+        match self {
+            Self::Text(encoder) => encoder.facts(),
+            Self::Sequence(..) => &[],
+            Self::Pictures(_) => &data::facts::OF_PICTURE,
+        }
+    }
+
     fn vocabulary_size(&self) -> usize {
         match self {
             Self::Text(encoder) => encoder.vocabulary_size(),

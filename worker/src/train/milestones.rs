@@ -14,9 +14,10 @@ use super::state::Best;
 use super::team::whole;
 use crate::checkpoint::saver::{Finished, Request};
 use crate::config::ConfigError;
+use crate::data::Samples;
 use crate::error::Error;
 use crate::event::{EvalMetrics, Phase, RankEvent};
-use crate::export::{self, Decision, ModelCard};
+use crate::export::{self, Beside, Decision, ModelCard};
 use crate::objective::Place;
 use crate::peft;
 use crate::tabular::report::{THRESHOLD_CHOSEN, threshold_sentence};
@@ -171,13 +172,16 @@ impl Session<'_> {
             return Ok(());
         }
         let (of_step, metrics) = self.choose_weights()?;
-        let decision = self.decide()?;
-        self.enter(Phase::Exporting);
         let apart =
             self.config.peft.as_ref().filter(|peft| !peft.merge_on_export).map(inputs::lora);
         if apart.is_none() {
+            // Layers that were split over ranks would wait for these, which have ended.
             peft::merge(&mut self.trainer.model)?;
         }
+        let decision = self.decide()?;
+        let drift = self.drift_reference(decision.as_ref())?;
+        let beside = Beside { decision: decision.as_ref(), drift: drift.as_ref() };
+        self.enter(Phase::Exporting);
         let model = &self.trainer.model;
         let card = ModelCard {
             format_version: export::card::FORMAT_VERSION,
@@ -192,8 +196,8 @@ impl Session<'_> {
         let target = self.config.output.join("model");
         let source = &self.config.model;
         let exported = match &apart {
-            Some(lora) => export::export_adapters(model, lora, source, &target, card)?,
-            None => export::export(model, decision.as_ref(), source, &target, card)?,
+            Some(lora) => export::export_adapters((model, lora), beside, source, &target, card)?,
+            None => export::export(model, beside, source, &target, card)?,
         };
         self.events.send(&RankEvent::Finished {
             step,
@@ -242,20 +246,12 @@ impl Session<'_> {
             return Ok(None);
         };
         self.enter(Phase::Evaluating);
-        let options = EvalOptions {
-            batch_size: self.config.eval_batch.get(),
-            // As servers compute.
-            place: Place { bf16: false, ..self.trainer.place },
-            share: 0,
-            shares: 1,
-            in_lockstep: false,
-        };
-        let (model, events) = (&self.trainer.model, &mut *self.events);
-        let mut pulse = Pulse::new(Phase::Evaluating, self.state.step);
-        let scores =
-            evaluate::scores(model, &samples, 1, &options, &mut || pulse.beat(&mut *events))?;
-        let label = model.labels().names()[1].clone();
-        let decision = Decision::choose(label, target, &scores, self.config.seed.unsigned_abs())
+        let rows: Vec<(f64, bool)> = (0..)
+            .zip(self.scores(&samples)?)
+            .map(|(row, scores)| (f64::from(scores[1]), samples.class(row) == 1))
+            .collect();
+        let label = self.trainer.model.labels().names()[1].clone();
+        let decision = Decision::choose(label, target, &rows, self.config.seed.unsigned_abs())
             .map_err(|error| match error {
                 TabularError::Setting { setting: "threshold", detail } => {
                     Error::from(ConfigError::Setting { field: "objective.threshold", detail })
@@ -267,6 +263,21 @@ impl Session<'_> {
             note(self.events, THRESHOLD_CHOSEN, message);
         }
         Ok(Some(decision))
+    }
+
+    /// What the weights to export give samples, on this rank alone.
+    pub(super) fn scores(&mut self, samples: &Samples) -> Result<Vec<Vec<f32>>, Error> {
+        let options = EvalOptions {
+            batch_size: self.config.eval_batch.get(),
+            // As servers compute.
+            place: Place { bf16: false, ..self.trainer.place },
+            share: 0,
+            shares: 1,
+            in_lockstep: false,
+        };
+        let (model, events) = (&self.trainer.model, &mut *self.events);
+        let mut pulse = Pulse::new(Phase::Evaluating, self.state.step);
+        evaluate::scores(model, samples, &options, &mut || pulse.beat(&mut *events))
     }
 
     /// Tells what the rank does from now on.

@@ -1,6 +1,7 @@
 //! One rank of a training job: state, schedule, step, evaluation, loop.
 
 mod diagnose;
+mod drift;
 pub mod epoch;
 pub mod evaluate;
 mod finite;

@@ -1,7 +1,8 @@
-//! How far rows that are served are from those that a model was trained on.
+//! How far what is served is from what a model was trained on: rows of tables, and the numbers that
+//! texts and pictures are told by.
 //!
 //! A [`Reference`] has, of each feature, into which bins training rows fall: ten between quantiles for
-//! numbers, the most frequent values and all others for categories, and one for missing values. A
+//! numbers, and beyond them where many are the least or the greatest, the most frequent values and all others for categories, and one for missing values. A
 //! [`Drift`] counts rows by these bins, so its memory does not grow. Two numbers say how far both are
 //! apart:
 //!
@@ -14,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::features::Features;
+use crate::train::number;
 
 /// Bins of numbers.
 const BINS: usize = 10;
@@ -59,9 +61,11 @@ impl Histogram {
         let mut edges: Vec<f64> =
             if all.is_empty() { Vec::new() } else { (1..BINS).map(quantile).collect() };
         edges.dedup();
-        // Above the greatest there is nothing.
-        if edges.last() == all.last() {
-            edges.pop();
+        // Where a tenth is the least or the greatest, such as a width that all pictures have, what is
+        // beyond has a bin, though no value is in it.
+        let below = all.first().map_or(f64::NAN, |least| least.next_down());
+        if below.is_finite() && edges.first() == all.first() {
+            edges.insert(0, below);
         }
         let mut histogram = Self { shares: vec![0.0; edges.len() + 2], edges, category: false };
         histogram.fill(&all, rows);
@@ -73,6 +77,27 @@ impl Histogram {
         let all: Vec<f64> = values.collect();
         // Values are numbered by how frequent they are.
         let edges: Vec<f64> = (0..vocabulary.min(VALUES)).map(|number| number as f64).collect();
+        let mut histogram = Self { shares: vec![0.0; edges.len() + 2], edges, category: true };
+        histogram.fill(&all, all.len());
+        histogram
+    }
+
+    /// Of the numbers of classes, of which there are so many: where these are over twenty, the most
+    /// frequent have bins.
+    pub fn of_classes(values: impl Iterator<Item = f64>, classes: usize) -> Self {
+        let all: Vec<f64> = values.collect();
+        let mut rows = vec![0_u64; classes];
+        for value in all.iter().filter(|value| !value.is_nan()) {
+            if let Some(rows) = rows.get_mut(number(*value)) {
+                *rows += 1;
+            }
+        }
+        let mut frequent: Vec<usize> = (0..classes).collect();
+        // The sort is stable: of equally frequent ones the first stay.
+        frequent.sort_by_key(|class| std::cmp::Reverse(rows[*class]));
+        frequent.truncate(VALUES);
+        frequent.sort_unstable();
+        let edges: Vec<f64> = frequent.into_iter().map(|class| class as f64).collect();
         let mut histogram = Self { shares: vec![0.0; edges.len() + 2], edges, category: true };
         histogram.fill(&all, all.len());
         histogram
@@ -103,7 +128,7 @@ impl Histogram {
     }
 
     /// What is wrong with one that was read from a file.
-    pub(crate) fn fault(&self) -> Option<&'static str> {
+    pub fn fault(&self) -> Option<&'static str> {
         let shares = self.shares.iter().all(|share| (0.0..=1.0).contains(share));
         let rising = self.edges.windows(2).all(|pair| pair[0] < pair[1]);
         let finite = self.edges.iter().all(|edge| edge.is_finite());
@@ -151,12 +176,18 @@ pub struct Drift {
     rows: u64,
 }
 
+impl Reference {
+    /// Of the features, then of the score.
+    pub fn histograms(&self) -> impl Iterator<Item = &Histogram> {
+        self.features.iter().chain([&self.score])
+    }
+}
+
 impl Drift {
-    /// No rows yet.
-    pub fn new(reference: &Reference) -> Self {
+    /// No rows yet, which are counted by the bins of these.
+    pub fn by<'h>(histograms: impl IntoIterator<Item = &'h Histogram>) -> Self {
         let empty = |histogram: &Histogram| vec![0; histogram.shares.len()];
-        let counts = reference.features.iter().chain([&reference.score]).map(empty).collect();
-        Self { counts, rows: 0 }
+        Self { counts: histograms.into_iter().map(empty).collect(), rows: 0 }
     }
 
     /// Rows so far.
@@ -164,12 +195,11 @@ impl Drift {
         self.rows
     }
 
-    /// Adds a row's values and score. Values of other features than the reference's are passed over.
-    pub fn add(&mut self, reference: &Reference, values: &[f64], score: f64) {
-        let histograms = reference.features.iter().chain([&reference.score]);
-        let values = values.iter().chain([&score]);
-        for ((counts, histogram), value) in self.counts.iter_mut().zip(histograms).zip(values) {
-            if let Some(count) = counts.get_mut(histogram.bin(*value)) {
+    /// Adds a row: each of its values, with the histogram whose bins count it, in the order of
+    /// [`Self::by`].
+    pub fn count<'h>(&mut self, row: impl IntoIterator<Item = (&'h Histogram, f64)>) {
+        for (counts, (histogram, value)) in self.counts.iter_mut().zip(row) {
+            if let Some(count) = counts.get_mut(histogram.bin(value)) {
                 *count += 1;
             }
         }
@@ -184,20 +214,17 @@ impl Drift {
         self.rows += other.rows;
     }
 
-    /// How far each feature is from the reference, by name; then the score, as [`SCORE`]. Nothing
-    /// before the first row.
-    pub fn shifts(&self, features: &Features, reference: &Reference) -> Vec<(String, Shift)> {
+    /// How far what was counted is from these, in the order of [`Self::by`]. Nothing before the first
+    /// row.
+    pub fn apart<'h>(&self, histograms: impl IntoIterator<Item = &'h Histogram>) -> Vec<Shift> {
         if self.rows == 0 {
             return Vec::new();
         }
-        let names = features.features.iter().map(|feature| feature.name.clone());
-        let histograms = reference.features.iter().chain([&reference.score]);
-        let both = histograms.zip(&self.counts);
         let shift = |(histogram, counts): (&Histogram, &Vec<u64>)| Shift {
             psi: psi(&histogram.shares, counts),
             ks: (!histogram.category).then(|| ks(&histogram.shares, counts)),
         };
-        names.chain([SCORE.to_owned()]).zip(both.map(shift)).collect()
+        histograms.into_iter().zip(&self.counts).map(shift).collect()
     }
 }
 
@@ -249,6 +276,7 @@ mod tests {
             labels: Vec::new(),
             features: vec![number("x", 0), number("c", 3)],
             left_out: Vec::new(),
+            lists: Vec::new(),
         }
     }
 
@@ -277,48 +305,67 @@ mod tests {
         .collect()
     }
 
-    fn shifts(mean: f64, rare: usize) -> Vec<(String, Shift)> {
+    /// Of `x`, `c` and the score.
+    fn shifts(mean: f64, rare: usize) -> Vec<Shift> {
         let features = features();
         let trained = rows(0.0, 1, 5);
         let scores: Vec<f64> = normal(0.0, 2).take(ROWS).collect();
         let reference = Reference::of(&features, &trained, &scores);
         assert!(reference.features.iter().all(|histogram| histogram.fault().is_none()));
-        let (mut drift, mut other) = (Drift::new(&reference), Drift::new(&reference));
-        assert!(drift.shifts(&features, &reference).is_empty());
+        let empty = Drift::by(reference.histograms());
+        let (mut drift, mut other) = (empty.clone(), empty);
+        assert!(drift.apart(reference.histograms()).is_empty());
         let served = rows(mean, 3, rare);
         for (row, score) in served.chunks_exact(2).zip(normal(mean, 4)) {
             let half = if drift.rows() < 5000 { &mut drift } else { &mut other };
-            half.add(&reference, row, score);
+            half.count(reference.histograms().zip(row.iter().copied().chain([score])));
         }
         drift.merge(&other);
         assert_eq!(drift.rows(), ROWS as u64);
-        drift.shifts(&features, &reference)
+        drift.apart(reference.histograms())
     }
 
     #[test]
     fn alike_rows_shift_little_and_moved_ones_much() {
-        for (name, shift) in shifts(0.0, 5) {
-            assert!(shift.psi < 0.02, "{name}: {shift:?}");
-            assert!(shift.ks.unwrap_or_default() < 0.03, "{name}: {shift:?}");
+        for shift in shifts(0.0, 5) {
+            assert!(shift.psi < 0.02, "{shift:?}");
+            assert!(shift.ks.unwrap_or_default() < 0.03, "{shift:?}");
         }
         let moved = shifts(1.0, 60);
-        for (name, shift) in &moved {
-            assert!(shift.psi > 0.25, "{name}: {shift:?}");
+        assert_eq!(moved.len(), 3);
+        for shift in &moved {
+            assert!(shift.psi > 0.25, "{shift:?}");
         }
         // Two normal distributions a deviation apart: 2 Φ(1/2) − 1 = 0.383 between them.
-        let ks = moved[0].1.ks.unwrap();
+        let ks = moved[0].ks.unwrap();
         assert!((0.36..0.41).contains(&ks), "{ks}");
-        assert_eq!(moved[1].1.ks, None);
-        assert_eq!(moved[2].0, SCORE);
+        assert_eq!(moved[1].ks, None);
+    }
+
+    #[test]
+    fn frequent_classes_have_bins_and_others_share_one() {
+        let few = Histogram::of_classes([2.0, 0.0, 2.0, 2.0].into_iter(), 3);
+        assert_eq!(few.edges, [0.0, 1.0, 2.0]);
+        assert_eq!(few.shares, [0.25, 0.0, 0.75, 0.0, 0.0]);
+        assert_eq!(few.fault(), None);
+        // Of 30 classes, 29 to 10 are there twice, and the others once.
+        let values = (0..30).chain(10..30).map(f64::from);
+        let many = Histogram::of_classes(values, 30);
+        assert_eq!(many.edges, (10..30).map(f64::from).collect::<Vec<_>>());
+        assert!((many.shares[20] - 0.2).abs() < 1e-12, "{:?}", many.shares);
     }
 
     #[test]
     fn numbers_on_edges_and_few_numbers_have_bins() {
         let histogram = Histogram::of_numbers([1.0, 1.0, 1.0, 2.0, f64::NAN].into_iter());
-        assert_eq!(histogram.edges, [1.0]);
-        assert_eq!(histogram.shares, [0.6, 0.2, 0.2]);
+        assert_eq!(histogram.edges, [1.0_f64.next_down(), 1.0, 2.0]);
+        assert_eq!(histogram.shares, [0.0, 0.6, 0.2, 0.0, 0.2]);
+        assert_eq!(histogram.fault(), None);
         let histogram = Histogram::of_numbers([5.0; 3].into_iter());
-        assert_eq!((histogram.edges.len(), &*histogram.shares), (0, &[1.0, 0.0][..]));
+        assert_eq!(histogram.shares, [0.0, 1.0, 0.0, 0.0]);
+        for (value, bin) in [(4.9, 0), (5.0, 1), (5.1, 2), (f64::NAN, 3)] {
+            assert_eq!(histogram.bin(value), bin, "{value}");
+        }
         let none = Histogram::of_numbers(std::iter::empty());
         assert_eq!(none.shares, [0.0, 0.0]);
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::ValueType;
 use crate::config::Task;
+use crate::lists::{ListColumn, by_place};
 
 /// Most values of a category that are told apart; the others are one.
 pub const MAX_VOCABULARY: usize = 65_535;
@@ -24,6 +25,9 @@ pub struct Features {
     pub features: Vec<Feature>,
     /// Columns that are no features.
     pub left_out: Vec<LeftOut>,
+    /// Columns of lists, of whose places features are made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<ListColumn>,
 }
 
 /// A column that is used.
@@ -97,6 +101,24 @@ impl Features {
         self.labels.len() == 2
     }
 
+    /// Columns that rows are asked for, in the order of their features: name, what it holds, and of a
+    /// column of lists their length.
+    pub fn columns(&self) -> Vec<(&str, ValueType, Option<usize>)> {
+        let places = by_place(&self.lists);
+        let mut columns: Vec<(&str, ValueType, Option<usize>)> = Vec::new();
+        for feature in &self.features {
+            let Some((column, _)) = places.get(&feature.name) else {
+                columns.push((&feature.name, feature.type_, None));
+                continue;
+            };
+            if columns.iter().all(|(name, ..)| name != column) {
+                let list = self.lists.iter().find(|list| list.name == *column);
+                columns.push((*column, feature.type_, list.map(|list| list.length)));
+            }
+        }
+        columns
+    }
+
     /// The number of a label.
     pub fn label_number(&self, label: &str) -> Option<usize> {
         self.labels.iter().position(|known| known == label)
@@ -135,6 +157,13 @@ impl Features {
             if !seen.insert(name) {
                 return Some(format!("the column {name:?} is there twice"));
             }
+        }
+        if let Some(list) = self.lists.iter().find(|list| {
+            let is_whole = (1..=seen.len()).contains(&list.length)
+                && list.places().all(|place| seen.contains(&&place));
+            !is_whole || seen.contains(&&list.name)
+        }) {
+            return Some(format!("the lists {:?} do not go with its features", list.name));
         }
         if self.features.is_empty() {
             return Some("there are no features".to_owned());

@@ -152,6 +152,7 @@ impl Learner {
             label: self.label,
             features: Vec::new(),
             left_out: Vec::new(),
+            lists: Vec::new(),
         };
         for (name, column) in self.columns {
             match column.finish(&name)? {

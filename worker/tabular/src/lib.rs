@@ -30,6 +30,7 @@ mod fit;
 pub mod holdout;
 mod learn;
 mod lightgbm;
+mod lists;
 mod metrics;
 mod model;
 mod network;
@@ -46,6 +47,7 @@ pub use error::{Result, TabularError};
 pub use features::{Feature, Features, LeftOut, MAX_VOCABULARY, Reason};
 pub use fit::{Choices, Fit, FitConfig, FitRows, assemble, fit};
 pub use learn::{FeatureOptions, Learner};
+pub use lists::ListColumn;
 pub use metrics::{ClassificationMetrics, Metrics, RegressionMetrics, average_precision, roc_auc};
 pub use model::{
     Contribution, Explanation, LabelPrediction, Model, NumberPrediction, Parts, Prediction, Recipe,

@@ -13,6 +13,7 @@ use crate::config::Task;
 use crate::error::{Result, TabularError};
 use crate::features::Features;
 use crate::learn::{FeatureOptions, Learner};
+use crate::lists::{self, ListColumn};
 use crate::table::Table;
 
 /// Rows that are read at a time.
@@ -47,16 +48,25 @@ pub fn learn(
     label: &str,
     options: &FeatureOptions,
 ) -> Result<Features> {
-    let mut learner: Option<Learner> = None;
+    let mut learner: Option<(Learner, Vec<ListColumn>)> = None;
+    let mut rows = 0;
     batches(directory, Side::Train, |batch| {
-        let learner = match &mut learner {
-            Some(learner) => learner,
-            none => none.insert(Learner::new(task, label, batch.schema_ref(), options)?),
+        let (learner, lists) = match &mut learner {
+            Some(known) => known,
+            none => {
+                let found = lists::found(batch, label, options)?;
+                let (spread, each) =
+                    (lists::spread(batch, &found, 0)?, lists::options(options, &found));
+                none.insert((Learner::new(task, label, spread.schema_ref(), &each)?, found))
+            }
         };
-        learner.add(batch)
+        learner.add(&lists::spread(batch, lists, rows)?)?;
+        rows += batch.num_rows();
+        Ok(())
     })?;
     let nothing = || TabularError::Data(format!("{} has no training rows", directory.display()));
-    learner.ok_or_else(nothing)?.finish()
+    let (learner, lists) = learner.ok_or_else(nothing)?;
+    Ok(Features { lists, ..learner.finish()? })
 }
 
 /// Reads the rows of a side; none where there is no such folder.

@@ -10,6 +10,7 @@ use crate::error::{Result, TabularError};
 use crate::features::{Features, Lookup};
 use crate::learn::no_label;
 use crate::lightgbm::Matrix;
+use crate::lists;
 
 /// Rows with labels: 8 bytes a value.
 #[derive(Clone, Debug)]
@@ -81,6 +82,7 @@ impl Table {
     }
 
     pub(crate) fn add_with(&mut self, batch: &RecordBatch, lookups: &[Lookup]) -> Result<()> {
+        let batch = &lists::spread(batch, &self.features.lists, self.rows())?;
         let (columns, start) = (self.features.features.len(), self.values.len());
         self.values.resize(start + batch.num_rows() * columns, f64::NAN);
         let added = &mut self.values[start..];

@@ -23,6 +23,7 @@ mod crew;
 mod data_sequences;
 mod decoder_classifies;
 mod distillation;
+mod drift;
 mod export;
 mod exposition;
 mod faulty_disk;

@@ -81,6 +81,8 @@ fn the_int8_model_is_small_close_and_in_the_format_of_compressed_tensors() {
     let int8 = fixture.path("int8");
     let card = json_of(int8.join("hearth.json"));
     assert_eq!(card["clean"], json!(["CollapseWhitespace"]), "serving must clean as training did");
+    assert_eq!(json_of(int8.join("drift.json")), json_of(dense.join("drift.json")));
+    assert!(card["files"]["drift.json"].is_string(), "{card}");
     let config = json_of(int8.join("config.json"));
     assert_eq!(config["quantization_config"]["quant_method"], "compressed-tensors");
     assert_eq!(config["quantization_config"]["format"], "int-quantized");

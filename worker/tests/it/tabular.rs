@@ -1,5 +1,6 @@
 //! Models of tables: simulated transfers are prepared, learned by trees, and served.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
@@ -153,6 +154,112 @@ fn transfers_are_learned_and_served() {
     };
     assert!(shifted(&metrics, "name=\"amount\"").unwrap() > 0.25, "{metrics}");
     assert!(shifted(&metrics, "name=\"hour\"").unwrap() < 5.0, "{metrics}");
+}
+
+/// Loads of six machines, prepared as windows of four: a machine fails where its last two loads are high.
+fn windows(fixture: &Fixture) {
+    let mut text = String::from("at,machine,state,load,failed\n");
+    let load = |machine: u32, at: u32| {
+        let hash = blake3::hash(&[machine.to_le_bytes(), at.to_le_bytes()].concat());
+        u32::from(hash.as_bytes()[0]) % 100
+    };
+    for at in 1..=400 {
+        for machine in 0..6 {
+            let now = load(machine, at);
+            let failed = now + load(machine, at - 1) > 120;
+            let state = if now > 50 { "busy" } else { "idle" };
+            writeln!(text, "{at},m{machine},{state},{now},{failed}").unwrap();
+        }
+    }
+    let raw = fixture.write("series.csv", &text);
+    let config = json!({
+        "version": "hearth.dev/worker/v1",
+        "job": {"namespace": "local", "name": "tiny", "uid": "u-1"},
+        "train": {"path": raw, "uri": "pvc://data/series.csv", "format": "CSV", "text": "text",
+                  "label": "failed"},
+        "evalSplit": 0.2, "textFields": [], "label": "failed", "cleaning": {}, "maxBadRows": 0,
+        "preparation": {
+            "split": {"by": "Time", "field": "at"},
+            "table": {"columns": {"load": {"type": "Number", "min": 0, "max": 100}}},
+            "augment": {"table": {"windows": {
+                "time": "at", "series": "machine", "length": 4, "stride": 1
+            }}}
+        },
+        "output": fixture.path("data"), "outputUri": "pvc://data/prepared",
+    });
+    let path = fixture.write("prepare.json", &config.to_string());
+    worker(&["prepare", "--config", &path.to_string_lossy()]);
+}
+
+#[test]
+fn windows_of_a_time_series_are_learned_and_served() {
+    let fixture = Fixture::new(0.0);
+    windows(&fixture);
+    let of_loads = |config: &mut Value| {
+        config["data"]["train"]["label"] = "failed".into();
+        config["tabular"] = json!({
+            "exclude": ["at", "machine", "state"],
+            "trees": {"nEstimators": 60, "numLeaves": 15}
+        });
+    };
+    let trained = Gang::run(&job(&fixture, "job", of_loads), 1).succeeded();
+    let [metrics] = trained
+        .of_rank_0(|event| match event {
+            RankEvent::Evaluation { metrics, .. } => Some(metrics.clone()),
+            _ => None,
+        })
+        .try_into()
+        .unwrap();
+    assert!(metrics.roc_auc.unwrap() > 0.95, "{metrics:?}");
+    // Lists of texts are no features.
+    let texts = |config: &mut Value| {
+        of_loads(config);
+        config["tabular"]["exclude"] = json!(["at", "machine"]);
+    };
+    let (_, message) = Gang::run(&job(&fixture, "texts", texts), 1).failure();
+    assert!(message.contains("\"state\"") && message.contains("exclude it"), "{message}");
+
+    let model = fixture.path("job/model");
+    let config: Value =
+        serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["lists"], json!([{"name": "load", "length": 4}]));
+    let server = Server::of(fixture, model, |_| {});
+    let rows = json!([{"load": [1, 2, 90, 95]}, {"load": [90, 95, 1, 2]}]);
+    let asked = json!({"rows": rows, "explain": 4}).to_string();
+    let answer = server.post("/v1/predict", &asked);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let answer = answer.json();
+    assert_eq!(answer["outputs"][0]["label"], "true", "{answer}");
+    assert_eq!(answer["outputs"][1]["label"], "false", "{answer}");
+    let why = answer["outputs"][0]["explanation"]["contributions"].as_array().unwrap();
+    let mut first: Vec<_> = why[..2].iter().map(|one| one["feature"].as_str().unwrap()).collect();
+    first.sort_unstable();
+    assert_eq!(first, ["load[2]", "load[3]"], "{answer}");
+
+    let tensors = json!({"inputs": [{"name": "load", "shape": [2, 4], "datatype": "FP64",
+                                     "data": [1, 2, 90, 95, 90, 95, 1, 2]}]});
+    let told = server.post("/v2/models/tiny/infer", &tensors.to_string()).json();
+    assert_eq!(told["outputs"][0]["data"], json!(["true", "false"]), "{told}");
+    let about = server.get("/v2/models/tiny").json();
+    assert_eq!(about["inputs"][0]["shape"], json!([-1, 4]), "{about}");
+    for (row, want) in [
+        (json!({"load": [1, 2, 3]}), "field \\\"load\\\" is a list of 3; write one of 4 numbers"),
+        (json!({"load": 7}), "is no list; write one of 4 numbers"),
+        (json!({"load[0]": 7}), "is no column that the model knows"),
+        (json!({"load": [1, 2, 3, 101]}), "is above max"),
+        (json!({"load": [1, 2, "x", 4]}), "is a text; write a number"),
+    ] {
+        let refused = server.post("/v1/predict", &json!({"rows": [row]}).to_string());
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        assert!(refused.body.contains(want), "{}", refused.body);
+    }
+
+    let odd = vec![json!({"load": [50, 50, 50, 99]}); 600];
+    assert_eq!(server.post("/v1/predict", &json!({ "rows": odd }).to_string()).status, 200);
+    let report = server.get("/drift").json();
+    let features: Vec<_> = report["shifts"].as_array().unwrap().iter().collect();
+    let last = features.iter().find(|shift| shift["feature"] == "load[3]").unwrap();
+    assert!(last["psi"].as_f64().unwrap() > 0.25, "{report}");
 }
 
 #[test]

@@ -19,10 +19,17 @@ pub(super) fn drifted(valid: &ValidDeployment, seen: &Observed) -> Option<Findin
     let asked = valid.spec.serving.drift.as_ref()?;
     let say =
         |truth, reason, message: String| Some(finding(types::DRIFTED, truth, reason, message));
-    if seen.drift.contains(&ServerDrift::NotWatched) {
-        let message = "Servers of this model do not watch what they are asked, since it is none of tables: \
-                       remove serving.drift.";
-        return say(Truth::Unknown, "NotWatched", message.to_owned());
+    let not_watched = seen.drift.iter().find_map(|told| match told {
+        ServerDrift::NotWatched(why) => Some(why.as_deref()),
+        ServerDrift::Told(_) | ServerDrift::Silent => None,
+    });
+    if let Some(why) = not_watched {
+        let why = why.unwrap_or("servers of this version watch models of tables alone");
+        let message = format!(
+            "What this model is asked is not compared with what it learned from: {why}. Remove serving.drift, or serve a \
+             model of tables or a classifier that was trained here."
+        );
+        return say(Truth::Unknown, "NotWatched", message);
     }
     let Some(worst) = worst(&seen.drift) else {
         let message =
@@ -53,7 +60,7 @@ fn worst(told: &[ServerDrift]) -> Option<BTreeMap<String, f64>> {
     let mut worst = BTreeMap::new();
     for report in told.iter().filter_map(|told| match told {
         ServerDrift::Told(report) => Some(report),
-        ServerDrift::Silent | ServerDrift::NotWatched => None,
+        ServerDrift::Silent | ServerDrift::NotWatched(_) => None,
     }) {
         for shift in &report.shifts {
             let name = shift.feature.clone().unwrap_or_else(|| "the score".to_owned());
@@ -82,7 +89,7 @@ mod tests {
             feature: (!name.is_empty()).then(|| (*name).to_owned()),
             psi: *psi,
         });
-        ServerDrift::Told(DriftReport { rows: 900, shifts: shifts.collect() })
+        ServerDrift::Told(DriftReport { rows: 900, shifts: shifts.collect(), not_watched: None })
     }
 
     fn said(answers: Vec<ServerDrift>) -> (Truth, &'static str, String) {
@@ -115,7 +122,14 @@ mod tests {
         let near = told(&[("amount", 0.25), ("", 0.0)]);
         assert_eq!((said(vec![near]).0, said(Vec::new()).1), (Truth::False, "TooFewRows"));
         assert_eq!(said(vec![ServerDrift::Silent, told(&[])]).1, "TooFewRows");
-        let (truth, reason, _) = said(vec![told(&[("a", 9.0)]), ServerDrift::NotWatched]);
-        assert_eq!((truth, reason), (Truth::Unknown, "NotWatched"));
+        for (why, want) in [
+            (Some("it generates text".to_owned()), "learned from: it generates text. Remove"),
+            (None, "of tables alone. Remove"),
+        ] {
+            let answers = vec![told(&[("a", 9.0)]), ServerDrift::NotWatched(why)];
+            let (truth, reason, message) = said(answers);
+            assert_eq!((truth, reason), (Truth::Unknown, "NotWatched"));
+            assert!(message.contains(want), "{message}");
+        }
     }
 }

@@ -99,7 +99,7 @@ pub fn prepare_config(job: &ValidJob, backend: &Backend) -> Option<PrepareConfig
     })
 }
 
-/// How a table is learned. What rows are split by says nothing of rows to come.
+/// How a table is learned. What rows are split by, and the times of windows, say nothing of rows to come.
 fn tabular(spec: &TrainingJobSpec) -> Tabular {
     let mut asked = spec.tabular.as_deref().cloned().unwrap_or_default();
     let Some(preparation) = spec.data.preparation.as_ref().filter(|_| asked.features.is_empty())
@@ -107,8 +107,13 @@ fn tabular(spec: &TrainingJobSpec) -> Tabular {
         return asked;
     };
     let split = preparation.split.as_ref().and_then(|split| split.field.clone());
-    let unnamed = split.filter(|field| !asked.exclude.contains(field));
-    asked.exclude.extend(unnamed);
+    let augment = preparation.augment.as_ref();
+    let windows = augment.and_then(|augment| augment.table.as_ref()?.windows.as_ref());
+    for field in split.into_iter().chain(windows.map(|windows| windows.time.clone())) {
+        if !asked.exclude.contains(&field) {
+            asked.exclude.push(field);
+        }
+    }
     asked
 }
 

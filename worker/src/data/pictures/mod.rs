@@ -131,7 +131,7 @@ impl Encode for PictureEncoder<'_> {
         };
         let decoded = decode::decode(&bytes)
             .map_err(|reason| Refusal::Malformed(format!("{name}: {reason}")))?;
-        let pixels = self.preprocessor.prepare(decoded).bytes;
-        Ok(Encoded { label: Some(label), sequences: Vec::new(), pixels: Some(pixels) })
+        let (pixels, facts) = self.preprocessor.measured(decoded);
+        Ok(Encoded { label: Some(label), sequences: Vec::new(), pixels: Some(pixels), facts })
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::resample::{Filter, resize};
 use super::{PixelFormat, Pixels};
 use crate::data::DataError;
+use crate::data::facts::{self, Facts};
 
 /// The file's name.
 pub const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
@@ -113,6 +114,12 @@ impl Preprocessor {
         let path = model.join(PREPROCESSOR_CONFIG);
         let bytes = crate::data::source::read_file(&path)?;
         Self::parse(&bytes).map_err(|detail| DataError::Setting { path, detail })
+    }
+
+    /// A picture as the model sees it, and what it was like when it came.
+    pub fn measured(&self, pixels: Pixels) -> (Vec<u8>, Facts) {
+        let facts = facts::of_picture(&pixels);
+        (self.prepare(pixels).bytes, facts)
     }
 
     /// Of the file's content.

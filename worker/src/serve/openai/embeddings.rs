@@ -19,7 +19,7 @@ use super::{ApiFailure, card, unknown_route};
 use crate::data::TextEncoder;
 use crate::serve::common::{self, Common, Failure};
 use crate::serve::engine::Answer;
-use crate::serve::reads::Way;
+use crate::serve::reads::{Row, Way};
 
 /// What the routes share.
 pub struct EmbeddingServer {
@@ -110,7 +110,7 @@ async fn embed(
         .into());
     }
     let tokens = server.tokens(request.input).await?;
-    let prompt_tokens = tokens.iter().map(Vec::len).sum();
+    let prompt_tokens = tokens.iter().map(|row| row.units.len()).sum();
     let vectors = server.texts.answers(tokens).await?;
     let format = request.encoding_format.unwrap_or_default();
     let data = vectors.iter().enumerate().map(|(index, vector)| Entry {
@@ -134,7 +134,7 @@ fn encoded(vector: &Answer, format: Format) -> Vector<'_> {
 }
 
 impl EmbeddingServer {
-    async fn tokens(&self, input: Prompt) -> Result<Vec<Vec<u32>>, Failure> {
+    async fn tokens(&self, input: Prompt) -> Result<Vec<Row<u32>>, Failure> {
         let texts = match input {
             Prompt::Text(text) => vec![text],
             Prompt::Texts(texts) => texts,
@@ -148,7 +148,7 @@ impl EmbeddingServer {
         self.texts.rows(texts.into_iter().map(String::into_bytes).collect()).await
     }
 
-    fn check_tokens(&self, many: Vec<Vec<u32>>) -> Result<Vec<Vec<u32>>, Failure> {
+    fn check_tokens(&self, many: Vec<Vec<u32>>) -> Result<Vec<Row<u32>>, Failure> {
         self.texts.check(many.len())?;
         let most = self.texts.reader.max_length();
         for (index, tokens) in many.iter().enumerate() {
@@ -165,7 +165,7 @@ impl EmbeddingServer {
                 )));
             }
         }
-        Ok(many)
+        Ok(many.into_iter().map(|units| Row { units, facts: Vec::new() }).collect())
     }
 
     fn card(&self) -> serde_json::Value {

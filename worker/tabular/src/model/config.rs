@@ -15,6 +15,7 @@ use crate::drift::Reference;
 use crate::error::{Result, TabularError};
 use crate::features::{Feature, Features, LeftOut};
 use crate::lightgbm;
+use crate::lists::ListColumn;
 use crate::metrics::Metrics;
 use crate::network::NetworkConfig;
 use crate::threshold::Threshold;
@@ -52,6 +53,8 @@ struct Config {
     trees: Option<TreesConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     neural: Option<NetworkConfig>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<ListColumn>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     calibration: Option<Calibration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +124,7 @@ pub(super) fn save(directory: &Path, learned: &[u8], parts: &Parts) -> Result<()
             Recipe::Trees(_) => None,
             Recipe::Network(network) => Some(network.clone()),
         },
+        lists: features.lists.clone(),
         calibration: parts.calibration.clone(),
         threshold: parts.threshold.clone(),
         metrics: parts.metrics.clone(),
@@ -195,6 +199,7 @@ pub(super) fn load(directory: &Path) -> Result<Read> {
         labels,
         features: config.features,
         left_out: config.left_out,
+        lists: config.lists,
     };
     let parts = Parts {
         features: Arc::new(features),

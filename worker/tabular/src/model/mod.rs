@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::calibration::{Calibration, expit};
 use crate::config::{Task, TreesConfig};
-use crate::drift::{Drift, Histogram, Reference, Shift};
+use crate::drift::{Histogram, Reference};
 use crate::error::{Result, TabularError};
 use crate::features::Features;
 use crate::lightgbm::{Matrix, Predictor};
@@ -440,25 +440,15 @@ impl Model {
         Ok(raw.chunks_exact(classes).map(of).collect())
     }
 
-    /// Counts of rows by the bins of training rows; `None` where the model does not know these.
-    pub fn drift(&self) -> Option<Drift> {
-        self.parts.reference.as_ref().map(Drift::new)
-    }
-
-    /// Adds rows and what was said of them.
-    pub fn watch(&self, drift: &mut Drift, rows: &Rows, predictions: &[Prediction]) {
-        let Some(reference) = &self.parts.reference else { return };
+    /// What drift compares of rows and of what was said of them: values of the features, and the score.
+    pub fn compared<'r>(
+        &'r self,
+        rows: &'r Rows,
+        predictions: &'r [Prediction],
+    ) -> impl Iterator<Item = (&'r [f64], f64)> {
         let features = &self.parts.features;
         let values = rows.values.chunks_exact(features.features.len());
-        for (values, prediction) in values.zip(predictions) {
-            drift.add(reference, values, score_of(prediction, features));
-        }
-    }
-
-    /// How far the rows that were added are from training rows: by feature, then of the score.
-    pub fn shifts(&self, drift: &Drift) -> Vec<(String, Shift)> {
-        let reference = self.parts.reference.as_ref();
-        reference.map(|of| drift.shifts(&self.parts.features, of)).unwrap_or_default()
+        values.zip(predictions).map(|(values, said)| (values, score_of(said, features)))
     }
 
     fn matrix<'r>(&self, values: &'r [f64]) -> Result<Matrix<'r>> {

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::columns::ValueType;
 use crate::error::{Result, TabularError};
 use crate::features::{Feature, Features, Lookup};
+use crate::lists::{ListColumn, by_place, place_name, spread_rows};
 
 /// Rows to predict, `[rows, features]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +40,8 @@ pub(super) struct Inputs {
     /// Features made of two columns: their numbers, and the feature's.
     crosses: Vec<(usize, usize, usize)>,
     lookups: Vec<Lookup>,
+    /// Columns of lists, which rows have under the names of these.
+    lists: Vec<ListColumn>,
     /// Names that a row may have.
     known: HashSet<String>,
 }
@@ -57,16 +60,33 @@ impl Inputs {
     /// What is wrong with rules that do not go with the features, as an error.
     pub(super) fn new(features: &Features, rules: Option<&TableRules>) -> Result<Self, String> {
         let pairs = rules.map(|rules| rules.crosses.as_slice()).unwrap_or_default();
-        let pair_of = |name: &str| pairs.iter().find(|pair| crossed_name(pair) == name);
+        let places = by_place(&features.lists);
+        // Rules and crosses are of columns: of lists, each place has those of its column.
+        let column_of = |name: &str| match places.get(name) {
+            Some((column, place)) => ((*column).to_owned(), Some(*place)),
+            None => (name.to_owned(), None),
+        };
+        let pair_of = |name: &str| {
+            let (column, place) = column_of(name);
+            let pair = pairs.iter().find(|pair| crossed_name(pair) == column)?;
+            Some(pair.clone().map(|name| match place {
+                Some(place) => place_name(&name, place),
+                None => name,
+            }))
+        };
+        let names = features.features.iter().map(|feature| &feature.name);
+        let names = names.chain(features.left_out.iter().map(|column| &column.name));
+        let names = names.filter(|name| !places.contains_key(*name));
+        let known = names.chain(features.lists.iter().map(|list| &list.name));
         let mut inputs = Self {
             columns: Vec::new(),
             crosses: Vec::new(),
             lookups: features.lookups(),
-            known: HashSet::from([features.label.clone()]),
+            lists: features.lists.clone(),
+            known: known.chain([&features.label]).cloned().collect(),
         };
-        inputs.known.extend(features.features.iter().map(|feature| feature.name.clone()));
-        inputs.known.extend(features.left_out.iter().map(|column| column.name.clone()));
-        let rule = |name: &str| rules.and_then(|rules| rules.columns.get(name)).cloned();
+        let rule =
+            |name: &str| rules.and_then(|rules| rules.columns.get(&column_of(name).0)).cloned();
         for (number, feature) in features.features.iter().enumerate() {
             if pair_of(&feature.name).is_none() {
                 inputs.columns.push(Input {
@@ -81,7 +101,7 @@ impl Inputs {
         for (number, feature) in features.features.iter().enumerate() {
             if let Some([one, other]) = pair_of(&feature.name) {
                 let mut source = |name: &String| inputs.source(features, name, rule(name));
-                let cross = (source(one)?, source(other)?, number);
+                let cross = (source(&one)?, source(&other)?, number);
                 inputs.crosses.push(cross);
             }
         }
@@ -101,8 +121,9 @@ impl Inputs {
         }
         let left_out = features.left_out.iter().find(|column| column.name == name);
         let type_ = left_out.and_then(|column| column.type_);
-        let type_ =
-            type_.ok_or_else(|| format!("a feature is made of {name:?}, which is unknown"))?;
+        let type_ = type_.ok_or_else(|| {
+            format!("a feature is made of {name:?}, which is unknown; do not exclude it")
+        })?;
         self.columns.push(Input {
             name: name.to_owned(),
             type_,
@@ -115,14 +136,22 @@ impl Inputs {
 
     /// Reads rows.
     pub(super) fn rows(&self, features: &Features, rows: &[Map<String, Value>]) -> Result<Rows> {
-        let width = features.features.len();
-        let mut values = vec![f64::NAN; rows.len() * width];
         for (row, fields) in rows.iter().enumerate() {
             if let Some(unknown) = fields.keys().find(|name| !self.known.contains(*name)) {
                 let detail = "is no column that the model knows; correct its name, or leave it out";
                 return Err(TabularError::row(row, unknown, detail));
             }
         }
+        if self.lists.is_empty() {
+            return self.numbers(features, rows);
+        }
+        self.numbers(features, &spread_rows(rows, &self.lists)?)
+    }
+
+    /// Reads rows whose names are known and whose lists are spread.
+    fn numbers(&self, features: &Features, rows: &[Map<String, Value>]) -> Result<Rows> {
+        let width = features.features.len();
+        let mut values = vec![f64::NAN; rows.len() * width];
         let mut sources: Vec<Option<ColumnValues>> = Vec::with_capacity(self.columns.len());
         for input in &self.columns {
             if input.rule.is_none() && !input.crossed {

@@ -46,6 +46,7 @@ fn python(task: &str) -> Model {
         labels: labels.iter().map(|label| (*label).to_owned()).collect(),
         features: vec![feature("x", None), feature("y", None), feature("category", Some(6))],
         left_out: Vec::new(),
+        lists: Vec::new(),
     };
     let parts = Parts {
         features: Arc::new(features),
