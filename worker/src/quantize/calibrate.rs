@@ -2,26 +2,45 @@
 //! were rounded before it.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
+use super::gptq::{self, Moments};
 use super::scheme::Scheme;
 use super::smooth::smooth;
 use super::tensors::Rounded;
-use super::watch::Watch;
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
-use crate::model::{Dropout, Model, ModelError, Pass};
+use crate::model::{Dropout, LinearKind, LinearOp, Model, ModelError, Pass};
 
 /// Layers by name that were rounded.
 pub type RoundedLayers = BTreeMap<String, Rounded>;
 
+/// A dense layer that takes note of its inputs.
+#[derive(Debug)]
+struct Watched {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    moments: Arc<Mutex<Moments>>,
+}
+
+impl LinearOp for Watched {
+    fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner).add(input)?;
+        Ok(input.f_linear(&self.weight, self.bias.as_ref())?)
+    }
+
+    fn merged(&self) -> Option<Result<LinearKind, ModelError>> {
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Some(Ok(LinearKind::Dense { weight: self.weight.shallow_clone(), bias }))
+    }
+}
+
 /// A row on its way through the stages.
 pub(super) struct Row {
-    /// What the next stage reads behind rounded ones, `[1, T, D]`.
+    /// What the next stage reads, `[1, T, D]`.
     pub(super) hidden: Tensor,
-    /// What it reads behind the original ones.
-    exact: Tensor,
     pass: Pass,
 }
 
@@ -29,11 +48,6 @@ impl Row {
     /// What a stage makes of it.
     pub(super) fn through(&self, model: &Model, stage: usize) -> Result<Tensor, ModelError> {
         model.network().forward(stage, &self.hidden, &self.pass)
-    }
-
-    /// What a stage makes of what the original model reads.
-    fn exactly_through(&self, model: &Model, stage: usize) -> Result<Tensor, ModelError> {
-        model.network().forward(stage, &self.exact, &self.pass)
     }
 }
 
@@ -46,56 +60,28 @@ pub fn calibrate(
     samples: &Samples,
     (rows, kept_in): (u32, Kind),
 ) -> Result<RoundedLayers, Error> {
-    tch::no_grad(|| {
-        let mut shown = shown(model, samples, rows)?;
-        let mut rounded = RoundedLayers::new();
-        let stages = model.network().stages();
-        for stage in 0..stages {
-            smooth(model, stage, schemes, &shown, kept_in)?;
-            rounded.extend(settle(model, stage, schemes, &mut shown)?);
-            tracing::info!("calibrated {} of {stages} stages", stage + 1);
-        }
-        Ok(rounded)
-    })
-}
-
-/// Rounds the layers of a stage step by step, and takes the rows through it: each step for what it
-/// reads behind those that are rounded, so that what it gives is nearest to what the original gives.
-fn settle(
-    model: &mut Model,
-    stage: usize,
-    schemes: &BTreeMap<String, Option<Scheme>>,
-    shown: &mut [Row],
-) -> Result<RoundedLayers, ModelError> {
+    let mut shown = tch::no_grad(|| shown(model, samples, rows))?;
     let mut rounded = RoundedLayers::new();
-    let last = stage + 1 == model.network().stages();
-    let first = shown.first();
-    let ask =
-        |model: &Model| first.map_or(Ok(()), |row| row.exactly_through(model, stage).map(|_| ()));
-    let Some(watch) = Watch::of(model, stage, schemes, ask)? else {
-        if !last {
-            for row in shown {
-                (row.hidden, row.exact) =
-                    (row.through(model, stage)?, row.exactly_through(model, stage)?);
+    let stages = model.network().stages();
+    for stage in 0..stages {
+        tch::no_grad(|| smooth(model, stage, schemes, &shown, kept_in))?;
+        let watched = watch(model, stage, schemes)?;
+        tch::no_grad(|| {
+            if !watched.is_empty() {
+                for row in &shown {
+                    let _ = row.through(model, stage)?;
+                }
+                rounded.extend(settle(model, stage, schemes, &watched)?);
             }
-        }
-        return Ok(rounded);
-    };
-    for row in &mut *shown {
-        row.exact = watch.exactly(|| row.exactly_through(model, stage))?;
+            if stage + 1 < stages {
+                for row in &mut shown {
+                    row.hidden = row.through(model, stage)?;
+                }
+            }
+            Ok::<_, ModelError>(())
+        })?;
+        tracing::info!("calibrated {} of {stages} stages", stage + 1);
     }
-    for step in 0..watch.steps() {
-        for row in &*shown {
-            watch.count(step, || row.through(model, stage))?;
-        }
-        rounded.extend(watch.settle(step)?);
-    }
-    if !last {
-        for row in shown {
-            row.hidden = watch.rounded(|| row.through(model, stage))?;
-        }
-    }
-    watch.leave(model, stage);
     Ok(rounded)
 }
 
@@ -113,9 +99,69 @@ fn shown(model: &Model, samples: &Samples, rows: u32) -> Result<Vec<Row>, Error>
             } else {
                 Pass::encoder(None, Dropout::Off)?
             };
-            let exact = hidden.shallow_clone();
-            shown.push(Row { hidden, exact, pass });
+            shown.push(Row { hidden, pass });
         }
     }
     Ok(shown)
+}
+
+/// Bits and groups of a layer that is rounded to whole numbers.
+fn whole(schemes: &BTreeMap<String, Option<Scheme>>, name: &str) -> Option<(u32, Option<i64>)> {
+    schemes.get(name).copied().flatten().and_then(Scheme::whole)
+}
+
+/// Has the layers of a stage that are to be rounded take note of their inputs.
+fn watch(
+    model: &mut Model,
+    stage: usize,
+    schemes: &BTreeMap<String, Option<Scheme>>,
+) -> Result<BTreeMap<String, Arc<Mutex<Moments>>>, ModelError> {
+    let mut watched = BTreeMap::new();
+    let mut failed = None;
+    model.network_mut().stage_mut(stage).linears_mut(&mut |linear| {
+        let LinearKind::Dense { weight, bias } = &linear.kind else { return };
+        if whole(schemes, &linear.name).is_none() {
+            return;
+        }
+        let moments = match Moments::new(weight.size()[1]) {
+            Ok(moments) => Arc::new(Mutex::new(moments)),
+            Err(error) => {
+                failed = Some(error);
+                return;
+            }
+        };
+        watched.insert(linear.name.clone(), moments.clone());
+        let bias = bias.as_ref().map(Tensor::shallow_clone);
+        let weight = weight.shallow_clone();
+        linear.kind = LinearKind::Other(Box::new(Watched { weight, bias, moments }));
+    });
+    failed.map_or(Ok(watched), Err)
+}
+
+/// Rounds the watched layers of a stage, and puts in their place dense ones of the rounded weights.
+fn settle(
+    model: &mut Model,
+    stage: usize,
+    schemes: &BTreeMap<String, Option<Scheme>>,
+    watched: &BTreeMap<String, Arc<Mutex<Moments>>>,
+) -> Result<RoundedLayers, ModelError> {
+    let mut rounded = RoundedLayers::new();
+    let mut failed = None;
+    model.network_mut().stage_mut(stage).linears_mut(&mut |linear| {
+        let Some(moments) = watched.get(&linear.name) else { return };
+        let Some((bits, group)) = whole(schemes, &linear.name) else { return };
+        let LinearKind::Other(op) = &linear.kind else { return };
+        let Some(Ok(LinearKind::Dense { weight, bias })) = op.merged() else { return };
+        let moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = gptq::round(&weight, &moments, bits, group)
+            .and_then(|layer| Ok((layer.dequantize()?, layer)));
+        match done {
+            Ok((weight, layer)) => {
+                rounded.insert(linear.name.clone(), layer);
+                linear.kind = LinearKind::Dense { weight, bias };
+            }
+            Err(error) => failed = Some(error),
+        }
+    });
+    failed.map_or(Ok(rounded), Err)
 }

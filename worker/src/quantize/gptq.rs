@@ -19,35 +19,23 @@ const DAMPING: [f64; 3] = [0.01, 0.1, 1.0];
 pub struct Moments {
     /// f32 `[K, K]`: sum of `x xᵀ`.
     sum: Tensor,
-    /// f32 `[K, K]`: sum of `(e - x) xᵀ`, `e` being what the layer reads in the original model.
-    drift: Option<Tensor>,
     rows: i64,
 }
 
 impl Moments {
     /// Of nothing yet, for `columns` inputs.
     pub fn new(columns: i64) -> Result<Self, ModelError> {
-        Ok(Self { sum: square(columns)?, drift: None, rows: 0 })
+        Ok(Self { sum: Tensor::f_zeros([columns, columns], (Kind::Float, Device::Cpu))?, rows: 0 })
     }
 
-    /// Counts inputs `[.., K]`, and what they are in the original model, where that is known.
-    pub fn add(&mut self, input: &Tensor, exact: Option<&Tensor>) -> Result<(), ModelError> {
+    /// Counts inputs `[.., K]`.
+    pub fn add(&mut self, input: &Tensor) -> Result<(), ModelError> {
         let columns = self.sum.size()[0];
-        let rows = |input: &Tensor| input.detach().f_reshape([-1, columns])?.f_to_kind(Kind::Float);
-        let (input, exact) = (rows(input)?, exact.map(rows).transpose()?);
-        self.rows += input.size()[0];
-        let _ = self.sum.f_addmm_(&input.f_tr()?, &input)?;
-        if let Some(exact) = exact {
-            let mut drift = self.drift.take().map_or_else(|| square(columns), Ok)?;
-            let _ = drift.f_addmm_(&exact.f_sub(&input)?.f_tr()?, &input)?;
-            self.drift = Some(drift);
-        }
+        let rows = input.detach().f_reshape([-1, columns])?.f_to_kind(Kind::Float)?;
+        self.rows += rows.size()[0];
+        self.sum = self.sum.f_addmm(&rows.f_tr()?, &rows)?;
         Ok(())
     }
-}
-
-fn square(columns: i64) -> Result<Tensor, ModelError> {
-    Ok(Tensor::f_zeros([columns, columns], (Kind::Float, Device::Cpu))?)
 }
 
 /// Rounds a weight `[N, K]` to whole numbers of `bits`, so that what it gives for inputs of these
@@ -63,37 +51,23 @@ pub fn round(
             return super::tensors::round(weight, bits, group);
         }
         let columns = weight.size()[1];
-        let rows = moments.rows as f64;
-        let mean = moments.sum.f_div_scalar(rows)?;
-        let importance = mean.f_diag(0)?;
+        let moments = moments.sum.f_div_scalar(moments.rows as f64)?;
+        let importance = moments.f_diag(0)?;
         // As the moments are damped: a column that was never seen counts a little, too.
         let damping =
             importance.f_mean(Kind::Float)?.f_mul_scalar(DAMPING[0])?.f_clamp_min(1e-12)?;
         let counted = importance.f_add(&damping)?;
+        let scales = scales(weight, bits, group, Some(&counted))?;
         let order = importance.f_argsort(-1, true)?;
-        let back = order.f_argsort(-1, false)?;
-        let sorted = |square: &Tensor| square.f_index_select(0, &order)?.f_index_select(1, &order);
-        let Some(shares) = shares(&sorted(&mean)?)? else {
+        let Some(shares) = shares(&moments.f_index_select(0, &order)?.f_index_select(1, &order)?)?
+        else {
             return super::tensors::round(weight, bits, group);
         };
-        let mut wanted = weight.f_index_select(1, &order)?;
-        let pruned = wanted.f_eq(0.0)?;
-        if let Some(drift) = &moments.drift {
-            let drift = sorted(&drift.f_div_scalar(rows)?)?;
-            wanted = wanted.f_add(&made_up_for(&wanted, &drift, &shares)?)?;
-        }
-        let scales = scales(&wanted.f_index_select(1, &back)?, bits, group, Some(&counted))?;
         let steps = divisor(&spread(&scales, columns)?)?.f_index_select(1, &order)?;
-        let values = corrected(&wanted, &pruned, (&steps, bits), &shares)?;
+        let values = corrected(&weight.f_index_select(1, &order)?, &steps, &shares, bits)?;
+        let back = order.f_argsort(-1, false)?;
         Ok(Rounded { values: values.f_index_select(1, &back)?, scales })
     })
-}
-
-/// What to add to a weight so that, of inputs that drifted off, it gives most nearly what it gave of
-/// the original ones: `W D H⁻¹`, least squares with `D` the mean of `(e - x) xᵀ` and `H` that of `x xᵀ`
-/// (Li et al. 2025, GPTAQ, which spreads the same over the columns).
-fn made_up_for(weight: &Tensor, drift: &Tensor, shares: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(weight.f_matmul(drift)?.f_matmul(&shares.f_tr()?)?.f_matmul(shares)?)
 }
 
 /// How much of a column's error each later one takes: rows of the upper triangle `U`, `UᵀU` being
@@ -118,17 +92,18 @@ fn shares(moments: &Tensor) -> Result<Option<Tensor>, ModelError> {
     Ok(None)
 }
 
-/// Whole numbers `[N, K]` for a weight and its steps, all with their columns in the order of `shares`.
-/// What was pruned becomes 0, and what its neighbours would have moved it by goes on to others
-/// (Frantar and Alistarh 2023, SparseGPT).
+/// Whole numbers `[N, K]` for a weight and its steps, both with their columns in the order of
+/// `shares`. What was pruned stays 0, and what its neighbours would have moved it by goes on to
+/// others (Frantar and Alistarh 2023, SparseGPT).
 fn corrected(
     weight: &Tensor,
-    pruned: &Tensor,
-    (steps, bits): (&Tensor, u32),
+    steps: &Tensor,
     shares: &Tensor,
+    bits: u32,
 ) -> Result<Tensor, ModelError> {
     let columns = weight.size()[1];
     let left = weight.copy();
+    let pruned = weight.f_eq(0.0)?;
     let mut values = Vec::new();
     let mut first = 0;
     while first < columns {
@@ -180,7 +155,7 @@ mod tests {
         let weight = Tensor::randn([64, 192], options);
         let mut moments = Moments::new(192).unwrap();
         for half in inputs.chunk(2, 0) {
-            moments.add(&half.view([2, -1, 192]), None).unwrap();
+            moments.add(&half.view([2, -1, 192])).unwrap();
         }
         for group in [None, Some(32)] {
             let plain = super::super::tensors::round(&weight, 4, group).unwrap();
@@ -200,32 +175,12 @@ mod tests {
         let unseen = round(&weight, &moments, 4, Some(32)).unwrap();
         assert!(unseen.values.equal(&plain.values));
         // Inputs without correlation: each error stays its own.
-        moments.add(&(Tensor::eye(64, options) * 3.0), None).unwrap();
+        moments.add(&(Tensor::eye(64, options) * 3.0)).unwrap();
         let apart = round(&weight, &moments, 4, Some(32)).unwrap();
         assert!(apart.values.equal(&plain.values));
         // A layer that saw nothing but zeros.
         let mut zeros = Moments::new(64).unwrap();
-        zeros.add(&Tensor::zeros([4, 64], options), None).unwrap();
+        zeros.add(&Tensor::zeros([4, 64], options)).unwrap();
         assert!(round(&weight, &zeros, 4, Some(32)).unwrap().values.equal(&plain.values));
-    }
-
-    #[test]
-    fn what_came_in_wrong_is_made_up_for() {
-        tch::manual_seed(7);
-        let options = (Kind::Float, Device::Cpu);
-        let exact = Tensor::randn([2048, 24], options).matmul(&Tensor::randn([24, 64], options));
-        // Rounded layers before it have shrunk some channels and mixed others in.
-        let off = &exact * 0.8 + exact.roll([5], [1]) * 0.1;
-        let weight = Tensor::randn([32, 64], options);
-        let mut moments = Moments::new(64).unwrap();
-        moments.add(&off, None).unwrap();
-        let blind = round(&weight, &moments, 8, None).unwrap().dequantize().unwrap();
-        let mut moments = Moments::new(64).unwrap();
-        moments.add(&off, Some(&exact)).unwrap();
-        let told = round(&weight, &moments, 8, None).unwrap().dequantize().unwrap();
-        let wanted = exact.matmul(&weight.tr());
-        let lost = |weight: &Tensor| (off.matmul(&weight.tr()) - &wanted).norm().double_value(&[]);
-        let (blind, told) = (lost(&blind), lost(&told));
-        assert!(told < 0.2 * blind, "{told} told, {blind} blind");
     }
 }

@@ -266,12 +266,6 @@ impl Site {
     }
 }
 
-/// Rows `[T, K]` as they come back from 8 bits with a scale each.
-pub(super) fn by_token(rows: &Tensor) -> Result<Tensor, ModelError> {
-    let (values, scale) = quantize_weight(&rows.f_contiguous()?)?;
-    Ok(values.f_to_kind(Kind::Float)?.f_mul(&scale.f_unsqueeze(1)?)?)
-}
-
 /// Activations `[T, K]` and a weight `[N, K]` as they come back from a scheme, roughly: each number
 /// rounded to the nearest.
 fn rounded(
@@ -280,7 +274,13 @@ fn rounded(
     scheme: Scheme,
 ) -> Result<(Tensor, Tensor), ModelError> {
     match scheme {
-        Scheme::Int8 => Ok((by_token(inputs)?, by_token(weight)?)),
+        Scheme::Int8 => {
+            let by_row = |rows: &Tensor| {
+                let (values, scale) = quantize_weight(&rows.f_contiguous()?)?;
+                Ok::<_, ModelError>(values.f_to_kind(Kind::Float)?.f_mul(&scale.f_unsqueeze(1)?)?)
+            };
+            Ok((by_row(inputs)?, by_row(weight)?))
+        }
         Scheme::Packed { bits, group } => {
             let (rows, columns) = (weight.size()[0], weight.size()[1]);
             let groups = weight.f_view([rows, -1, group.unwrap_or(columns)])?;
