@@ -354,7 +354,7 @@ fn a_network_that_was_stopped_ends_with_the_same_weights() {
         network(config);
         config["training"]["numTrainEpochs"] = 10.into();
     };
-    Gang::run(&job(&fixture, "whole", long), 1).succeeded();
+    let whole = Gang::run(&job(&fixture, "whole", long), 1).succeeded();
     let stopped = job(&fixture, "stopped", long);
     let mut gang = Gang::start(&stopped, 1);
     gang.until(|_, event| matches!(event, RankEvent::Step(report) if report.step >= 10));
@@ -367,6 +367,7 @@ fn a_network_that_was_stopped_ends_with_the_same_weights() {
         let read = |output: &str| fs::read(fixture.path(output).join("model").join(file)).unwrap();
         assert!(read("whole") == read("stopped"), "{file} differs");
     }
+    assert_eq!(whole.losses().last(), resumed.losses().last());
 }
 
 #[test]

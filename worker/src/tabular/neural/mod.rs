@@ -51,7 +51,6 @@ pub fn load(directory: &Path) -> Result<Model, TabularError> {
 /// A network with what it takes of rows.
 pub(super) struct TableNetwork {
     config: NetworkConfig,
-    classes: usize,
     /// libtorch's tensors are of one thread at a time; each pass uses several cores.
     net: Mutex<Net>,
 }
@@ -64,17 +63,17 @@ impl fmt::Debug for TableNetwork {
 
 impl TableNetwork {
     /// Of a network whose weights do not change any more.
-    fn new(config: NetworkConfig, classes: usize, net: Net) -> Result<Self, NetworkError> {
+    fn new(config: NetworkConfig, net: Net) -> Result<Self, NetworkError> {
         for parameter in net.parameters() {
             let _ = parameter.tensor.f_set_requires_grad(false)?;
         }
-        Ok(Self { config, classes, net: Mutex::new(net) })
+        Ok(Self { config, net: Mutex::new(net) })
     }
 
     fn read(config: &NetworkConfig, classes: usize, bytes: &[u8]) -> Result<Self, NetworkError> {
         let (tensors, _) = unpack(bytes, "format")?;
         let net = Net::new(config, classes, Maker::new(Source::Read(tensors)))?;
-        Self::new(config.clone(), classes, net)
+        Self::new(config.clone(), net)
     }
 
     /// Raw scores in the unit of what is predicted.

@@ -34,7 +34,7 @@ pub(super) enum Start {
 /// Where a network's tensors come from.
 pub(super) enum Source {
     /// Drawn.
-    Drawn(ChaCha8Rng),
+    Drawn(Box<ChaCha8Rng>),
     /// Read.
     Read(BTreeMap<String, Tensor>),
 }
@@ -112,9 +112,9 @@ fn drawn(random: &mut ChaCha8Rng, shape: &[i64], start: Start) -> Vec<f32> {
         if place >= count - zeros {
             return 0.0;
         }
-        let share = f64::from(random.next_u32()) / f64::from(u32::MAX);
+        let unit = f64::from(random.next_u32()) / f64::from(u32::MAX);
         #[expect(clippy::cast_possible_truncation, reason = "networks have 32 bits")]
-        let value = (bound * (2.0 * share - 1.0)) as f32;
+        let value = (bound * (2.0 * unit - 1.0)) as f32;
         value
     };
     (0..count).map(&mut one).collect()

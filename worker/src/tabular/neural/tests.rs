@@ -98,6 +98,7 @@ fn asked(shape: Shape, training: &TrainingArguments) -> Asked<'_> {
     Asked { shape, training, label_weights: None, fingerprint: "f" }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as those that end training")]
 fn go(_: &Told<'_>) -> Result<(), Error> {
     Ok(())
 }
@@ -130,7 +131,8 @@ fn two_rows(config: &NetworkConfig, categories: [i64; 2]) -> Batch {
 }
 
 fn fresh(config: &NetworkConfig, classes: usize) -> Net {
-    Net::new(config, classes, Maker::new(Source::Drawn(generator(3, "test", 0)))).unwrap()
+    let source = Source::Drawn(Box::new(generator(3, "test", 0)));
+    Net::new(config, classes, Maker::new(source)).unwrap()
 }
 
 fn set(net: &Net, name: &str, to: &[f32]) {
@@ -320,7 +322,7 @@ fn raw_scores_have_the_shape_of_rows_and_classes() {
                     ffn_dropout: 0.5,
                     residual_dropout: 0.5,
                 },
-                other => other,
+                other @ Shape::Mlp { .. } => other,
             };
             let config =
                 NetworkConfig { shape, columns: columns.clone(), target: None, seed: 0, steps: 0 };

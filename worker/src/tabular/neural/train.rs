@@ -113,7 +113,7 @@ pub(crate) fn learn(
     let features = train.features();
     let classes = features.classes();
     let random = generator(asked.training.seed, "weights of a table's network", 0);
-    let net = Net::new(&config, classes, Maker::new(Source::Drawn(random)))?;
+    let net = Net::new(&config, classes, Maker::new(Source::Drawn(Box::new(random))))?;
     let done = from.map_or(0, |from| from.position.step);
     let optimizer = Optimizer::new(net.parameters(), &optim(asked.training), done)?;
     let best = from.map(|from| from.restore(net.parameters(), &optimizer)).transpose()?;
@@ -132,7 +132,7 @@ pub(crate) fn learn(
     let held_out = eval.filter(|_| looks).map(|eval| Data::new(&config, eval)).transpose()?;
     run.train(&data, held_out.as_ref(), on_step)?;
     config.steps = run.keep_best()?;
-    let network = TableNetwork::new(config.clone(), classes, run.net)?;
+    let network = TableNetwork::new(config.clone(), run.net)?;
     Ok((config, network))
 }
 
