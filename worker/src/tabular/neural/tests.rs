@@ -35,6 +35,7 @@ fn features(labels: &[&str]) -> Arc<Features> {
             feature("c", false, Some(&["a", "b"])),
             feature("y", false, None),
         ],
+        lists: Vec::new(),
         left_out: Vec::new(),
     })
 }
