@@ -10,6 +10,12 @@ pub fn cores() -> NonZeroUsize {
     parse(std::env::var("HEARTH_CPUS").ok().as_deref()).unwrap_or_else(all)
 }
 
+/// What the first of these variables with a number says, else one a core; 1 at least.
+pub fn threads(variables: &[&str]) -> usize {
+    let asked = |name: &&str| std::env::var(name).ok()?.parse().ok();
+    variables.iter().find_map(asked).unwrap_or_else(|| cores().get()).max(1)
+}
+
 /// 0 and what is no number say nothing.
 fn parse(asked: Option<&str>) -> Option<NonZeroUsize> {
     asked?.trim().parse().ok()

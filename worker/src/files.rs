@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 /// The operations by which checkpoints change a file system, each one system
 /// call or nearly so. Tests count them, make them fail, and die at them.
 pub trait Disk: std::fmt::Debug + Send + Sync {
@@ -87,6 +90,23 @@ pub fn write_synced(
     write(&mut out)?;
     out.flush()?;
     out.get_ref().sync_all()
+}
+
+/// [`write_synced`] of a JSON document, laid out for people.
+pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write_synced(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
+/// Reads a JSON document; `None` where there is no such file.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Puts the complete directory `built` in the place of `target`. Readers see

@@ -355,21 +355,23 @@ mod tests {
         }
     }
 
+    /// Fields at fault of a job of tables, by a change of its spec.
+    fn table(change: &dyn Fn(&mut Value)) -> Vec<String> {
+        let job = sample(|job| {
+            let spec = &mut job["spec"];
+            spec["task"] = "TabularClassification".into();
+            spec.as_object_mut().unwrap().remove("model");
+            spec["data"]["preparation"] = json!({});
+            spec["workers"] = json!({});
+            spec["training"] = json!({"seed": 3});
+            change(spec);
+        });
+        unsupported(&job.spec).into_iter().map(|fault| fault.field).collect()
+    }
+
     #[test]
     fn trees_have_no_use_for_what_networks_have() {
         type Change = fn(&mut Value);
-        let table = |change: &dyn Fn(&mut Value)| {
-            let job = sample(|job| {
-                let spec = &mut job["spec"];
-                spec["task"] = "TabularClassification".into();
-                spec.as_object_mut().unwrap().remove("model");
-                spec["data"]["preparation"] = json!({});
-                spec["workers"] = json!({});
-                spec["training"] = json!({"seed": 3});
-                change(spec);
-            });
-            unsupported(&job.spec).into_iter().map(|fault| fault.field).collect::<Vec<_>>()
-        };
         assert_eq!(table(&|_| {}), [""; 0]);
         let cases: [(Change, &str); 9] = [
             (|spec| spec["training"]["maxSteps"] = 3.into(), "spec.training"),
@@ -394,12 +396,7 @@ mod tests {
     fn networks_of_tables_take_what_trains_them_and_no_more() {
         type Change = fn(&mut Value);
         let table = |change: &dyn Fn(&mut Value)| {
-            let job = sample(|job| {
-                let spec = &mut job["spec"];
-                spec["task"] = "TabularClassification".into();
-                spec.as_object_mut().unwrap().remove("model");
-                spec["data"]["preparation"] = json!({});
-                spec["workers"] = json!({});
+            table(&|spec| {
                 spec["tabular"] = json!({"neural": {"architecture": "FTTransformer"}});
                 spec["training"] = json!({
                     "perDeviceTrainBatchSize": 256, "learningRate": 1e-4, "weightDecay": 1e-5,
@@ -408,8 +405,7 @@ mod tests {
                     "maxGradNorm": 0.5, "loggingSteps": 20
                 });
                 change(spec);
-            });
-            unsupported(&job.spec).into_iter().map(|fault| fault.field).collect::<Vec<_>>()
+            })
         };
         assert_eq!(table(&|_| {}), [""; 0]);
         let cases: [(Change, &str); 8] = [

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use hearth_crds::preparation::Cleaning;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::manifest::hash_file;
 use crate::event::EvalMetrics;
-use crate::files::write_synced;
+use crate::files::{read_json, write_json};
 
 /// Name of the file.
 pub const CARD: &str = "hearth.json";
@@ -45,11 +45,7 @@ pub struct ModelCard {
 impl ModelCard {
     /// Reads the card of a directory; `None` where it has none.
     pub fn read(directory: &Path) -> io::Result<Option<Self>> {
-        match fs::read(directory.join(CARD)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read_json(&directory.join(CARD))
     }
 
     /// Hashes the files of `directory`, writes the card into it, and returns
@@ -64,10 +60,7 @@ impl ModelCard {
                 self.files.insert(name, hash.to_hex().to_string());
             }
         }
-        write_synced(&directory.join(CARD), |out| {
-            serde_json::to_writer_pretty(&mut *out, &self)?;
-            out.write_all(b"\n")
-        })?;
+        write_json(&directory.join(CARD), &self)?;
         Ok(self.digest())
     }
 

@@ -1,14 +1,13 @@
 //! `threshold.json`: from which probability on a classifier's second label is its answer.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use hearth_tabular::holdout::tunes;
 use hearth_tabular::{ClassificationMetrics, Confusion, TabularError, Threshold, ThresholdTarget};
 use serde::{Deserialize, Serialize};
 
-use crate::files::write_synced;
+use crate::files::{read_json, write_json};
 
 /// Name of the file.
 pub const DECISION: &str = "threshold.json";
@@ -78,19 +77,12 @@ impl Decision {
 
     /// Reads the file of a directory; `None` where it has none.
     pub fn read(directory: &Path) -> io::Result<Option<Self>> {
-        match fs::read(directory.join(DECISION)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read_json(&directory.join(DECISION))
     }
 
     /// Writes the file into a directory.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        write_synced(&directory.join(DECISION), |out| {
-            serde_json::to_writer_pretty(&mut *out, self)?;
-            out.write_all(b"\n")
-        })
+        write_json(&directory.join(DECISION), self)
     }
 }
 

@@ -12,7 +12,7 @@ use super::decision::Decision;
 use super::drift::DriftReference;
 use crate::checkpoint::shard;
 use crate::error::Error;
-use crate::files::{replace_directory, temporary_beside, write_synced};
+use crate::files::{replace_directory, temporary_beside, write_json, write_synced};
 use crate::model::{Head, Model};
 use crate::peft::{LoraConfig, saved};
 
@@ -145,13 +145,6 @@ fn copy_input_files(source: &Path, target: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn write_json(path: &Path, value: &Value) -> io::Result<()> {
-    write_synced(path, |out| {
-        serde_json::to_writer_pretty(&mut *out, value)?;
-        out.write_all(b"\n")
-    })
 }
 
 fn fresh_directory(path: &Path) -> io::Result<()> {

@@ -1,15 +1,14 @@
 //! `drift.json`: how what a classifier learned from is spread, and what it says of it. A server compares
 //! requests with that.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use hearth_tabular::drift::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::data::facts::Facts;
-use crate::files::write_synced;
+use crate::files::{read_json, write_json};
 
 /// Name of the file.
 pub const DRIFT: &str = "drift.json";
@@ -118,19 +117,12 @@ impl DriftReference {
 
     /// Reads the file of a directory; `None` where it has none.
     pub fn read(directory: &Path) -> io::Result<Option<Self>> {
-        match fs::read(directory.join(DRIFT)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read_json(&directory.join(DRIFT))
     }
 
     /// Writes the file into a directory.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        write_synced(&directory.join(DRIFT), |out| {
-            serde_json::to_writer_pretty(&mut *out, self)?;
-            out.write_all(b"\n")
-        })
+        write_json(&directory.join(DRIFT), self)
     }
 
     /// What is wrong with a file's, where inputs are told by `names` and there are so many `labels`.

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tch::Kind;
 
 use crate::checkpoint::shard;
-use crate::files::{replace_directory, temporary_beside, write_synced};
+use crate::files::{replace_directory, temporary_beside, write_json, write_synced};
 
 pub use gguf::{Gguf, ImportError};
 
@@ -80,14 +80,8 @@ pub fn import(file: &Path, output: &Path, precision: Precision) -> Result<(), Im
             _ => std::fs::create_dir_all(&built)?,
         }
         shard::write(&built.join("model.safetensors"), &tensors, &[("format", "pt")])?;
-        let json = |name: &str, value: &Value| {
-            write_synced(&built.join(name), |out| {
-                serde_json::to_writer_pretty(&mut *out, value)?;
-                out.write_all(b"\n")
-            })
-        };
-        json("config.json", &Value::Object(config))?;
-        json("tokenizer_config.json", &tokenizer.settings)?;
+        write_json(&built.join("config.json"), &Value::Object(config))?;
+        write_json(&built.join("tokenizer_config.json"), &tokenizer.settings)?;
         write_synced(&built.join("tokenizer.json"), |out| {
             out.write_all(tokenizer.document.as_bytes())
         })?;

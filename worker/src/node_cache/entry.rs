@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::CacheError;
 use super::source::{Content, ModelFile, ModelFiles};
 use crate::checkpoint::manifest::{FileEntry, hash_file};
-use crate::files::{replace_directory, sync_directory, temporary_beside, write_synced};
+use crate::files::{replace_directory, sync_directory, temporary_beside, write_json};
 
 /// Name of the list of files in an entry. Hidden, so that no model has a file of this name.
 const SEAL: &str = ".hearth-files.json";
@@ -87,11 +87,8 @@ fn copy_to(model: &ModelFiles, built: &Path, claim: &str) -> Result<(), CacheErr
         // Each directory's entries are on the disk before its name is.
         sync_directory(parent).map_err(|source| write_error(parent, claim, source))?;
     }
-    write_synced(&built.join(SEAL), |out| {
-        serde_json::to_writer_pretty(&mut *out, &Seal { files })?;
-        out.write_all(b"\n")
-    })
-    .map_err(|source| write_error(&built.join(SEAL), claim, source))
+    let seal = built.join(SEAL);
+    write_json(&seal, &Seal { files }).map_err(|source| write_error(&seal, claim, source))
 }
 
 fn copy_file(

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::export::ModelCard;
 use crate::export::card::{CARD, FORMAT_VERSION};
 use crate::export::gguf::{self, Plan};
-use crate::files::write_synced;
+use crate::files::{write_json, write_synced};
 use crate::model::parts::linear::is_in_block;
 use crate::model::{Head, LinearKind, Model, ModelError};
 
@@ -64,10 +64,7 @@ pub fn write(
         if layers.values().any(Option::is_some) {
             config.insert(format::KEY.to_owned(), format::describe(layers));
         }
-        write_synced(&target.join("config.json"), |out| {
-            serde_json::to_writer_pretty(&mut *out, &Value::Object(config))?;
-            out.write_all(b"\n")
-        })?;
+        write_json(&target.join("config.json"), &Value::Object(config))?;
         if let Some(plan) = &gguf {
             plan.write(&target.join(gguf::FILE))?;
         } else {

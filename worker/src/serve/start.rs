@@ -31,7 +31,7 @@ use super::queue::Bounds;
 use super::reads::{Reads, Way};
 use super::tables::{self, TableServer};
 use crate::config::{ConfigError, setting};
-use crate::cores::cores;
+use crate::cores;
 use crate::data::facts::OF_PICTURE;
 use crate::data::{Preprocessor, TextEncoder};
 use crate::error::Error;
@@ -264,8 +264,7 @@ fn samples(encoder: &TextEncoder) -> Result<[Vec<u32>; 2], Error> {
 
 /// `HEARTH_THREADS`, else one a core.
 pub fn threads() -> usize {
-    let asked = std::env::var("HEARTH_THREADS").ok().and_then(|threads| threads.parse().ok());
-    asked.unwrap_or_else(|| cores().get()).max(1)
+    cores::threads(&["HEARTH_THREADS"])
 }
 
 /// The first passes allocate and choose kernels: not at a client's cost.

@@ -18,7 +18,7 @@ use hearth_tabular::prepared::{Side, learn, rules, table};
 use hearth_tabular::{Fit, FitRows, Model, Parts, Recipe, Shape, assemble, fit, label_weights};
 
 use crate::config::prepared;
-use crate::cores::cores;
+use crate::cores::threads;
 use crate::error::Error;
 use crate::event::{EvalMetrics, EventSink, Phase, RankEvent};
 use crate::export::{Exported, ModelCard, card, publish};
@@ -116,7 +116,8 @@ fn train_network(
     stop: &AtomicBool,
     events: &mut dyn EventSink,
 ) -> Result<(Model, u64, Journal), Error> {
-    tch::set_num_threads(i32::try_from(threads()).unwrap_or(1));
+    let threads = threads(&["HEARTH_THREADS", "OMP_NUM_THREADS"]);
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
     let saved = Saved::new(config, settings::directory(config)?, "network.safetensors")?;
     let from = saved.network(events);
     let done = from.as_ref().map_or(0, |from| from.position().step());
@@ -140,13 +141,6 @@ fn train_network(
         network_model(neural::learn(&asked, (rows.train, eval), from.as_ref(), on_step)?, parts)
     })?;
     Ok((model, steps.last, steps.progress.end()))
-}
-
-/// `HEARTH_THREADS` or `OMP_NUM_THREADS`, else one a core.
-fn threads() -> usize {
-    let asked = |name| std::env::var(name).ok().and_then(|threads| threads.parse().ok());
-    let asked = asked("HEARTH_THREADS").or_else(|| asked("OMP_NUM_THREADS"));
-    asked.unwrap_or_else(|| cores().get()).max(1)
 }
 
 fn network_model(
