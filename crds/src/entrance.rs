@@ -74,7 +74,9 @@ pub struct Oidc {
     pub jwks_config_map_name: String,
     /// Requests that one gateway pod lets in in a minute of each subject (`sub`), up to a tenth of
     /// them at once.
+    // The API server knows no uint32, and says so at each `kubectl apply`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "int32"))]
     pub requests_per_minute: Option<NonZeroU32>,
 }
 

@@ -10,6 +10,7 @@ use super::gptq::{self, Moments};
 use super::scheme::Scheme;
 use super::smooth::smooth;
 use super::tensors::Rounded;
+use super::tune;
 use crate::data::{Fetched, Samples};
 use crate::error::Error;
 use crate::model::{Dropout, LinearKind, LinearOp, Model, ModelError, Pass};
@@ -41,7 +42,7 @@ impl LinearOp for Watched {
 pub(super) struct Row {
     /// What the next stage reads, `[1, T, D]`.
     pub(super) hidden: Tensor,
-    pass: Pass,
+    pub(super) pass: Pass,
 }
 
 impl Row {
@@ -51,9 +52,9 @@ impl Row {
     }
 }
 
-/// Smooths a decoder's layers, rounds those of `model` that get whole numbers, and leaves in it what
-/// they stand for. `samples` are shown to it one by one, at most `rows` of them. `kept_in` is the kind
-/// in which norms are written.
+/// Smooths a decoder's layers, rounds those of `model` that get whole numbers, trains their scales
+/// where the numbers have few bits, and leaves in it what they stand for. `samples` are shown to it
+/// one by one, at most `rows` of them. `kept_in` is the kind in which norms are written.
 pub fn calibrate(
     model: &mut Model,
     schemes: &BTreeMap<String, Option<Scheme>>,
@@ -61,6 +62,9 @@ pub fn calibrate(
     (rows, kept_in): (u32, Kind),
 ) -> Result<RoundedLayers, Error> {
     let mut shown = tch::no_grad(|| shown(model, samples, rows))?;
+    let few_bits = |scheme: &Scheme| matches!(scheme, Scheme::Packed { bits: ..8, .. });
+    let tunes = schemes.values().flatten().any(few_bits);
+    let answers = if tunes { tune::answers(model, &mut shown)? } else { Vec::new() };
     let mut rounded = RoundedLayers::new();
     let stages = model.network().stages();
     for stage in 0..stages {
@@ -81,6 +85,9 @@ pub fn calibrate(
             Ok::<_, ModelError>(())
         })?;
         tracing::info!("calibrated {} of {stages} stages", stage + 1);
+    }
+    if tunes {
+        tune::tune(model, &mut rounded, shown, answers)?;
     }
     Ok(rounded)
 }

@@ -16,6 +16,7 @@ pub mod rows;
 pub mod scheme;
 mod smooth;
 pub mod tensors;
+mod tune;
 pub mod write;
 
 use std::fs;
@@ -52,7 +53,7 @@ use write::Recipe;
 /// Samples in one forward pass of the gate.
 const BATCH: usize = 32;
 /// Changes when the same input would give another output.
-const RECIPE: &str = "5";
+const RECIPE: &str = "6";
 
 /// Why there is no compressed model.
 #[derive(Debug, thiserror::Error)]

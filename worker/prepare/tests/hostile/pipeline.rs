@@ -47,34 +47,52 @@ fn config(root: &Path, format: DataFormat, pictures: bool) -> PrepareConfig {
     config
 }
 
-fn run(count: u64) {
-    for (name, format, file, pictures, seeds) in cases() {
-        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let config = config(directory.path(), format, pictures);
-        let path = config.train.path.join(file);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let (threads, sort_bytes) = (NonZeroUsize::MIN, 1 << 16);
-        let settings = Settings { threads, sort_bytes, ..Settings::default() };
-        feed(&format!("{name}, prepared"), &seeds, count, |input| {
-            fs::File::create(&path).unwrap().write_all(input).unwrap();
-            let made = run_with(&config, &settings, &mut Silent);
-            if config.output.exists() {
-                fs::remove_dir_all(&config.output).unwrap();
-            }
-            made.is_ok()
-        });
-    }
+fn run((name, format, file, pictures, seeds): Case, count: u64) {
+    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let config = config(directory.path(), format, pictures);
+    let path = config.train.path.join(file);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let (threads, sort_bytes) = (NonZeroUsize::MIN, 1 << 16);
+    let settings = Settings { threads, sort_bytes, ..Settings::default() };
+    feed(&format!("{name}, prepared"), &seeds, count, |input| {
+        fs::File::create(&path).unwrap().write_all(input).unwrap();
+        let made = run_with(&config, &settings, &mut Silent);
+        if config.output.exists() {
+            fs::remove_dir_all(&config.output).unwrap();
+        }
+        made.is_ok()
+    });
 }
 
 #[test]
 fn sources_are_prepared_or_refused() {
-    run(FEW);
+    cases().into_iter().for_each(|case| run(case, FEW));
 }
 
-#[test]
-#[ignore = "a million inputs, with --release"]
-fn a_million_of_sources() {
+fn run_many(wanted: &str) {
     // What the library of Parquet panics at is caught, and need not be told each time.
     std::panic::set_hook(Box::new(|_| {}));
-    run(many());
+    let case = cases().into_iter().find(|(name, ..)| *name == wanted).unwrap();
+    run(case, many());
 }
+
+/// Half an hour or an hour each, most of it the system's work for files and threads.
+macro_rules! a_million {
+    ($($test:ident: $name:literal),*) => {
+        $(
+            #[test]
+            #[ignore = "a million inputs, with --release"]
+            fn $test() {
+                run_many($name);
+            }
+        )*
+    };
+}
+a_million!(
+    a_million_of_jsonl: "JSONL",
+    a_million_of_csv: "CSV",
+    a_million_of_text: "text",
+    a_million_of_parquet: "Parquet",
+    a_million_of_image_folders: "ImageFolder",
+    a_million_of_dicom_folders: "DICOM"
+);
