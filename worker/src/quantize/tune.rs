@@ -31,7 +31,7 @@ const EPOCHS: u64 = 2;
 /// Rows of a step.
 const TOGETHER: usize = 4;
 /// Most that a scale moves by in a step, as a share of itself.
-const RATE: f64 = 2e-3;
+const RATE: f64 = 1e-3;
 /// Steps until the rate is whole.
 const WARMUP: f64 = 2.0;
 
@@ -297,8 +297,8 @@ mod tests {
         let mut config = serde_json::json!({
             "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": VOCABULARY,
             "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 4, "hidden_act": "silu",
-            "rms_norm_eps": 1e-5, "max_position_embeddings": 64, "tie_word_embeddings": true,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 512, "tie_word_embeddings": true,
         });
         if classifies {
             config["architectures"] = serde_json::json!(["LlamaForSequenceClassification"]);
@@ -325,7 +325,8 @@ mod tests {
                 .into_iter()
                 .chain(["mlp.gate", "mlp.up", "mlp.down"])
             {
-                tensors.insert(format!("model.layers.{layer}.{part}_proj.weight"), drawn(WIDTH));
+                let rows = if part.ends_with(['k', 'v']) { WIDTH / 2 } else { WIDTH };
+                tensors.insert(format!("model.layers.{layer}.{part}_proj.weight"), drawn(rows));
             }
         }
         let config = ModelConfig::read(home.path()).unwrap();
@@ -336,7 +337,7 @@ mod tests {
 
     fn rows(model: &Model) -> Vec<Row> {
         let row = |number: i64| {
-            let tokens = 9 + number % 4;
+            let tokens = 9 + number % 4 + 300 * i64::from(number == 2);
             let ids = Tensor::arange(tokens, (Kind::Int64, Device::Cpu)) * (number + 1) + number;
             let pass = Pass::decoder(model.network(), tokens, Device::Cpu, Dropout::Off).unwrap();
             Row { hidden: ids.remainder(VOCABULARY).unsqueeze(0), pass }
@@ -403,6 +404,19 @@ mod tests {
                 assert!(staged.allclose(&whole, 1e-4, 1e-6, false), "{}", scale.name);
             }
             assert!(staged.iter().any(|gradient| gradient.abs().max().double_value(&[]) > 1e-3));
+            for (scale, gradient) in scales.iter().zip(&staged) {
+                let apart = |step: f64| {
+                    let moved = gradient * (step / gradient.norm().double_value(&[]));
+                    tch::no_grad(|| scale.tensor.shallow_clone().copy_(&moved));
+                    let again = backward(&model, example, 1, 0.5).unwrap();
+                    let _ = tch::no_grad(|| scale.tensor.shallow_clone().zero_());
+                    0.5 * again
+                };
+                let slope = (apart(0.02) - apart(-0.02)) / 0.04;
+                let told = gradient.norm().double_value(&[]);
+                let off = (slope - told).abs() / told.max(1e-3);
+                assert!(off < 0.05, "{}: {slope} is not {told}", scale.name);
+            }
         }
     }
 
