@@ -66,7 +66,9 @@ fn run((name, format, file, pictures, seeds): Case, count: u64) {
 
 #[test]
 fn sources_are_prepared_or_refused() {
-    cases().into_iter().for_each(|case| run(case, FEW));
+    for case in cases() {
+        run(case, FEW);
+    }
 }
 
 fn run_many(wanted: &str) {
