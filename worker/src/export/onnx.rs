@@ -1,4 +1,4 @@
-//! `hearth-worker export`: a classifier as an ONNX file.
+//! `hearth-worker export`: a classifier, or a network of tables, as an ONNX file.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,12 @@ use tch::Device;
 
 use crate::error::Error;
 use crate::files::write_atomically;
+use crate::tabular;
 
 /// Settings of `hearth-worker export`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Hugging Face directory of a classifier: BERT's family, ViT, ResNet or MobileNetV2.
+    /// Directory of a classifier (BERT's family, ViT, ResNet or MobileNetV2), or of a network of tables.
     #[arg(long)]
     model: PathBuf,
     /// File to write; what is there is replaced.
@@ -36,7 +37,11 @@ pub fn run(arguments: &Arguments) -> i32 {
 
 /// Writes the model in `directory` to `file`.
 pub fn export(directory: &Path, file: &Path) -> Result<(), Error> {
-    let bytes = crate::model::load(directory, Device::Cpu)?.onnx()?;
+    let bytes = if tabular::is_model(directory) {
+        tabular::neural::onnx(directory)?
+    } else {
+        crate::model::load(directory, Device::Cpu)?.onnx()?
+    };
     write_atomically(file, |out| out.write_all(&bytes))
         .map_err(|source| Error::Output { path: file.to_owned(), source })
 }

@@ -238,17 +238,21 @@ impl Parameters {
     }
 }
 
+/// The protocol's name of what computes a model.
+pub fn platform(runtime: ServingRuntime) -> &'static str {
+    match runtime {
+        ServingRuntime::Libtorch => "hearth_libtorch",
+        ServingRuntime::OnnxRuntime => "hearth_onnxruntime",
+        ServingRuntime::TensorRT => "hearth_tensorrt",
+    }
+}
+
 /// `GET /v2/models/NAME`.
 pub fn metadata<R: Reads>(
     common: &Common,
     runtime: ServingRuntime,
     (labels, threshold): (&[String], Option<&Threshold>),
 ) -> Value {
-    let platform = match runtime {
-        ServingRuntime::Libtorch => "hearth_libtorch",
-        ServingRuntime::OnnxRuntime => "hearth_onnxruntime",
-        ServingRuntime::TensorRT => "hearth_tensorrt",
-    };
     let mut parameters = json!({ "labels": labels });
     if let Some(threshold) = threshold {
         parameters["threshold"] = json!(threshold);
@@ -256,7 +260,7 @@ pub fn metadata<R: Reads>(
     json!({
         "name": common.name,
         "versions": [common.revision],
-        "platform": platform,
+        "platform": platform(runtime),
         "inputs": [{"name": R::INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
             {"name": "label", "datatype": "BYTES", "shape": [-1]},

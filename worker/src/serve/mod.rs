@@ -20,6 +20,7 @@ pub mod inference;
 pub mod load;
 pub mod metrics;
 pub mod onnx;
+pub mod onnx_tables;
 pub mod openai;
 pub mod queue;
 pub mod reads;

@@ -153,7 +153,7 @@ impl Compute for OnnxClassifier {
     }
 }
 
-fn session(file: &[u8], place: &Place) -> Result<Session, ModelError> {
+pub(super) fn session(file: &[u8], place: &Place) -> Result<Session, ModelError> {
     let environment = ort::init_from(&place.library).map_err(|error| {
         ModelError::Onnx(format!("{error}; name libonnxruntime.so, 1.24 or later, in {LIBRARY}"))
     })?;
@@ -192,7 +192,8 @@ fn logits_of(outputs: &SessionOutputs<'_>) -> Result<Tensor, ModelError> {
     Ok(Tensor::f_from_slice(numbers)?.f_reshape(&shape[..])?)
 }
 
-fn check(given: &Tensor, wanted: &Tensor) -> Result<(), ModelError> {
+/// Whether logits are those of libtorch, `wanted`, but for rounding.
+pub(super) fn check(given: &Tensor, wanted: &Tensor) -> Result<(), ModelError> {
     let wanted = wanted.f_to_device(Device::Cpu)?;
     let apart = given.f_sub(&wanted)?.f_abs()?.f_div(&wanted.f_abs()?.f_clamp_min(1.0)?)?;
     let most = apart.f_max()?.f_double_value(&[])?;

@@ -26,6 +26,7 @@ use super::http::{self, Server};
 use super::load::TokenLoad;
 use super::metrics::{BatchMetrics, ServingMetrics};
 use super::onnx::{OnnxClassifier, OnnxPictures, Place};
+use super::onnx_tables;
 use super::openai::{self, EmbeddingServer, LanguageServer};
 use super::queue::Bounds;
 use super::reads::{Reads, Way};
@@ -45,6 +46,7 @@ use crate::generate::metrics::GenerationMetrics;
 use crate::generate::{self, schedule};
 use crate::model::embedder::{self, is_embedder};
 use crate::model::{Family, Head, Model, ModelConfig, ModelError, saved_head};
+use crate::tabular::{self, neural};
 
 /// Most tokens of a pass of a language model: prompts beyond that are computed piece by piece, so
 /// that texts that run wait no longer than for so many.
@@ -104,7 +106,7 @@ pub struct Serving {
 /// Reads the model that a configuration names and warms it up.
 pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loaded, Error> {
     let directory = &asked.model;
-    if is_of_tables(directory) {
+    if tabular::is_model(directory) {
         return table(asked);
     }
     let config = ModelConfig::read(directory)?;
@@ -163,21 +165,9 @@ pub fn load(asked: &ServeConfig, device: Device, bounds: Bounds) -> Result<Loade
     Ok(Loaded::Texts(Classifier { model, labels, threshold, drift, reader, runtime }))
 }
 
-/// Whether a directory says that it has a model of tables.
-fn is_of_tables(directory: &Path) -> bool {
-    let config = std::fs::read(directory.join("config.json")).unwrap_or_default();
-    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
-    config["model_type"] == "hearth-tabular"
-}
-
 /// A model of tables.
 fn table(asked: &ServeConfig) -> Result<Loaded, Error> {
     let refused = [
-        (
-            asked.runtime != ServingRuntime::Libtorch,
-            "serving.runtime",
-            "models of tables need none; leave it out",
-        ),
         (
             !asked.adapters.is_empty(),
             "serving.adapters",
@@ -195,7 +185,12 @@ fn table(asked: &ServeConfig) -> Result<Loaded, Error> {
     if let Some(store) = &asked.features {
         Views::new(store).map_err(|error| setting("serving.features", error.to_string()))?;
     }
-    Ok(Loaded::Table(Arc::new(crate::tabular::neural::load(&asked.model)?)))
+    let place = Place::of(asked.runtime, asked.accelerator, threads())?;
+    let model = match place {
+        None => neural::load(&asked.model)?,
+        Some(place) => onnx_tables::load(&asked.model, &place)?,
+    };
+    Ok(Loaded::Table(Arc::new(model)))
 }
 
 /// A warm classifier of pictures.
@@ -354,7 +349,8 @@ async fn tables(
         None => Watching::Not(NO_ROWS),
     };
     let common = common(config, metrics, None, drift);
-    let server = Arc::new(TableServer { common: common.clone(), model, features });
+    let server =
+        Arc::new(TableServer { common: common.clone(), model, features, runtime: config.runtime });
     Ok(Serving { common, router: tables::router(&server), close: Box::new(|| ()), thread: None })
 }
 

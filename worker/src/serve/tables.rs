@@ -18,13 +18,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use hearth_crds::model_deployment::ServingRuntime;
 use hearth_features::{FeatureClient, LookupError};
 use hearth_tabular::{Model, Prediction, Recipe, TabularError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::common::{self, Common, Failure};
-use super::tensors;
+use super::{inference, tensors};
 
 /// Most rows of a request that trees compute on the thread that reads it.
 const AT_ONCE: usize = 16;
@@ -42,6 +43,8 @@ pub struct TableServer {
     pub model: Arc<Model>,
     /// Features of entities that join rows, where they are kept.
     pub features: Option<FeatureClient>,
+    /// What computes a network.
+    pub runtime: ServingRuntime,
 }
 
 /// `POST /v1/predict`.
@@ -161,7 +164,7 @@ async fn metadata(
         "versions": [server.common.revision],
         "platform": match server.model.parts().recipe {
             Recipe::Trees(_) => "hearth_lightgbm",
-            Recipe::Network(_) => "hearth_libtorch",
+            Recipe::Network(_) => inference::platform(server.runtime),
         },
         "inputs": tensors::inputs(&server.model.parts().features),
         "outputs": tensors::kinds(&server.model.parts().features),

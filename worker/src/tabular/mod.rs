@@ -15,7 +15,9 @@ use std::time::Instant;
 
 use hearth_crds::worker_config::TrainConfig;
 use hearth_tabular::prepared::{Side, learn, rules, table};
-use hearth_tabular::{Fit, FitRows, Model, Parts, Recipe, Shape, assemble, fit, label_weights};
+use hearth_tabular::{
+    Fit, FitRows, MODEL_TYPE, Model, Parts, Recipe, Shape, assemble, fit, label_weights,
+};
 
 use crate::config::prepared;
 use crate::cores::threads;
@@ -25,6 +27,13 @@ use crate::export::{Exported, ModelCard, card, publish};
 use crate::monitor::Probe;
 use crate::train::journal::Journal;
 use progress::{Done, Progress, Saved, TreeProgress};
+
+/// Whether a directory says that it has a model of tables.
+pub(crate) fn is_model(directory: &Path) -> bool {
+    let config = std::fs::read(directory.join("config.json")).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+    config["model_type"] == MODEL_TYPE
+}
 
 /// Trains a model of a table, and writes it to `model` below the output.
 ///

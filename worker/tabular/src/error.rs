@@ -63,7 +63,7 @@ pub enum TabularError {
         detail: String,
     },
     /// A network cannot be computed.
-    #[error("libtorch cannot {doing}: {detail}")]
+    #[error("the network cannot {doing}: {detail}")]
     Network {
         /// What it was asked for.
         doing: &'static str,

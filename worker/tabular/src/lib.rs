@@ -50,8 +50,8 @@ pub use learn::{FeatureOptions, Learner};
 pub use lists::ListColumn;
 pub use metrics::{ClassificationMetrics, Metrics, RegressionMetrics, average_precision, roc_auc};
 pub use model::{
-    Contribution, Explanation, LabelPrediction, Model, NumberPrediction, Parts, Prediction, Recipe,
-    Rows,
+    Contribution, Explanation, LabelPrediction, MODEL_TYPE, Model, NumberPrediction, Parts,
+    Prediction, Recipe, Rows,
 };
 pub use network::{Codes, Encoding, Network, NetworkConfig, Scale, Shape};
 pub use table::Table;

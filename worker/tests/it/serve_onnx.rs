@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use tch::Device;
 
 use crate::fixture::Fixture;
+use crate::gang::Gang;
 use crate::serve_http::Server;
-use crate::trained;
+use crate::{tabular, trained};
 
 const TEXTS: [&str; 4] = ["win cash now", "the meeting is for you", "free offer", ""];
 
@@ -95,6 +96,59 @@ fn a_server_of_onnx_runtime_answers_as_one_of_libtorch() {
     for (got, want) in scores(&got).iter().zip(scores(&want)) {
         assert!((got - want).abs() < 1e-4, "{got} is not {want}");
     }
+}
+
+/// A network of tables answers as in libtorch, whatever it is asked, and explains.
+fn tables_agree(architecture: &Value) {
+    let fixture = Fixture::new(0.0);
+    tabular::transfers(&fixture);
+    let job = tabular::job(&fixture, "job", |config| {
+        tabular::network(config);
+        config["training"]["numTrainEpochs"] = 1.0.into();
+        config["tabular"]["neural"] = architecture.clone();
+        config["tabular"].as_object_mut().unwrap().remove("threshold");
+    });
+    let _ = Gang::run(&job, 1).succeeded();
+    let file = fixture.path("network.onnx");
+    let mut export = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
+    export.arg("export").arg("--model").arg(fixture.path("job/model")).arg("--onnx").arg(&file);
+    assert!(export.status().unwrap().success());
+    assert!(std::fs::metadata(file).unwrap().len() > 1000);
+
+    let (model, other) = (fixture.path("job/model"), Fixture::new(0.0));
+    let torch = Server::of(other, model.clone(), |_| {});
+    let onnx = Server::of(fixture, model, |config| config["runtime"] = "OnnxRuntime".into());
+    assert_eq!(onnx.get("/v2/models/tiny").json()["platform"], "hearth_onnxruntime");
+    let rows = json!({"explain": 2, "rows": [
+        {"amount": 30.5, "channel": "card", "hour": 14, "weekday": 2},
+        {"amount": 9400, "channel": "cash", "hour": 3, "weekday": 2},
+        {"amount": 12, "channel": "never seen", "hour": 23, "weekday": 6},
+        {"amount": 5e9, "channel": "card", "hour": 0, "weekday": 0},
+        {"amount": 0, "channel": "cash", "hour": 12, "weekday": 3}
+    ]});
+    let [want, got] =
+        [&torch, &onnx].map(|server| server.post("/v1/predict", &rows.to_string()).json());
+    for row in 0..5 {
+        let score =
+            |answer: &Value| answer["outputs"][row]["probabilities"]["true"].as_f64().unwrap();
+        assert!((score(&got) - score(&want)).abs() < 1e-4, "{row}: {got}\n{want}");
+        let explained = |answer: &Value| {
+            answer["outputs"][row]["explanation"]["contributions"].as_array().unwrap().len()
+        };
+        assert_eq!(explained(&got), 2, "{got}");
+    }
+}
+
+#[test]
+fn onnx_runtime_computes_tables_as_libtorch_by_a_transformer() {
+    tables_agree(&json!({
+        "architecture": "FTTransformer", "blocks": 2, "dToken": 16, "attentionHeads": 2
+    }));
+}
+
+#[test]
+fn onnx_runtime_computes_tables_as_libtorch_by_an_mlp() {
+    tables_agree(&json!({"architecture": "MLP", "layers": 2, "width": 32}));
 }
 
 /// The exit code of a server that does not start, and what it said.

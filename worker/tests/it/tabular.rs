@@ -19,7 +19,7 @@ fn worker(arguments: &[&str]) {
 }
 
 /// Transfers of 90 days, prepared: the last fifth is held out.
-fn transfers(fixture: &Fixture) {
+pub(crate) fn transfers(fixture: &Fixture) {
     let raw = fixture.path("raw");
     let directory = raw.to_string_lossy();
     worker(&["simulate", "--directory", &directory, "--accounts", "400", "--cases", "20"]);
@@ -41,7 +41,11 @@ fn transfers(fixture: &Fixture) {
     worker(&["prepare", "--config", &path.to_string_lossy()]);
 }
 
-fn job(fixture: &Fixture, output: &str, change: impl FnOnce(&mut Value)) -> std::path::PathBuf {
+pub(crate) fn job(
+    fixture: &Fixture,
+    output: &str,
+    change: impl FnOnce(&mut Value),
+) -> std::path::PathBuf {
     fixture.config(output, |config| {
         config["task"] = "TabularClassification".into();
         config.as_object_mut().unwrap().remove("model");
@@ -283,7 +287,7 @@ fn a_run_that_was_stopped_ends_with_the_same_model() {
 }
 
 /// A network in place of trees.
-fn network(config: &mut Value) {
+pub(crate) fn network(config: &mut Value) {
     config["training"] = json!({
         "perDeviceTrainBatchSize": 256, "learningRate": 2e-3, "weightDecay": 1e-5, "seed": 7,
         "numTrainEpochs": 3.0, "lrSchedulerType": "Cosine", "evalStrategy": "Epoch",

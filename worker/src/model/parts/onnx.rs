@@ -1,5 +1,7 @@
 //! Parts of networks as operators of ONNX: what each computes without dropout.
 
+use tch::{TchError, Tensor};
+
 use super::activation::Activation;
 use super::batch_norm::BatchNorm;
 use super::conv_layer::ConvLayer;
@@ -17,7 +19,16 @@ pub fn linear(graph: &mut Graph, layer: &Linear, input: &Value) -> Result<Value,
             "ONNX has floats alone: take the model from before its compression, or FP16 or BF16",
         ));
     };
-    let name = &layer.name;
+    Ok(product(graph, &layer.name, (weight, bias.as_ref()), input)?)
+}
+
+/// `y = x Wᵀ + b` of `weight` `[N, K]` and `bias` `[N]`.
+pub fn product(
+    graph: &mut Graph,
+    name: &str,
+    (weight, bias): (&Tensor, Option<&Tensor>),
+    input: &Value,
+) -> Result<Value, TchError> {
     let turned = graph.floats(&format!("{name}.weight"), &weight.f_transpose(0, 1)?)?;
     let product = graph.node("MatMul", &format!("{name}.product"), &[input, &turned], Vec::new());
     let Some(bias) = bias else { return Ok(product) };
@@ -35,9 +46,20 @@ pub fn classes(layer: &Linear) -> i64 {
 
 /// As [`LayerNorm::forward`].
 pub fn layer_norm(graph: &mut Graph, norm: &LayerNorm, input: &Value) -> Result<Value, ModelError> {
-    let (scale, shift) = (constant(graph, &norm.weight)?, constant(graph, &norm.bias)?);
-    let settings = vec![Setting::Int("axis", -1), Setting::Float("epsilon", single(norm.eps))];
     let name = norm.weight.name.trim_end_matches(".weight");
+    Ok(normed(graph, name, (&norm.weight.tensor, &norm.bias.tensor, norm.eps), input)?)
+}
+
+/// Layer norm over the last dimension, by `weight` and `bias` of its size.
+pub fn normed(
+    graph: &mut Graph,
+    name: &str,
+    (weight, bias, eps): (&Tensor, &Tensor, f64),
+    input: &Value,
+) -> Result<Value, TchError> {
+    let scale = graph.floats(&format!("{name}.weight"), weight)?;
+    let shift = graph.floats(&format!("{name}.bias"), bias)?;
+    let settings = vec![Setting::Int("axis", -1), Setting::Float("epsilon", single(eps))];
     Ok(graph.node("LayerNormalization", name, &[input, &scale, &shift], settings))
 }
 

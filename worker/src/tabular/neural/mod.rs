@@ -25,6 +25,10 @@ use std::sync::{Mutex, PoisonError};
 use hearth_tabular::{Model, Network, NetworkConfig, TabularError};
 use tch::Tensor;
 
+use crate::config::setting;
+use crate::error::Error;
+use crate::onnx::Graph;
+
 pub(super) use checkpoint::Checkpoint;
 use net::{Batch, Net, Noise};
 pub(crate) use tensors::NetworkError;
@@ -32,7 +36,7 @@ use tensors::{Maker, Source, pack, unpack, values};
 pub(super) use train::{Asked, Evaluation, Told, learn};
 
 /// Rows that are computed at a time.
-const AT_ONCE: usize = 1024;
+pub(crate) const AT_ONCE: usize = 1024;
 
 /// Reads the directory of a model of tables, be it of trees or of a network.
 ///
@@ -40,16 +44,40 @@ const AT_ONCE: usize = 1024;
 ///
 /// Those of [`Model::load_with`].
 pub fn load(directory: &Path) -> Result<Model, TabularError> {
+    load_by(directory, |network| Ok(Box::new(network)))
+}
+
+/// The network of a directory as an ONNX file.
+///
+/// # Errors
+///
+/// Those of [`load`], and trees, which are none.
+pub(crate) fn onnx(directory: &Path) -> Result<Vec<u8>, Error> {
+    let mut file = None;
+    load_by(directory, |network| {
+        file = Some(network.onnx());
+        Ok(Box::new(network))
+    })?;
+    let trees = "it holds trees, which LightGBM computes; networks of tables have an ONNX form";
+    Ok(file.ok_or_else(|| setting("--model", trees))??)
+}
+
+/// As [`load`], but `make` says what computes a network.
+///
+/// # Errors
+///
+/// Those of [`load`], and what `make` says.
+pub(crate) fn load_by(
+    directory: &Path,
+    make: impl FnOnce(TableNetwork) -> Result<Box<dyn Network>, String>,
+) -> Result<Model, TabularError> {
     Model::load_with(directory, |config, classes, bytes| {
-        let network = TableNetwork::read(config, classes, bytes);
-        network
-            .map(|network| Box::new(network) as Box<dyn Network>)
-            .map_err(|error| error.to_string())
+        make(TableNetwork::read(config, classes, bytes).map_err(|error| error.to_string())?)
     })
 }
 
 /// A network with what it takes of rows.
-pub(super) struct TableNetwork {
+pub(crate) struct TableNetwork {
     config: NetworkConfig,
     /// libtorch's tensors are of one thread at a time; each pass uses several cores.
     net: Mutex<Net>,
@@ -76,8 +104,22 @@ impl TableNetwork {
         Self::new(config.clone(), net)
     }
 
+    /// How rows are given to it.
+    pub(crate) fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// As an ONNX file; its configuration is among the notes.
+    pub(crate) fn onnx(&self) -> Result<Vec<u8>, NetworkError> {
+        let mut graph = Graph::new(self.config.shape.name());
+        self.net.lock().unwrap_or_else(PoisonError::into_inner).describe(&mut graph)?;
+        let config = serde_json::json!(self.config).to_string();
+        let too_large = || NetworkError::Weights("its ONNX file would be larger than 2 GiB".into());
+        graph.into_file(&[("network", &config)]).ok_or_else(too_large)
+    }
+
     /// Raw scores in the unit of what is predicted.
-    fn unscaled(&self, score: f64) -> f64 {
+    pub(crate) fn unscaled(&self, score: f64) -> f64 {
         self.config.target.map_or(score, |scale| scale.mean + scale.deviation * score)
     }
 
@@ -136,7 +178,7 @@ impl Network for TableNetwork {
     }
 }
 
-impl From<NetworkError> for crate::error::Error {
+impl From<NetworkError> for Error {
     fn from(error: NetworkError) -> Self {
         match error {
             NetworkError::Torch(error) => Self::Torch(error),

@@ -5,6 +5,8 @@
 //! `cont_embeddings.missing` and an MLP's `cat_embeddings`. Letters of shapes: B rows, N numbers, C
 //! categories, F = N + C features, D numbers of a token, T = 1 + F tokens.
 
+mod onnx;
+
 use hearth_tabular::{Codes, NetworkConfig, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore as _;

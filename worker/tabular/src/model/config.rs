@@ -30,7 +30,7 @@ const WEIGHTS: &str = "model.safetensors";
 /// `architectures` of Hugging Face's directories.
 pub(super) const ARCHITECTURE: &str = "GradientBoostedTrees";
 /// `model_type` of Hugging Face's directories.
-pub(super) const MODEL_TYPE: &str = "hearth-tabular";
+pub const MODEL_TYPE: &str = "hearth-tabular";
 /// Most bytes of a configuration.
 const MOST_CONFIG: u64 = 256 << 20;
 /// Most bytes of trees or weights.

@@ -25,6 +25,7 @@ use crate::table::Table;
 use crate::threshold::{Confusion, Threshold, counts};
 use crate::train::number;
 
+pub use config::MODEL_TYPE;
 use request::Inputs;
 pub use request::Rows;
 
