@@ -64,7 +64,7 @@ pub fn calibrate(
     let mut shown = tch::no_grad(|| shown(model, samples, rows))?;
     let few_bits = |scheme: &Scheme| matches!(scheme, Scheme::Packed { bits: ..8, .. });
     let tunes = schemes.values().flatten().any(few_bits);
-    let answers = if tunes { tune::answers(model, &mut shown)? } else { Vec::new() };
+    let answers = tunes.then(|| tune::answers(model, &mut shown)).transpose()?;
     let mut rounded = RoundedLayers::new();
     let stages = model.network().stages();
     for stage in 0..stages {
@@ -86,7 +86,7 @@ pub fn calibrate(
         })?;
         tracing::info!("calibrated {} of {stages} stages", stage + 1);
     }
-    if tunes {
+    if let Some(answers) = answers {
         tune::tune(model, &mut rounded, shown, answers)?;
     }
     Ok(rounded)

@@ -58,16 +58,17 @@ impl Stepped {
             bias,
         })
     }
+}
 
-    /// f32 `[N, G, 1]`.
-    fn moved(&self) -> Result<Tensor, ModelError> {
-        Ok(self.scales.f_mul(&self.change.f_add_scalar(1.0)?)?)
-    }
+/// Scales that changed by these shares of themselves.
+fn moved(scales: &Tensor, change: &Tensor) -> Result<Tensor, ModelError> {
+    Ok(scales.f_mul(&change.f_add_scalar(1.0)?)?)
 }
 
 impl LinearOp for Stepped {
     fn forward(&self, input: &Tensor, _: Dropout) -> Result<Tensor, ModelError> {
-        let weight = self.values.f_to_kind(Kind::Float)?.f_mul(&self.moved()?)?;
+        let scales = moved(&self.scales, &self.change)?;
+        let weight = self.values.f_to_kind(Kind::Float)?.f_mul(&scales)?;
         let weight = weight.f_view([self.values.size()[0], -1])?;
         Ok(input.f_linear(&weight, self.bias.as_ref())?)
     }
@@ -133,9 +134,6 @@ pub(super) fn tune(
 ) -> Result<(), Error> {
     if rows.is_empty() || rounded.is_empty() {
         return Ok(());
-    }
-    for parameter in model.parameters() {
-        let _ = parameter.tensor.f_set_requires_grad(false).map_err(ModelError::from)?;
     }
     let scales = train_scales(model, rounded)?;
     let mut examples = Vec::with_capacity(rows.len());
@@ -213,8 +211,7 @@ fn settle(
 ) -> Result<(), ModelError> {
     for scale in scales {
         let Some(layer) = rounded.get_mut(&scale.name) else { continue };
-        let change = scale.tensor.f_detach()?.f_squeeze_dim(-1)?;
-        layer.scales = layer.scales.f_mul(&change.f_add_scalar(1.0)?)?;
+        layer.scales = moved(&layer.scales, &scale.tensor.f_detach()?.f_squeeze_dim(-1)?)?;
     }
     replace(model, rounded, |_, _, layer, bias| {
         Ok(LinearKind::Dense { weight: layer.dequantize()?, bias })

@@ -15,7 +15,7 @@ use super::onnx::{Place, check, session};
 use crate::config::setting;
 use crate::error::Error;
 use crate::model::ModelError;
-use crate::tabular::neural::{AT_ONCE, TableNetwork, load_by};
+use crate::tabular::neural::{TableNetwork, load_by};
 
 /// Reads the directory of a network of tables, and has ONNX Runtime compute it, if it gives the same
 /// scores as libtorch.
@@ -106,11 +106,9 @@ impl OnnxNetwork {
 
 impl Network for OnnxNetwork {
     fn scores(&self, given: &[f64]) -> Result<Vec<f64>, TabularError> {
-        let config = self.own.config();
-        let width = config.columns.len().max(1);
         let mut all = Vec::new();
-        for part in given.chunks(width * AT_ONCE) {
-            let scores = self.run(config.encode(part), part.len() / width);
+        for (part, rows) in self.own.parts(given) {
+            let scores = self.run(self.own.config().encode(part), rows);
             all.extend(scores.map_err(|error| TabularError::Network {
                 doing: "predict",
                 detail: error.to_string(),

@@ -36,7 +36,7 @@ use tensors::{Maker, Source, pack, unpack, values};
 pub(super) use train::{Asked, Evaluation, Told, learn};
 
 /// Rows that are computed at a time.
-pub(crate) const AT_ONCE: usize = 1024;
+const AT_ONCE: usize = 1024;
 
 /// Reads the directory of a model of tables, be it of trees or of a network.
 ///
@@ -127,17 +127,25 @@ impl TableNetwork {
         Ok(Batch::new(&self.config, &self.config.encode(values), rows)?)
     }
 
+    /// Rows that are computed at a time, and how many they are.
+    pub(crate) fn parts<'a>(
+        &self,
+        given: &'a [f64],
+    ) -> impl Iterator<Item = (&'a [f64], usize)> + use<'a> {
+        let width = self.config.columns.len().max(1);
+        given.chunks(width * AT_ONCE).map(move |part| (part, part.len() / width))
+    }
+
     /// Calls `compute` with some rows at a time, and joins what it gives.
     fn by_parts(
         &self,
         given: &[f64],
         compute: impl Fn(&Net, &Batch, usize) -> Result<Vec<f64>, NetworkError>,
     ) -> Result<Vec<f64>, NetworkError> {
-        let width = self.config.columns.len().max(1);
         let net = self.net.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
-        for (part, of) in given.chunks(width * AT_ONCE).enumerate() {
-            let batch = self.batch(of, of.len() / width)?;
+        for (part, (of, rows)) in self.parts(given).enumerate() {
+            let batch = self.batch(of, rows)?;
             all.extend(compute(&net, &batch, part * AT_ONCE)?);
         }
         Ok(all)
