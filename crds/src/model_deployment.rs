@@ -261,11 +261,11 @@ fn default_activation() -> i32 {
     120
 }
 
-/// What computes a model. The others than `Libtorch` compute classifiers of BERT's family, in floats,
-/// and need ONNX Runtime's library in the worker's image.
+/// What computes a model. The others than `Libtorch` compute classifiers of texts (BERT's family) and of
+/// pictures, and on CPUs models of tables, in floats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ServingRuntime {
-    /// What models are trained with, for all of them.
+    /// What models are trained with, for all of them: libtorch, and LightGBM for trees.
     #[default]
     Libtorch,
     /// ONNX Runtime, on CPUs or GPUs.

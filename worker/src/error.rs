@@ -271,6 +271,7 @@ fn tabular_reason(error: &TabularError) -> &'static str {
         TabularError::Damaged { .. } => "BadModel",
         TabularError::Engine { .. } => "LightGBMFailed",
         TabularError::Network { .. } => "TorchFailed",
+        TabularError::Scorer(_) => "OnnxRuntimeFailed",
     }
 }
 
@@ -282,7 +283,9 @@ fn tabular_code(error: &TabularError) -> ExitCode {
         }
         TabularError::Read { source, .. } => read_code(source),
         TabularError::Write { source, .. } => write_code(source),
-        TabularError::Engine { .. } | TabularError::Network { .. } => ExitCode::Failure,
+        TabularError::Engine { .. } | TabularError::Network { .. } | TabularError::Scorer(_) => {
+            ExitCode::Failure
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `hearth-worker export`: a classifier, or a network of tables, as an ONNX file.
+//! `hearth-worker export`: a classifier, or a model of tables, as an ONNX file.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::tabular;
 /// Settings of `hearth-worker export`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Directory of a classifier (BERT's family, ViT, ResNet or MobileNetV2), or of a network of tables.
+    /// Directory of a classifier (BERT's family, ViT, ResNet or MobileNetV2), or of a model of tables.
     #[arg(long)]
     model: PathBuf,
     /// File to write; what is there is replaced.
@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> i32 {
 /// Writes the model in `directory` to `file`.
 pub fn export(directory: &Path, file: &Path) -> Result<(), Error> {
     let bytes = if tabular::is_model(directory) {
-        tabular::neural::onnx(directory)?
+        tabular::onnx::read(directory)?.1
     } else {
         crate::model::load(directory, Device::Cpu)?.onnx()?
     };

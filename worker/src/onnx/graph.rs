@@ -8,6 +8,8 @@ use super::proto;
 
 /// The operators that are meant: the first with LayerNormalization.
 const OPERATORS: i64 = 17;
+/// Operators of classical models, the first with trees of 64-bit floats.
+const CLASSICAL: (&str, i64) = ("ai.onnx.ml", 3);
 /// The format that came with them.
 const FORMAT: i64 = 8;
 /// What a protobuf may have at most.
@@ -22,8 +24,12 @@ pub struct Value(String);
 pub enum Numbers {
     /// 32-bit floats.
     Float = 1,
+    /// Bytes.
+    Uint8 = 2,
     /// 64-bit integers.
     Int64 = 7,
+    /// 64-bit floats.
+    Double = 11,
 }
 
 /// A dimension of an input or output.
@@ -44,8 +50,12 @@ pub enum Setting {
     Ints(&'static str, Vec<i64>),
     /// A number.
     Float(&'static str, f32),
+    /// Numbers, in 64 bits.
+    Doubles(&'static str, Vec<f64>),
     /// A word.
     Text(&'static str, &'static str),
+    /// Words.
+    Texts(&'static str, Vec<&'static str>),
 }
 
 /// A graph that grows.
@@ -92,13 +102,18 @@ impl Graph {
         self.constant(name, Numbers::Int64, vec![length], bytes)
     }
 
+    /// One constant float in 64 bits.
+    pub fn double(&mut self, name: &str, number: f64) -> Value {
+        self.constant(name, Numbers::Double, Vec::new(), number.to_le_bytes().into())
+    }
+
+    /// Constant bytes; as many as `dims` say.
+    pub fn bytes(&mut self, name: &str, dims: &[i64], bytes: Vec<u8>) -> Value {
+        self.constant(name, Numbers::Uint8, dims.to_vec(), bytes)
+    }
+
     fn constant(&mut self, name: &str, numbers: Numbers, dims: Vec<i64>, bytes: Vec<u8>) -> Value {
-        self.graph.initializer.push(proto::Tensor {
-            dims,
-            data_type: numbers as i32,
-            name: name.to_owned(),
-            raw_data: Bytes::from(bytes),
-        });
+        self.graph.initializer.push(tensor(name, numbers, dims, bytes));
         Value(name.to_owned())
     }
 
@@ -110,12 +125,34 @@ impl Graph {
         inputs: &[&Value],
         settings: Vec<Setting>,
     ) -> Value {
+        self.push((operator, ""), name, inputs, settings)
+    }
+
+    /// As [`Self::node`], of an operator of classical models.
+    pub fn classical(
+        &mut self,
+        operator: &str,
+        name: &str,
+        inputs: &[&Value],
+        settings: Vec<Setting>,
+    ) -> Value {
+        self.push((operator, CLASSICAL.0), name, inputs, settings)
+    }
+
+    fn push(
+        &mut self,
+        (operator, domain): (&str, &str),
+        name: &str,
+        inputs: &[&Value],
+        settings: Vec<Setting>,
+    ) -> Value {
         self.graph.node.push(proto::Node {
             input: inputs.iter().map(|value| value.0.clone()).collect(),
             output: vec![name.to_owned()],
             name: name.to_owned(),
             op_type: operator.to_owned(),
             attribute: settings.into_iter().map(Setting::into_proto).collect(),
+            domain: domain.to_owned(),
         });
         Value(name.to_owned())
     }
@@ -126,12 +163,20 @@ impl Graph {
             key: (*key).to_owned(),
             value: (*value).to_owned(),
         };
+        let set = |(domain, version): (&str, i64)| proto::OperatorSet {
+            domain: domain.to_owned(),
+            version,
+        };
+        let is_classical = self.graph.node.iter().any(|node| node.domain == CLASSICAL.0);
         let model = proto::Model {
             ir_version: FORMAT,
             producer_name: "hearth".to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![proto::OperatorSet { domain: String::new(), version: OPERATORS }],
+            opset_import: std::iter::once(("", OPERATORS))
+                .chain(is_classical.then_some(CLASSICAL))
+                .map(set)
+                .collect(),
             metadata_props: notes.iter().map(note).collect(),
         };
         (model.encoded_len() <= MOST_BYTES).then(|| model.encode_to_vec())
@@ -149,8 +194,27 @@ impl Setting {
             Self::Float(name, number) => proto::Attribute { f: Some(number), ..named(name, 1) },
             Self::Int(name, number) => proto::Attribute { i: Some(number), ..named(name, 2) },
             Self::Text(name, text) => proto::Attribute { s: Some(text.into()), ..named(name, 3) },
+            Self::Doubles(name, numbers) => {
+                let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+                let dims = vec![i64::try_from(numbers.len()).unwrap_or(i64::MAX)];
+                let tensor = tensor(name, Numbers::Double, dims, bytes);
+                proto::Attribute { t: Some(tensor), ..named(name, 4) }
+            }
+            Self::Texts(name, texts) => {
+                let strings = texts.into_iter().map(Into::into).collect();
+                proto::Attribute { strings, ..named(name, 8) }
+            }
             Self::Ints(name, numbers) => proto::Attribute { ints: numbers, ..named(name, 7) },
         }
+    }
+}
+
+fn tensor(name: &str, numbers: Numbers, dims: Vec<i64>, bytes: Vec<u8>) -> proto::Tensor {
+    proto::Tensor {
+        dims,
+        data_type: numbers as i32,
+        name: name.to_owned(),
+        raw_data: Bytes::from(bytes),
     }
 }
 
@@ -194,5 +258,28 @@ mod tests {
         assert_eq!(graph.node[1].attribute[0].i, Some(-1));
         assert_eq!(graph.initializer[0].raw_data[4..], (-2.0f32).to_le_bytes());
         assert_eq!(graph.output[0].name, "y");
+    }
+
+    #[test]
+    fn classical_operators_are_told_with_their_set() {
+        let mut graph = Graph::new("trees");
+        let input = graph.input("x", Numbers::Double, &[Dim::Any("batch"), Dim::Fixed(2)]);
+        let settings = vec![
+            Setting::Doubles("values", vec![0.1]),
+            Setting::Texts("modes", vec!["LEAF", "LEAF"]),
+        ];
+        let trees = graph.classical("TreeEnsembleRegressor", "trees", &[&input], settings);
+        graph.output("y", &trees, Numbers::Float, &[Dim::Any("batch"), Dim::Fixed(1)]);
+        let file = graph.into_file(&[]).unwrap();
+
+        let model = proto::Model::decode(file.as_slice()).unwrap();
+        let sets = model.opset_import.iter().map(|set| (set.domain.as_str(), set.version));
+        assert_eq!(sets.collect::<Vec<_>>(), [("", 17), ("ai.onnx.ml", 3)]);
+        let node = &model.graph.as_ref().unwrap().node[0];
+        assert_eq!(node.domain, "ai.onnx.ml");
+        let values = node.attribute[0].t.as_ref().unwrap();
+        assert_eq!((values.data_type, &values.dims[..]), (11, &[1][..]));
+        assert_eq!(values.raw_data[..], 0.1f64.to_le_bytes());
+        assert_eq!((node.attribute[1].r#type, node.attribute[1].strings.len()), (8, 2));
     }
 }

@@ -84,6 +84,9 @@ pub struct Node {
     /// Settings.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<Attribute>,
+    /// The set of operators: empty for ONNX's own.
+    #[prost(string, tag = "7")]
+    pub domain: String,
 }
 
 /// A setting of an operator: one of the values, which `type` tells.
@@ -101,9 +104,15 @@ pub struct Attribute {
     /// Where `type` is 3.
     #[prost(bytes = "vec", optional, tag = "4")]
     pub s: Option<Vec<u8>>,
+    /// Where `type` is 4.
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<Tensor>,
     /// Where `type` is 7.
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
+    /// Where `type` is 8.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub strings: Vec<Vec<u8>>,
     /// Which value is meant.
     #[prost(int32, tag = "20")]
     pub r#type: i32,

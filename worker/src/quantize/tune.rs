@@ -8,14 +8,13 @@
 //! Backward goes stage by stage from inputs that were kept, so that numbers are in 32 bits for one
 //! stage at a time.
 
-use std::f64::consts::PI;
-
+use hearth_crds::training_arguments::LrSchedulerType;
 use nccl_rs::autograd::{self, set_grad};
 use tch::{Device, Kind, Tensor};
 
 use super::calibrate::{RoundedLayers, Row};
 use super::tensors::Rounded;
-use crate::config::{Adam, Optim};
+use crate::config::{Adam, Optim, ScheduleConfig};
 use crate::data::order::permutation;
 use crate::error::Error;
 use crate::model::module::Role;
@@ -25,15 +24,17 @@ use crate::model::{
     TeacherOutput,
 };
 use crate::train::optimizer::Optimizer;
+use crate::train::schedule;
 
 /// Passes over the rows.
 const EPOCHS: u64 = 2;
 /// Rows of a step.
 const TOGETHER: usize = 4;
 /// Most that a scale moves by in a step, as a share of itself.
-const RATE: f64 = 1e-3;
-/// Steps until the rate is whole.
-const WARMUP: f64 = 2.0;
+const RATE: f64 = 5e-4;
+/// Rises in two steps, then falls by half a cosine.
+const SCHEDULE: ScheduleConfig =
+    ScheduleConfig { shape: LrSchedulerType::Cosine, peak: RATE, warmup: 2.0 };
 
 /// A linear layer of whole numbers whose scales are trained.
 #[derive(Debug)]
@@ -159,7 +160,8 @@ pub(super) fn tune(
             }
             seen += weight;
             step += 1;
-            optimizer.step(rate(step, steps))?;
+            // The first step's rate is not 0, nor the last one's.
+            optimizer.step(schedule::rate(&SCHEDULE, step, steps + 1))?;
             for scale in &scales {
                 set_grad(&scale.tensor, None).map_err(ModelError::from)?;
             }
@@ -171,13 +173,6 @@ pub(super) fn tune(
     }
     tch::no_grad(|| settle(model, rounded, &scales))?;
     Ok(())
-}
-
-/// Rate of a step, from 1: warm-up, then half a cosine.
-fn rate(step: u64, steps: u64) -> f64 {
-    let (step, steps) = (step as f64, steps as f64);
-    let falling = 0.5 * (1.0 + (PI * (step - 1.0) / steps).cos());
-    RATE * falling * (step / WARMUP).min(1.0)
 }
 
 /// What a language model's last stage is to give for a row: the divergence from the answer, summed

@@ -192,7 +192,7 @@ fn logits_of(outputs: &SessionOutputs<'_>) -> Result<Tensor, ModelError> {
     Ok(Tensor::f_from_slice(numbers)?.f_reshape(&shape[..])?)
 }
 
-/// Whether logits are those of libtorch, `wanted`, but for rounding.
+/// Whether logits or scores are the model's own, `wanted`, but for rounding.
 pub(super) fn check(given: &Tensor, wanted: &Tensor) -> Result<(), ModelError> {
     let wanted = wanted.f_to_device(Device::Cpu)?;
     let apart = given.f_sub(&wanted)?.f_abs()?.f_div(&wanted.f_abs()?.f_clamp_min(1.0)?)?;
@@ -202,7 +202,7 @@ pub(super) fn check(given: &Tensor, wanted: &Tensor) -> Result<(), ModelError> {
         return Ok(());
     }
     Err(ModelError::Onnx(format!(
-        "its logits are {most} apart from libtorch's, more than {TOLERANCE}; serve with runtime Libtorch"
+        "what it computes is {most} apart from the model's own, more than {TOLERANCE}; serve with runtime Libtorch"
     )))
 }
 

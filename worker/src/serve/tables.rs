@@ -27,7 +27,7 @@ use serde_json::{Map, Value, json};
 use super::common::{self, Common, Failure};
 use super::{inference, tensors};
 
-/// Most rows of a request that trees compute on the thread that reads it.
+/// Most rows of a request that LightGBM computes on the thread that reads it.
 const AT_ONCE: usize = 16;
 /// Most rows of a request.
 const MOST_ROWS: usize = 10_000;
@@ -43,7 +43,7 @@ pub struct TableServer {
     pub model: Arc<Model>,
     /// Features of entities that join rows, where they are kept.
     pub features: Option<FeatureClient>,
-    /// What computes a network.
+    /// What computes it; under libtorch's name LightGBM, where it is of trees.
     pub runtime: ServingRuntime,
 }
 
@@ -163,8 +163,8 @@ async fn metadata(
         "name": server.common.name,
         "versions": [server.common.revision],
         "platform": match server.model.parts().recipe {
-            Recipe::Trees(_) => "hearth_lightgbm",
-            Recipe::Network(_) => inference::platform(server.runtime),
+            Recipe::Trees(_) if server.runtime == ServingRuntime::Libtorch => "hearth_lightgbm",
+            _ => inference::platform(server.runtime),
         },
         "inputs": tensors::inputs(&server.model.parts().features),
         "outputs": tensors::kinds(&server.model.parts().features),
@@ -192,7 +192,7 @@ async fn unknown(request: Request) -> Failure {
 }
 
 impl TableServer {
-    /// What the model says of rows. Trees compute a few here, since that takes microseconds.
+    /// What the model says of rows. LightGBM computes a few here, since that takes microseconds.
     async fn predictions(
         self: &Arc<Self>,
         mut rows: Vec<Row>,
@@ -202,8 +202,8 @@ impl TableServer {
             features.join(&mut rows).await?;
         }
         let at_once = match self.model.parts().recipe {
-            Recipe::Trees(_) => AT_ONCE,
-            Recipe::Network(_) => 0,
+            Recipe::Trees(_) if self.runtime == ServingRuntime::Libtorch => AT_ONCE,
+            _ => 0,
         };
         match rows.len() {
             0 => Err(Failure::bad_request("there is no row; send at least one")),

@@ -1,12 +1,14 @@
 //! The Tabular tasks: prepared rows of a table → a directory with a model of trees, or a network.
 //!
 //! One rank, on CPUs: [`settings`] makes of a job what `hearth-tabular` takes, [`progress`] tells of every tree
-//! or step and keeps a checkpoint, [`report`] says how good the model is. [`neural`] alone needs libtorch.
+//! or step and keeps a checkpoint, [`report`] says how good the model is. [`neural`] alone needs libtorch. [`onnx`] writes both kinds.
 
 pub mod neural;
+pub(crate) mod onnx;
 mod progress;
 pub(crate) mod report;
 mod settings;
+mod trees;
 
 use std::path::Path;
 use std::sync::Arc;

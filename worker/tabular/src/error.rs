@@ -70,6 +70,9 @@ pub enum TabularError {
         /// Its own words.
         detail: String,
     },
+    /// What computes raw scores in a model's stead failed.
+    #[error("rows cannot be scored: {0}")]
+    Scorer(String),
     /// LightGBM refuses.
     #[error("LightGBM cannot {doing}: {detail}")]
     Engine {

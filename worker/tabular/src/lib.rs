@@ -47,13 +47,14 @@ pub use error::{Result, TabularError};
 pub use features::{Feature, Features, LeftOut, MAX_VOCABULARY, Reason};
 pub use fit::{Choices, Fit, FitConfig, FitRows, assemble, fit};
 pub use learn::{FeatureOptions, Learner};
+pub use lightgbm::{Child, Forest, Split, Test, Tree};
 pub use lists::ListColumn;
 pub use metrics::{ClassificationMetrics, Metrics, RegressionMetrics, average_precision, roc_auc};
 pub use model::{
     Contribution, Explanation, LabelPrediction, MODEL_TYPE, Model, NumberPrediction, Parts,
     Prediction, Recipe, Rows,
 };
-pub use network::{Codes, Encoding, Network, NetworkConfig, Scale, Shape};
+pub use network::{Codes, Encoding, Network, NetworkConfig, Scale, Scorer, Shape};
 pub use table::Table;
 pub use threshold::{Confusion, Counts, Share, Threshold, ThresholdTarget};
 pub use train::{Best, Checkpoint, Iteration, Trained, label_weights, resume, train};

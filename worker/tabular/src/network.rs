@@ -20,12 +20,15 @@ const MOST_QUANTILES: usize = 1000;
 const LEAST_QUANTILES: usize = 10;
 const ROWS_A_QUANTILE: usize = 30;
 
-/// A network that learned a table. Threads may share it.
-pub trait Network: fmt::Debug + Send + Sync {
+/// What computes raw scores. Threads may share it.
+pub trait Scorer: fmt::Debug + Send + Sync {
     /// Raw scores, `[rows, classes]`, of values, `[rows, features]`: log-odds, what a softmax takes, or
     /// the prediction itself.
     fn scores(&self, values: &[f64]) -> Result<Vec<f64>>;
+}
 
+/// A network that learned a table.
+pub trait Network: Scorer {
     /// What moves the raw score of each row's class, `[rows, features + 1]`, the base value last. A
     /// row sums to its raw score.
     fn contributions(&self, values: &[f64], classes: &[usize]) -> Result<Vec<f64>>;
@@ -298,6 +301,16 @@ fn rank(value: f64, quantiles: &[f64], rows: u64) -> f64 {
 }
 
 impl NetworkConfig {
+    /// A raw score in the unit of what is predicted, of one in the unit that was learned.
+    pub fn unscaled(&self, score: f64) -> f64 {
+        self.target.map_or(score, |scale| scale.mean + scale.deviation * score)
+    }
+
+    /// The other way round.
+    pub fn scaled(&self, score: f64) -> f64 {
+        self.target.map_or(score, |scale| (score - scale.mean) / scale.deviation)
+    }
+
     /// Learns how rows are given to a network of training rows.
     pub fn learn(shape: Shape, train: &Table, seed: i64) -> Self {
         let features = train.features();

@@ -34,6 +34,7 @@ mod image_classification;
 mod knobs;
 mod language_model;
 mod node_cache;
+mod onnx_trees;
 mod parallel;
 mod parallel_checkpoints;
 mod parallel_losses;

@@ -98,18 +98,16 @@ fn a_server_of_onnx_runtime_answers_as_one_of_libtorch() {
     }
 }
 
-/// A network of tables answers as in libtorch, whatever it is asked, and explains.
-fn tables_agree(architecture: &Value) {
+/// A model of tables answers as without ONNX Runtime, whatever it is asked, and explains.
+fn tables_agree(change: impl FnOnce(&mut Value)) {
     let fixture = Fixture::new(0.0);
     tabular::transfers(&fixture);
     let job = tabular::job(&fixture, "job", |config| {
-        tabular::network(config);
-        config["training"]["numTrainEpochs"] = 1.0.into();
-        config["tabular"]["neural"] = architecture.clone();
         config["tabular"].as_object_mut().unwrap().remove("threshold");
+        change(config);
     });
     let _ = Gang::run(&job, 1).succeeded();
-    let file = fixture.path("network.onnx");
+    let file = fixture.path("table.onnx");
     let mut export = Command::new(env!("CARGO_BIN_EXE_hearth-worker"));
     export.arg("export").arg("--model").arg(fixture.path("job/model")).arg("--onnx").arg(&file);
     assert!(export.status().unwrap().success());
@@ -139,16 +137,24 @@ fn tables_agree(architecture: &Value) {
     }
 }
 
+fn networks_agree(architecture: Value) {
+    tables_agree(|config| {
+        tabular::network(config);
+        config["training"]["numTrainEpochs"] = 1.0.into();
+        config["tabular"]["neural"] = architecture;
+    });
+}
+
 #[test]
 fn onnx_runtime_computes_tables_as_libtorch_by_a_transformer() {
-    tables_agree(&json!({
+    networks_agree(json!({
         "architecture": "FTTransformer", "blocks": 2, "dToken": 16, "attentionHeads": 2
     }));
 }
 
 #[test]
 fn onnx_runtime_computes_tables_as_libtorch_by_an_mlp() {
-    tables_agree(&json!({"architecture": "MLP", "layers": 2, "width": 32}));
+    networks_agree(json!({"architecture": "MLP", "layers": 2, "width": 32}));
 }
 
 /// The exit code of a server that does not start, and what it said.
@@ -187,4 +193,9 @@ fn what_onnx_runtime_cannot_serve_is_refused_with_a_sentence() {
     let (code, said) = refusal(&fixture, &fixture.path("model"), "OnnxRuntime");
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("choose Libtorch"), "{said}");
+}
+
+#[test]
+fn onnx_runtime_computes_trees_as_lightgbm() {
+    tables_agree(|_| ());
 }

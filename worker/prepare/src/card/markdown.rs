@@ -30,7 +30,7 @@ pub fn markdown(card: &DataCard) -> String {
     section(&mut out, "Rows made of training rows", &["by", "rows"], &counts(&card.augmented));
     if !card.augmented.is_empty() {
         out.push_str(
-            "\nThey are among the rows for training. samples.json shows some with what they were made of; it holds texts of rows, which this card does not.\n",
+            "\nThey are among the rows for training. samples.json shows some with what they were made of; it holds texts of rows or small pictures, which this card does not.\n",
         );
     }
     section(&mut out, "Rows not made", &["why", "rows"], &counts(&card.not_augmented));

@@ -15,8 +15,8 @@ use crate::table::rules::TableRules;
 pub use markdown::markdown;
 pub(crate) use summary::Summary;
 
-/// Name of the file of rows that were made, with what they were made of: texts of rows, which the
-/// card holds none of.
+/// Name of the file of rows that were made, with what they were made of: texts of rows and
+/// small pictures, which the card holds none of.
 pub(crate) const SAMPLES: &str = "samples.json";
 
 /// Tells of rows what became of them; what they were made by is for the caller to add.

@@ -1,12 +1,21 @@
 //! Training rows with other pictures made of theirs.
 
 use arrow_array::{BinaryArray, RecordBatch};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hearth_crds::preparation::PrepareConfig;
+use image::{ImageError, RgbImage, imageops};
 
+use super::write::{SAMPLES, Sample, ShapeReport};
 use crate::error::PrepareError;
-use crate::picture::augment::{PictureAugmenter, encoded};
+use crate::picture::augment::{PictureAugmenter, encoded, png};
 use crate::picture::decode::decode;
 use crate::rows::Pictures;
+
+/// What rows are said to be made by.
+const KIND: &str = "picture";
+/// Longest edge of a picture that is shown, in pixels.
+const SHOWN: u32 = 128;
 
 /// Makes rows of rows: all that they hold, and another picture.
 pub(crate) struct Copies {
@@ -30,15 +39,15 @@ impl Copies {
         size.saturating_mul(self.count + 1)
     }
 
-    /// Makes the copies of a batch's rows, one at a time, since they may be large; how many.
+    /// Makes the copies of a batch's rows, one at a time, since they may be large, and tells of them.
     pub(super) fn each(
         &self,
         batch: &RecordBatch,
+        report: &mut ShapeReport,
         take: &mut dyn FnMut(RecordBatch) -> Result<(), PrepareError>,
-    ) -> Result<u64, PrepareError> {
+    ) -> Result<(), PrepareError> {
         let index = batch.schema_ref().index_of(&self.field).map_err(PrepareError::internal)?;
         let none = || PrepareError::internal("a row without a picture");
-        let mut made = 0;
         for row in 0..batch.num_rows() {
             let row = batch.slice(row, 1);
             let pictures = Pictures::of(row.column(index)).ok_or_else(none)?;
@@ -46,16 +55,36 @@ impl Copies {
             let picture = decode(bytes).map_err(PrepareError::internal)?;
             let content = blake3::hash(bytes);
             for copy in 0..u64::from(self.count) {
-                let copy = self.augmenter.copy(&picture, content.as_bytes(), copy);
-                let copy = encoded(&copy, bytes).map_err(PrepareError::internal)?;
+                let made = self.augmenter.copy(&picture, content.as_bytes(), copy);
+                let copy = encoded(&made, bytes).map_err(PrepareError::internal)?;
+                tell(report, &picture, &made).map_err(PrepareError::internal)?;
                 let mut columns = row.columns().to_vec();
                 let other = BinaryArray::from_vec(vec![&copy]);
                 columns[index] = pictures.replaced(other).map_err(PrepareError::internal)?;
                 let copy = RecordBatch::try_new(row.schema(), columns);
                 take(copy.map_err(PrepareError::internal)?)?;
-                made += 1;
             }
         }
-        Ok(made)
+        Ok(())
     }
+}
+
+/// Counts a picture that was made, and shows the first ones with what they were made of.
+fn tell(report: &mut ShapeReport, of: &RgbImage, made: &RgbImage) -> Result<(), ImageError> {
+    *report.made.entry(KIND.to_owned()).or_default() += 1;
+    let shown = report.samples.entry(KIND.to_owned()).or_default();
+    if shown.len() < SAMPLES {
+        shown.push(Sample { before: small(of)?.into(), after: small(made)?.into() });
+    }
+    Ok(())
+}
+
+/// A small picture as a data URI (RFC 2397), which browsers show.
+fn small(picture: &RgbImage) -> Result<String, ImageError> {
+    let (width, height) = picture.dimensions();
+    let scale = f64::from(SHOWN) / f64::from(width.max(height).max(1));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 128")]
+    let edge = |length: u32| (f64::from(length) * scale.min(1.0)).round().max(1.0) as u32;
+    let small = imageops::thumbnail(picture, edge(width), edge(height));
+    Ok(format!("data:image/png;base64,{}", STANDARD.encode(png(&small)?)))
 }

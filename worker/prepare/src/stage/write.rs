@@ -228,8 +228,7 @@ impl Writing<'_> {
             write(&made.batch)?;
             shaped.merge(made.report);
             if let Some(copies) = copies {
-                let count = copies.each(&made.batch, &mut |copy| write(&copy))?;
-                *shaped.made.entry("picture".to_owned()).or_default() += count;
+                copies.each(&made.batch, &mut shaped, &mut |copy| write(&copy))?;
             }
             Ok(())
         })?;

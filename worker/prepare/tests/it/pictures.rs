@@ -1,5 +1,7 @@
 //! Which pictures stay, and what is made of them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hearth_crds::preparation::{
     Augmentation, Deduplication, Flip, ImageAugmentation, ImageFilter, PrepareConfig,
 };
@@ -196,6 +198,19 @@ fn copies_are_made_of_training_pictures_alone_in_their_format() {
         assert_eq!(decode(&of).unwrap().dimensions(), (40, 30));
         let class = path.split('/').next().unwrap();
         assert_eq!(row["label"], class);
+    }
+    let samples = std::fs::read(made.directory.join("samples.json")).unwrap();
+    let samples: Value = serde_json::from_slice(&samples).unwrap();
+    let shown = samples["picture"].as_array().unwrap();
+    assert_eq!(shown.len(), 3);
+    for sample in shown {
+        let [before, after] = ["before", "after"].map(|side| {
+            let told = sample[side].as_str().unwrap();
+            let told = told.strip_prefix("data:image/png;base64,").unwrap();
+            decode(&STANDARD.decode(told).unwrap()).unwrap()
+        });
+        assert_eq!((before.dimensions(), after.dimensions()), ((40, 30), (40, 30)));
+        assert_ne!(before, after);
     }
     let mut other = config.clone();
     other.preparation.seed = 1;

@@ -22,21 +22,21 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use hearth_tabular::{Model, Network, NetworkConfig, TabularError};
+use hearth_tabular::{Model, Network, NetworkConfig, Scorer, TabularError};
 use tch::Tensor;
 
-use crate::config::setting;
 use crate::error::Error;
 use crate::onnx::Graph;
 
 pub(super) use checkpoint::Checkpoint;
+pub(super) use net::size;
 use net::{Batch, Net, Noise};
 pub(crate) use tensors::NetworkError;
 use tensors::{Maker, Source, pack, unpack, values};
 pub(super) use train::{Asked, Evaluation, Told, learn};
 
 /// Rows that are computed at a time.
-const AT_ONCE: usize = 1024;
+pub(crate) const AT_ONCE: usize = 1024;
 
 /// Reads the directory of a model of tables, be it of trees or of a network.
 ///
@@ -44,40 +44,24 @@ const AT_ONCE: usize = 1024;
 ///
 /// Those of [`Model::load_with`].
 pub fn load(directory: &Path) -> Result<Model, TabularError> {
-    load_by(directory, |network| Ok(Box::new(network)))
+    load_by(directory, |_| ())
 }
 
-/// The network of a directory as an ONNX file.
-///
-/// # Errors
-///
-/// Those of [`load`], and trees, which are none.
-pub(crate) fn onnx(directory: &Path) -> Result<Vec<u8>, Error> {
-    let mut file = None;
-    load_by(directory, |network| {
-        file = Some(network.onnx());
-        Ok(Box::new(network))
-    })?;
-    let trees = "it holds trees, which LightGBM computes; networks of tables have an ONNX form";
-    Ok(file.ok_or_else(|| setting("--model", trees))??)
-}
-
-/// As [`load`], but `make` says what computes a network.
-///
-/// # Errors
-///
-/// Those of [`load`], and what `make` says.
-pub(crate) fn load_by(
+/// As [`load`]; `look` sees a network on the way.
+pub(super) fn load_by(
     directory: &Path,
-    make: impl FnOnce(TableNetwork) -> Result<Box<dyn Network>, String>,
+    look: impl FnOnce(&TableNetwork),
 ) -> Result<Model, TabularError> {
     Model::load_with(directory, |config, classes, bytes| {
-        make(TableNetwork::read(config, classes, bytes).map_err(|error| error.to_string())?)
+        let network = TableNetwork::read(config, classes, bytes);
+        let network = network.map_err(|error| error.to_string())?;
+        look(&network);
+        Ok(Box::new(network))
     })
 }
 
 /// A network with what it takes of rows.
-pub(crate) struct TableNetwork {
+pub(super) struct TableNetwork {
     config: NetworkConfig,
     /// libtorch's tensors are of one thread at a time; each pass uses several cores.
     net: Mutex<Net>,
@@ -104,13 +88,8 @@ impl TableNetwork {
         Self::new(config.clone(), net)
     }
 
-    /// How rows are given to it.
-    pub(crate) fn config(&self) -> &NetworkConfig {
-        &self.config
-    }
-
     /// As an ONNX file; its configuration is among the notes.
-    pub(crate) fn onnx(&self) -> Result<Vec<u8>, NetworkError> {
+    pub(super) fn onnx(&self) -> Result<Vec<u8>, NetworkError> {
         let mut graph = Graph::new(self.config.shape.name());
         self.net.lock().unwrap_or_else(PoisonError::into_inner).describe(&mut graph)?;
         let config = serde_json::json!(self.config).to_string();
@@ -118,22 +97,8 @@ impl TableNetwork {
         graph.into_file(&[("network", &config)]).ok_or_else(too_large)
     }
 
-    /// Raw scores in the unit of what is predicted.
-    pub(crate) fn unscaled(&self, score: f64) -> f64 {
-        self.config.target.map_or(score, |scale| scale.mean + scale.deviation * score)
-    }
-
     fn batch(&self, values: &[f64], rows: usize) -> Result<Batch, NetworkError> {
         Ok(Batch::new(&self.config, &self.config.encode(values), rows)?)
-    }
-
-    /// Rows that are computed at a time, and how many they are.
-    pub(crate) fn parts<'a>(
-        &self,
-        given: &'a [f64],
-    ) -> impl Iterator<Item = (&'a [f64], usize)> + use<'a> {
-        let width = self.config.columns.len().max(1);
-        given.chunks(width * AT_ONCE).map(move |part| (part, part.len() / width))
     }
 
     /// Calls `compute` with some rows at a time, and joins what it gives.
@@ -144,26 +109,29 @@ impl TableNetwork {
     ) -> Result<Vec<f64>, NetworkError> {
         let net = self.net.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
-        for (part, (of, rows)) in self.parts(given).enumerate() {
-            let batch = self.batch(of, rows)?;
+        let width = self.config.columns.len().max(1);
+        for (part, of) in given.chunks(width * AT_ONCE).enumerate() {
+            let batch = self.batch(of, of.len() / width)?;
             all.extend(compute(&net, &batch, part * AT_ONCE)?);
         }
         Ok(all)
     }
 }
 
-impl Network for TableNetwork {
+impl Scorer for TableNetwork {
     fn scores(&self, given: &[f64]) -> Result<Vec<f64>, TabularError> {
         let scores = tch::no_grad(|| {
             self.by_parts(given, |net, batch, _| {
                 let scores = net.score(&net.embed(batch)?, &mut Noise::Off)?;
                 let scores = values(&scores)?;
-                Ok(scores.into_iter().map(|score| self.unscaled(f64::from(score))).collect())
+                Ok(scores.into_iter().map(|score| self.config.unscaled(f64::from(score))).collect())
             })
         });
         scores.map_err(failed("predict"))
     }
+}
 
+impl Network for TableNetwork {
     fn contributions(&self, given: &[f64], classes: &[usize]) -> Result<Vec<f64>, TabularError> {
         let base = Batch::new(&self.config, &self.config.baseline(), 1);
         let base = base.map_err(|error| failed("explain")(error.into()))?;

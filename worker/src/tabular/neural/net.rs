@@ -452,6 +452,6 @@ impl Block {
 }
 
 /// A size for libtorch.
-pub(super) fn size(size: usize) -> i64 {
+pub(in super::super) fn size(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }

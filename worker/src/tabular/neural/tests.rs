@@ -3,7 +3,7 @@ use std::sync::Arc;
 use hearth_crds::training_arguments::{IntervalStrategy, LrSchedulerType, TrainingArguments};
 use hearth_tabular::{
     Codes, Encoding, Feature, Features, Model, Network, NetworkConfig, Parts, Prediction, Recipe,
-    Shape, Table, Task, ValueType,
+    Scorer, Shape, Table, Task, ValueType,
 };
 use rand_chacha::rand_core::RngCore as _;
 use serde_json::json;

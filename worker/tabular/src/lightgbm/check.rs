@@ -24,10 +24,10 @@ pub(crate) struct Shape {
 }
 
 /// Why a text is refused.
-type Checked<T> = Result<T, String>;
+pub(super) type Checked<T> = Result<T, String>;
 
 /// Lines `key=value`, each key once.
-type Fields<'t> = BTreeMap<&'t str, &'t str>;
+pub(super) type Fields<'t> = BTreeMap<&'t str, &'t str>;
 
 const HEADER: [&str; 9] = [
     "version",
@@ -62,20 +62,15 @@ const TREE: [&str; 18] = [
 ];
 /// Most features, and most classes.
 const MOST: usize = 1 << 20;
-/// Bits of `decision_type`: the split is on categories.
-const CATEGORICAL: i64 = 1;
+/// Bit of `decision_type`: the split is on categories.
+pub(super) const CATEGORICAL: i64 = 1;
 
 /// The shape of a model whose text LightGBM may read.
 pub(super) fn checked_model(text: &str) -> Checked<Shape> {
     if text.bytes().any(|byte| matches!(byte, 0 | b'\r')) {
         return Err("the text has bytes that no model has".to_owned());
     }
-    let body = text.find("\nTree=0\n").ok_or("no tree begins in it")? + 1;
-    let mut lines = text[..body].lines();
-    if lines.next() != Some("tree") {
-        return Err("it does not begin as a model of trees".to_owned());
-    }
-    let header = fields(lines.filter(|line| !line.is_empty()), &HEADER)?;
+    let (start, header) = header(text)?;
     let features = whole::<usize>(&header, "max_feature_idx", 0..=MOST)? + 1;
     let classes = whole::<usize>(&header, "num_class", 1..=MOST)?;
     let each = whole::<usize>(&header, "num_tree_per_iteration", 1..=MOST)?;
@@ -92,7 +87,11 @@ pub(super) fn checked_model(text: &str) -> Checked<Shape> {
             return Err(format!("{name} names other than {features} features"));
         }
     }
-    let trees = trees(text, body, field(&header, "tree_sizes")?, features)?;
+    let blocks = blocks(text, start, &header)?;
+    for (number, block) in blocks.iter().enumerate() {
+        tree(block, number, features).map_err(|detail| format!("tree {number}: {detail}"))?;
+    }
+    let trees = blocks.len();
     if !trees.is_multiple_of(each) {
         return Err(format!("{trees} trees for {each} classes"));
     }
@@ -104,30 +103,47 @@ pub(super) fn checked_model(text: &str) -> Checked<Shape> {
     Ok(Shape { features, classes, iterations: trees / each, objective: objective.to_owned() })
 }
 
-/// Checks all trees, which begin at `start`, and counts them.
-fn trees(text: &str, start: usize, sizes: &str, features: usize) -> Checked<usize> {
-    let mut at = start;
-    let mut count = 0;
-    for size in sizes.split(' ') {
+/// The lines of each tree; the first begins at `at`.
+pub(super) fn blocks<'t>(
+    text: &'t str,
+    mut at: usize,
+    header: &Fields<'t>,
+) -> Checked<Vec<&'t str>> {
+    let mut blocks = Vec::new();
+    for size in field(header, "tree_sizes")?.split(' ') {
         let size: usize = parsed("tree_sizes", size)?;
         let end = at.checked_add(size).ok_or("tree_sizes overflow")?;
-        let block = text.get(at..end).ok_or("a tree ends beyond the text")?;
-        tree(block, count, features).map_err(|detail| format!("tree {count}: {detail}"))?;
-        (at, count) = (end, count + 1);
+        blocks.push(text.get(at..end).ok_or("a tree ends beyond the text")?);
+        at = end;
     }
     if text.get(at..).is_none_or(|rest| !rest.starts_with("end of trees\n")) {
         return Err("tree_sizes are not those of the trees".to_owned());
     }
-    Ok(count)
+    Ok(blocks)
 }
 
-fn tree(block: &str, number: usize, features: usize) -> Checked<()> {
+/// Where the first tree begins, and what is said before.
+pub(super) fn header(text: &str) -> Checked<(usize, Fields<'_>)> {
+    let body = text.find("\nTree=0\n").ok_or("no tree begins in it")? + 1;
+    let mut lines = text[..body].lines();
+    if lines.next() != Some("tree") {
+        return Err("it does not begin as a model of trees".to_owned());
+    }
+    Ok((body, fields(lines.filter(|line| !line.is_empty()), &HEADER)?))
+}
+
+/// What a tree says of itself.
+pub(super) fn tree_fields(block: &str, number: usize) -> Checked<Fields<'_>> {
     let rest = block.strip_prefix(&format!("Tree={number}\n")).ok_or("it does not begin here")?;
     let (lines, end) = rest.split_once("\n\n").ok_or("it has no end")?;
     if end.bytes().any(|byte| byte != b'\n') {
         return Err("text follows its end".to_owned());
     }
-    let fields = fields(lines.lines(), &TREE)?;
+    fields(lines.lines(), &TREE)
+}
+
+fn tree(block: &str, number: usize, features: usize) -> Checked<()> {
+    let fields = tree_fields(block, number)?;
     let leaves = whole::<usize>(&fields, "num_leaves", 1..=MAX_LEAVES as usize)?;
     finite(&fields, "leaf_value", leaves)?;
     if field(&fields, "is_linear")? != "0" {
@@ -224,7 +240,7 @@ fn whole<T: FromStr + PartialOrd>(
     range.contains(&value).then_some(value).ok_or_else(|| format!("{name} is out of range"))
 }
 
-fn all<T: FromStr>(fields: &Fields<'_>, name: &str) -> Checked<Vec<T>> {
+pub(super) fn all<T: FromStr>(fields: &Fields<'_>, name: &str) -> Checked<Vec<T>> {
     field(fields, name)?.split(' ').map(|text| parsed(name, text)).collect()
 }
 

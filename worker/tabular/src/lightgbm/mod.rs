@@ -3,6 +3,7 @@
 //! ```text
 //! handle: owners of what LightGBM makes    training: data, and a booster that grows
 //! check: a model's text, before LightGBM reads it    predictor: a model that no longer changes
+//! forest: its trees as data
 //! ```
 //!
 //! LightGBM's C functions catch every C++ exception and return -1 (`API_BEGIN`/`API_END` in its
@@ -12,10 +13,12 @@
 #![expect(unsafe_code, reason = "FFI")]
 
 mod check;
+mod forest;
 mod handle;
 mod predictor;
 mod training;
 
+pub use forest::{Child, Forest, Split, Test, Tree};
 pub(crate) use predictor::Predictor;
 pub(crate) use training::{Data, Matrix, Training};
 

@@ -18,9 +18,9 @@ use crate::config::{Task, TreesConfig};
 use crate::drift::{Histogram, Reference};
 use crate::error::{Result, TabularError};
 use crate::features::Features;
-use crate::lightgbm::{Matrix, Predictor};
+use crate::lightgbm::{Forest, Matrix, Predictor};
 use crate::metrics::{ClassificationMetrics, Metrics, RegressionMetrics};
-use crate::network::{Network, NetworkConfig};
+use crate::network::{Network, NetworkConfig, Scorer};
 use crate::table::Table;
 use crate::threshold::{Confusion, Threshold, counts};
 use crate::train::number;
@@ -34,6 +34,7 @@ pub use request::Rows;
 pub struct Model {
     pub(crate) parts: Parts,
     learned: Learned,
+    scorer: Option<Box<dyn Scorer>>,
     inputs: Inputs,
 }
 
@@ -171,7 +172,7 @@ impl Model {
         let fault = fault.or_else(|| parts.fault());
         let inputs = Inputs::new(&parts.features, parts.rules.as_ref());
         match (fault, inputs) {
-            (None, Ok(inputs)) => Ok(Self { parts, learned, inputs }),
+            (None, Ok(inputs)) => Ok(Self { parts, learned, scorer: None, inputs }),
             (Some(detail), _) | (None, Err(detail)) => Err(TabularError::Data(detail)),
         }
     }
@@ -241,6 +242,21 @@ impl Model {
         }
     }
 
+    /// The trees as data; `None` of a network.
+    ///
+    /// # Errors
+    ///
+    /// Trees that LightGBM grew with `zero_as_missing`, which ours never are.
+    pub fn forest(&self) -> Result<Option<Forest>> {
+        self.text().map(Forest::of).transpose().map_err(TabularError::Data)
+    }
+
+    /// Has something else compute raw scores. Explanations stay with what was learned.
+    #[must_use]
+    pub fn scored_by(self, scorer: Box<dyn Scorer>) -> Self {
+        Self { scorer: Some(scorer), ..self }
+    }
+
     /// Predicts rows.
     ///
     /// # Errors
@@ -268,7 +284,7 @@ impl Model {
     ///
     /// Rows of another model.
     pub fn predict_rows(&self, rows: &Rows, explain: usize) -> Result<Vec<Prediction>> {
-        let raw = self.raw(&rows.values)?;
+        let raw = self.raw_scores(&rows.values)?;
         let classes = self.parts.features.classes();
         let explained = |raw| self.explained(&self.probabilities(raw)).0;
         let contributions = (explain > 0).then(|| {
@@ -290,9 +306,17 @@ impl Model {
         Ok(predictions)
     }
 
-    /// Raw scores, `[rows, classes]`.
-    fn raw(&self, values: &[f64]) -> Result<Vec<f64>> {
+    /// Raw scores, `[rows, classes]`, of values, `[rows, features]`: log-odds, what a softmax takes, or
+    /// the prediction itself.
+    ///
+    /// # Errors
+    ///
+    /// Rows of another model, and what computes them.
+    pub fn raw_scores(&self, values: &[f64]) -> Result<Vec<f64>> {
         let matrix = self.matrix(values)?;
+        if let Some(scorer) = &self.scorer {
+            return scorer.scores(values);
+        }
         match &self.learned {
             Learned::Trees { predictor, .. } => predictor.scores(matrix),
             Learned::Network(network) => network.scores(values),
@@ -404,7 +428,7 @@ impl Model {
             let detail = "there are no rows to evaluate on, or they have other features";
             return Err(TabularError::Data(detail.to_owned()));
         }
-        let raw = self.raw(table.values())?;
+        let raw = self.raw_scores(table.values())?;
         let features = &self.parts.features;
         if features.task == Task::TabularRegression {
             return Ok(Metrics::Regression(RegressionMetrics::of(&raw, table.labels())));
@@ -426,7 +450,7 @@ impl Model {
 
     /// Probabilities before calibration, `[rows, labels]`, or predictions, `[rows]`.
     pub(crate) fn scores(&self, table: &Table) -> Result<Vec<f64>> {
-        let raw = self.raw(table.values())?;
+        let raw = self.raw_scores(table.values())?;
         if self.parts.features.task == Task::TabularRegression {
             return Ok(raw);
         }
@@ -435,7 +459,7 @@ impl Model {
 
     /// What drift compares, of raw scores of a row.
     pub(crate) fn watched(&self, table: &Table) -> Result<Vec<f64>> {
-        let raw = self.raw(table.values())?;
+        let raw = self.raw_scores(table.values())?;
         let classes = self.parts.features.classes();
         let of = |raw| score_of(&self.prediction(raw, None, 0), &self.parts.features);
         Ok(raw.chunks_exact(classes).map(of).collect())

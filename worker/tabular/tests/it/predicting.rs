@@ -6,7 +6,8 @@ use std::time::Instant;
 use hearth_prepare::table::rules::TableRules;
 use hearth_tabular::drift::{Drift, SCORE};
 use hearth_tabular::{
-    CalibrationMethod, Fit, FitConfig, Model, Parts, Prediction, ThresholdTarget, TreesConfig, fit,
+    CalibrationMethod, Child, Fit, FitConfig, Forest, Model, Parts, Prediction, Test,
+    ThresholdTarget, Tree, TreesConfig, fit,
 };
 use serde_json::{Map, Value, json};
 
@@ -313,4 +314,70 @@ fn parts_that_do_not_go_with_the_trees_are_refused() {
     assert!(swapped.unwrap_err().to_string().contains("another task"));
     let parts = Parts { threshold: None, calibration: None, ..label.parts().clone() };
     assert!(Model::new(label.text().unwrap().to_owned(), parts).is_ok());
+}
+
+/// What a tree adds for a row.
+fn leaf(tree: &Tree, row: &[f64]) -> f64 {
+    let mut at = if tree.splits.is_empty() { Child::Leaf(0) } else { Child::Split(0) };
+    loop {
+        let split = match at {
+            Child::Leaf(place) => return tree.leaves[place],
+            Child::Split(place) => &tree.splits[place],
+        };
+        let value = row[split.feature];
+        let left = match &split.test {
+            Test::AtMost { threshold, missing } => {
+                if value.is_nan() {
+                    *missing
+                } else {
+                    value <= *threshold
+                }
+            }
+            Test::Among(members) => members.iter().any(|member| f64::from(*member) == value),
+        };
+        at = if left { split.left } else { split.right };
+    }
+}
+
+/// Scores of rows, `[rows, classes]`.
+fn walked(forest: &Forest, rows: &[f64], features: usize) -> Vec<f64> {
+    let mut scores = Vec::new();
+    for row in rows.chunks_exact(features) {
+        let start = scores.len();
+        scores.resize(start + forest.classes, 0.0);
+        for (number, tree) in forest.trees.iter().enumerate() {
+            scores[start + number % forest.classes] += leaf(tree, row);
+        }
+    }
+    scores
+}
+
+#[test]
+fn trees_as_data_give_what_lightgbm_gives() {
+    for label in ["label", "kind", "price"] {
+        let model = model(label, &small());
+        let forest = model.forest().unwrap().unwrap();
+        let tests = || forest.trees.iter().flat_map(|tree| &tree.splits).map(|split| &split.test);
+        assert!(tests().any(|test| matches!(test, Test::Among(_))), "{label}: no sets");
+        assert!(tests().any(|test| matches!(test, Test::AtMost { missing: true, .. })));
+        assert!(tests().any(|test| matches!(test, Test::AtMost { missing: false, .. })));
+        let (rows, _) = tables(label, 400);
+        let features = rows.features().features.len();
+        let mut values = rows.values().to_vec();
+        // Values that training rows never had, of each feature: none, one below all, one above.
+        for (place, value) in values.iter_mut().enumerate() {
+            match place % 11 {
+                3 => *value = f64::NAN,
+                7 => *value = -2.0,
+                9 => *value = 1e9,
+                _ => {}
+            }
+        }
+        let wanted = model.raw_scores(&values).unwrap();
+        let got = walked(&forest, &values, features);
+        assert_eq!(got.len(), wanted.len());
+        for (got, wanted) in got.iter().zip(&wanted) {
+            assert!((got - wanted).abs() < 1e-9, "{label}: {got} is not {wanted}");
+        }
+    }
 }
