@@ -1,4 +1,5 @@
-//! Against a real server, which each test starts for itself: `redis-server` of Debian's packages.
+//! Against a real server, which each test starts for itself: `redis-server` of Debian's packages, and once
+//! more Valkey.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -10,3 +11,4 @@ mod server;
 mod tables;
 mod timing;
 mod tls;
+mod valkey;

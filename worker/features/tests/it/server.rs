@@ -10,6 +10,9 @@ use hearth_features::{Access, FeatureClient, FeatureMetrics, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// Names another server than Redis.
+pub(crate) const PROGRAM: &str = "FEATURE_STORE_SERVER";
+
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
@@ -140,9 +143,10 @@ pub(crate) fn now() -> i64 {
 
 /// `setpriv` becomes the server, which is killed when the thread that started it ends.
 fn launch(port: u16, dir: &TempDir, arguments: &[String]) -> Child {
+    let program = std::env::var(PROGRAM).unwrap_or_else(|_| "redis-server".to_owned());
     let port = port.to_string();
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "redis-server", "--port", &port])
+        .args(["--pdeathsig", "KILL", &program, "--port", &port])
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
         .arg(dir.path())
         .args(arguments)
