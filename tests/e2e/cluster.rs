@@ -9,6 +9,7 @@ mod entrance;
 mod factory;
 mod faults;
 mod gang;
+mod http_route;
 mod language;
 mod many;
 mod medical;
