@@ -74,7 +74,7 @@ fn member_columns(
     sets: &BTreeMap<&[u32], usize>,
 ) -> Value {
     let name = |part: &str| format!("feature_{feature}.{part}");
-    let last = sets.keys().flat_map(|members| members.last()).max().copied().unwrap_or_default();
+    let last = sets.keys().filter_map(|members| members.last()).max().copied().unwrap_or_default();
     let place = graph.ints(&name("place"), &[size(feature)]);
     let value =
         graph.node("Gather", &name("value"), &[given, &place], vec![Setting::Int("axis", 1)]);
