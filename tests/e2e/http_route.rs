@@ -104,7 +104,8 @@ fn a_controller_takes_the_route_and_no_request_through_it_fails() {
     let types = types.to_str().unwrap();
     kubectl_ok(&["apply", "--server-side", "-f", types], None).unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    kubectl_ok(&["wait", "--for=condition=Established", "--timeout=60s", "-f", types], None).unwrap();
+    kubectl_ok(&["wait", "--for=condition=Established", "--timeout=60s", "-f", types], None)
+        .unwrap();
     kubectl_ok(&["apply", "-f", "-"], Some(&edge(port, "All"))).unwrap();
     let _controller = Controller::start(&home, port);
     wait(&namespace, |d| condition(d, "Routed") == "True" && condition(d, "Ready") == "True");

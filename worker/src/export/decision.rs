@@ -8,6 +8,7 @@ use hearth_tabular::{ClassificationMetrics, Confusion, TabularError, Threshold, 
 use serde::{Deserialize, Serialize};
 
 use crate::files::{read_json, write_json};
+use crate::model::ModelError;
 
 /// Name of the file.
 pub const DECISION: &str = "threshold.json";
@@ -78,6 +79,24 @@ impl Decision {
     /// Reads the file of a directory; `None` where it has none.
     pub fn read(directory: &Path) -> io::Result<Option<Self>> {
         read_json(&directory.join(DECISION))
+    }
+
+    /// Reads the file of a model with these labels; `None` where it has none.
+    ///
+    /// # Errors
+    ///
+    /// A file that is damaged, or of another model.
+    pub fn of_model(directory: &Path, labels: &[String]) -> Result<Option<Self>, ModelError> {
+        let malformed = |detail| ModelError::Malformed { path: directory.join(DECISION), detail };
+        let decision = Self::read(directory).map_err(|error| malformed(error.to_string()))?;
+        match decision {
+            Some(Self { label, .. }) if labels.len() != 2 || labels[1] != label => {
+                Err(malformed(format!(
+                    "{label:?} is not the second of two labels, which config.json says are {labels:?}; they are not of one model"
+                )))
+            }
+            decision => Ok(decision),
+        }
     }
 
     /// Writes the file into a directory.

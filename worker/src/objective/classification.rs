@@ -63,16 +63,26 @@ pub(super) fn count(
     let (input, targets) = input(batch, place)?;
     let logits = input.logits(model, Dropout::Off)?;
     let loss = logits.f_cross_entropy_loss::<Tensor>(&targets, None, Reduction::Sum, -100, 0.0)?;
-    let answers: Vec<i64> = Vec::try_from(&logits.f_argmax(1, false)?)?;
+    let answers: Vec<i64> = Vec::try_from(&chosen(&logits, place.threshold)?)?;
     let truths = batch.sequences().map(|sequence| sequence.class);
     tally.add_classes(f64::try_from(&loss)?, truths.zip(answers));
     Ok(())
 }
 
-/// The likeliest class of each row, i64 `[B]`.
+/// The class that is the answer to each row, i64 `[B]`.
 pub(super) fn answers(model: &Model, batch: &Fetched, place: Place) -> Result<Tensor, ModelError> {
     let (input, _) = input(batch, place)?;
-    Ok(input.logits(model, Dropout::Off)?.f_argmax(1, false)?)
+    chosen(&input.logits(model, Dropout::Off)?, place.threshold)
+}
+
+/// Of logits f32 `[B, C]` the likeliest class, i64 `[B]`; of two the one that the threshold says, as
+/// [`crate::export::decision::decided`] has it.
+fn chosen(logits: &Tensor, threshold: Option<f64>) -> Result<Tensor, ModelError> {
+    let Some(threshold) = threshold.filter(|_| logits.size()[1] == 2) else {
+        return Ok(logits.f_argmax(1, false)?);
+    };
+    let second = logits.f_softmax(1, Kind::Float)?.f_select(1, 1)?.f_to_kind(Kind::Double)?;
+    Ok(second.f_ge(threshold)?.f_to_kind(Kind::Int64)?)
 }
 
 /// Probabilities of the classes of each row, f32 `[B, C]`.
@@ -108,4 +118,29 @@ fn input(batch: &Fetched, place: Place) -> Result<(Input, Tensor), ModelError> {
         None => Input::Texts(collate(&batch.ids(), place.pad, place.device)?),
     };
     Ok((input, targets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::decision::decided;
+
+    #[test]
+    fn a_threshold_chooses_as_servers_do() {
+        let rows = [[2.0f32, -1.0], [0.0, 0.01], [-3.0, 1.0], [0.1, 0.0]];
+        let logits = Tensor::from_slice2(&rows);
+        let softmax = logits.softmax(1, Kind::Float);
+        // The last is a probability that is met exactly.
+        let met = softmax.double_value(&[3, 1]);
+        for threshold in [None, Some(0.04), Some(0.5), Some(0.99), Some(met)] {
+            let given = Vec::<i64>::try_from(&chosen(&logits, threshold).unwrap()).unwrap();
+            for (row, given) in (0_i64..).zip(given) {
+                let scores = Vec::<f32>::try_from(&softmax.get(row)).unwrap();
+                let given = usize::try_from(given).unwrap();
+                assert_eq!(given, decided(&scores, threshold), "{row} {threshold:?}");
+            }
+        }
+        let three = Tensor::from_slice2(&[[0.0f32, 5.0, 1.0]]);
+        assert_eq!(chosen(&three, Some(0.001)).unwrap().int64_value(&[0]), 1);
+    }
 }

@@ -41,12 +41,15 @@ pub struct Place {
     pub packed: bool,
     /// Compute in bfloat16 where that is safe (autocast).
     pub bf16: bool,
+    /// From which probability on a classifier's answer is the second of two classes, and not the
+    /// likelier one.
+    pub threshold: Option<f64>,
 }
 
 impl Place {
     /// Rows filled up with `pad`, float32.
     pub fn new(pad: u32, device: Device) -> Self {
-        Self { pad, device, packed: false, bf16: false }
+        Self { pad, device, packed: false, bf16: false, threshold: None }
     }
 
     /// Runs a forward pass in this place's precision.

@@ -10,15 +10,13 @@ use crate::objective::{Place, answers};
 /// Rows whose answers are timed.
 const TIMED: u32 = 21;
 
-/// Two models beside each other on the same rows.
+/// Two models beside each other on the same rows, and where each computes.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair<'a> {
     /// The original.
-    pub before: &'a Model,
+    pub before: (&'a Model, Place),
     /// The compressed one.
-    pub after: &'a Model,
-    /// Where both compute.
-    pub place: Place,
+    pub after: (&'a Model, Place),
 }
 
 /// Median seconds of one row's forward pass.
@@ -34,14 +32,14 @@ impl Pair<'_> {
     /// Share of answers that are the same: of rows, or of a language model's tokens.
     pub fn agreement(&self, samples: &Samples, batch: usize) -> Result<f64, Error> {
         // A language model's answers are as wide as its vocabulary before they are chosen.
-        let batch = if self.before.head == Head::CausalLm { 1 } else { batch };
+        let batch = if self.before.0.head == Head::CausalLm { 1 } else { batch };
         let all: Vec<u32> = (0..samples.len()).collect();
         let (mut same, mut asked) = (0, 0);
         let mut fetched = Fetched::default();
         for rows in all.chunks(batch.max(1)) {
             samples.fetch(rows, &mut fetched)?;
             let [before, after] = [self.before, self.after]
-                .map(|model| tch::no_grad(|| answers(model, &fetched, self.place)));
+                .map(|(model, place)| tch::no_grad(|| answers(model, &fetched, place)));
             let (before, after) = (before?, after?);
             same += i64::try_from(&before.f_eq_tensor(&after)?.f_sum(tch::Kind::Int64)?)?;
             asked += i64::try_from(before.numel()).unwrap_or(i64::MAX);
@@ -55,9 +53,9 @@ impl Pair<'_> {
         let mut fetched = Fetched::default();
         for row in 0..samples.len().min(TIMED) {
             samples.fetch(&[row], &mut fetched)?;
-            for (model, times) in [(self.before, &mut before), (self.after, &mut after)] {
+            for ((model, place), times) in [(self.before, &mut before), (self.after, &mut after)] {
                 let began = Instant::now();
-                let _ = tch::no_grad(|| answers(model, &fetched, self.place))?;
+                let _ = tch::no_grad(|| answers(model, &fetched, place))?;
                 times.push(began.elapsed().as_secs_f64());
             }
         }

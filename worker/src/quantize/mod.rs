@@ -38,9 +38,10 @@ use crate::checkpoint::manifest::hash_file;
 use crate::cores::cores;
 use crate::error::Error;
 use crate::event::EvalMetrics;
-use crate::export::{ModelCard, gguf};
+use crate::export::{Decision, ModelCard, gguf};
 use crate::files::{replace_directory, temporary_beside, write_atomically};
 use crate::model::{self, Model};
+use crate::objective::Place;
 use crate::prune;
 use crate::termination::{failure, tell};
 use crate::train::evaluate::evaluate;
@@ -228,7 +229,16 @@ fn compress(
     if let Some(gate) = &config.gate {
         // What is judged is what was written, read back as it will be served.
         let compressed = load(built, Device::Cpu).map_err(Error::from)?;
-        passed = judge(&mut report, gate, (before, &compressed), reader, &cache)?;
+        let place = |directory: &Path| -> Result<Place, Error> {
+            let decision = Decision::of_model(directory, before.labels().names())?;
+            let threshold = decision.map(|decision| decision.threshold.value);
+            Ok(Place { threshold, ..reader.place() })
+        };
+        let pair = Pair {
+            before: (before, place(config.reference.as_ref().unwrap_or(&config.model))?),
+            after: (&compressed, place(built)?),
+        };
+        passed = judge(&mut report, gate, pair, reader, &cache)?;
     }
     if passed.is_ok() {
         let place = |source| Error::Output { path: config.output.clone(), source };
@@ -276,15 +286,14 @@ fn recipe(
 fn judge(
     report: &mut Report,
     gate: &QuantizeGate,
-    (dense, compressed): (&Model, &Model),
+    pair: Pair<'_>,
     reader: &Reader,
     cache: &Path,
 ) -> Result<Result<(), GateFailed>, QuantizeError> {
-    let samples = reader.samples(&gate.data, dense, cache)?;
-    let place = reader.place();
-    let before = evaluate(dense, &samples, BATCH, place)?;
-    let after = evaluate(compressed, &samples, BATCH, place)?;
-    let pair = Pair { before: dense, after: compressed, place };
+    let samples = reader.samples(&gate.data, pair.before.0, cache)?;
+    let [before, after] =
+        [pair.before, pair.after].map(|(model, place)| evaluate(model, &samples, BATCH, place));
+    let (before, after) = (before?, after?);
     let latency = pair.latency(&samples)?;
     let comparison = Comparison::of(gate.metric, &before, &after);
     let told = &mut report.compression;

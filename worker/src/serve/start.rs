@@ -36,7 +36,6 @@ use crate::cores;
 use crate::data::facts::OF_PICTURE;
 use crate::data::{Preprocessor, TextEncoder};
 use crate::error::Error;
-use crate::export::decision::DECISION;
 use crate::export::drift::DRIFT;
 use crate::export::{Decision, DriftReference};
 use crate::generate::compute::{Computer, memory_for_texts};
@@ -224,16 +223,9 @@ fn pictures(
 
 /// What decides between a model's labels, where its directory says so.
 fn threshold(directory: &Path, labels: &[String]) -> Result<Option<Threshold>, ModelError> {
-    let malformed = |detail| ModelError::Malformed { path: directory.join(DECISION), detail };
-    let decision = Decision::read(directory).map_err(|error| malformed(error.to_string()))?;
-    let Some(Decision { label, threshold, .. }) = decision else { return Ok(None) };
-    if labels.len() != 2 || labels[1] != label {
-        let detail = format!(
-            "{label:?} is not the second of two labels, which config.json says are {labels:?}; they are not of one model"
-        );
-        return Err(malformed(detail));
-    }
-    Ok(Some(Threshold { label, score: threshold.value }))
+    let decision = Decision::of_model(directory, labels)?;
+    Ok(decision
+        .map(|decision| Threshold { label: decision.label, score: decision.threshold.value }))
 }
 
 /// What requests are compared with, where its directory has it.

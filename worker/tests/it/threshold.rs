@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::fixture::{Fixture, rows};
 use crate::gang::Gang;
 use crate::image_classification::{self, pictures, vit};
+use crate::quantize::quantize;
 use crate::serve_http::Server;
 
 /// A fixture of rows, half of which are held out, and a configuration with this threshold.
@@ -60,6 +61,15 @@ fn a_threshold_is_chosen_told_kept_and_served() {
     assert!(ended.losses().is_empty(), "it trained again");
     let other = Decision::read(&directory).unwrap().unwrap();
     assert!((other.threshold.value - 0.999_999).abs() < 1e-12);
+
+    // A gate judges answers as servers give them: none is "spam" with such a threshold.
+    let compressed = quantize(&fixture, &directory, |config| {
+        config["gate"]["metric"] = "accuracy".into();
+    });
+    let told = compressed.result.compression.unwrap();
+    assert_eq!((told.metric_before, told.agreement), (told.metric_after, Some(1.0)));
+    assert!(told.metric_before.unwrap() < 0.8, "{told:?}");
+    assert_eq!(Decision::read(&fixture.path("int8")).unwrap(), Some(other));
 
     let server = Server::of(fixture, directory, |_| {});
     let inputs = ["win cash prize free", "meeting report lunch"];
