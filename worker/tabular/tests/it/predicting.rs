@@ -333,7 +333,9 @@ fn leaf(tree: &Tree, row: &[f64]) -> f64 {
                     value <= *threshold
                 }
             }
-            Test::Among(members) => members.iter().any(|member| f64::from(*member) == value),
+            Test::Among(members) => {
+                members.iter().any(|member| f64::from(*member).to_bits() == value.to_bits())
+            }
         };
         at = if left { split.left } else { split.right };
     }
