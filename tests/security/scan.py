@@ -58,8 +58,8 @@ def kube_score(program, file):
     """What it calls critical in objects that belong together."""
     command = [str(program), "score", "--output-format", "json", "--kubernetes-version", "v1.33", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"kube-score: {done.stderr}")
+    if done.returncode not in (0, 1) or not done.stdout:
+        raise SystemExit(f"kube-score of {file}: {done.stderr}")
     for scored in json.loads(done.stdout) or []:
         target = f"{scored['type_meta']['kind']}/{scored['object_meta']['name']}"
         for check in scored["checks"]:
@@ -82,6 +82,20 @@ def trivy(program, folder):
             yield Finding(found["ID"], target, result["Target"], found["Message"])
 
 
+# A revision that is text to PyYAML and, unquoted, a number to Go's reader.
+NUMBERLIKE = "12e45678"
+
+
+class Quoted(yaml.SafeDumper):
+    """YAML whose strings are all quoted."""
+
+    def represent_str(self, text):
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+
+
+Quoted.add_representer(str, Quoted.represent_str)
+
+
 class Scanners:
     """All of them, over a folder of YAML files."""
 
@@ -93,7 +107,7 @@ class Scanners:
         folder = self.options.out / name
         folder.mkdir(parents=True, exist_ok=True)
         for title, documents in sets.items():
-            (folder / f"{title}.yaml").write_text(yaml.safe_dump_all(documents))
+            (folder / f"{title}.yaml").write_text(yaml.dump_all(documents, Dumper=Quoted))
         found = list(checkov(self.options.checkov, folder))
         for title in sets:
             found += kube_score(self.options.kube_score, folder / f"{title}.yaml")
@@ -172,6 +186,7 @@ def planted(good):
         if not found:
             raise SystemExit(f"there is no {target} to plant {name!r} in")
         harmed[name] = [copy.deepcopy(found[0])]
+        harmed[name][0]["metadata"].setdefault("labels", {})["hearth.dev/revision"] = NUMBERLIKE
         harm(harmed[name][0])
     return harmed
 

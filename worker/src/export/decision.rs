@@ -25,12 +25,12 @@ pub struct Decision {
     pub metrics: ClassificationMetrics,
 }
 
-/// The label that is the answer: the likeliest, or what the threshold of two says.
+/// The label that is the answer: the likeliest, the first of equal ones, or what the threshold of two says.
 pub fn decided(scores: &[f32], threshold: Option<f64>) -> usize {
     if let ([_, second], Some(threshold)) = (scores, threshold) {
         return usize::from(f64::from(*second) >= threshold);
     }
-    let labels = scores.iter().enumerate();
+    let labels = scores.iter().enumerate().rev();
     let best = labels.max_by(|(_, one), (_, other)| one.total_cmp(other));
     best.map_or(0, |(label, _)| label)
 }
@@ -111,6 +111,16 @@ mod tests {
 
     fn rows() -> Vec<(f64, bool)> {
         (0..400).map(|row| (f64::from(row) / 400.0, row % 7 == 0 || row > 300)).collect()
+    }
+
+    #[test]
+    fn of_equal_scores_the_first_label_is_the_answer_as_argmax_has_it() {
+        let scores = [0.2_f32, 0.4, 0.4];
+        let argmax = tch::Tensor::from_slice(&scores).argmax(0, false);
+        assert_eq!(decided(&scores, None), 1);
+        assert_eq!(argmax.int64_value(&[]), 1);
+        assert_eq!(decided(&[0.5, 0.5], None), 0);
+        assert_eq!(decided(&[0.5, 0.5], Some(0.5)), 1);
     }
 
     #[test]

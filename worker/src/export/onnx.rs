@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> i32 {
 /// Writes the model in `directory` to `file`.
 pub fn export(directory: &Path, file: &Path) -> Result<(), Error> {
     let bytes = if tabular::is_model(directory) {
-        tabular::onnx::read(directory)?.1
+        tabular::onnx::read(directory)?.file
     } else {
         crate::model::load(directory, Device::Cpu)?.onnx()?
     };

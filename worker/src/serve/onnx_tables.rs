@@ -14,15 +14,15 @@ use super::onnx::{Place, check, session};
 use crate::error::Error;
 use crate::model::ModelError;
 use crate::tabular::neural::AT_ONCE;
-use crate::tabular::onnx;
+use crate::tabular::onnx::{self, Exported};
 
 /// Reads the directory of a model of tables, and has ONNX Runtime compute it, if it gives the same
 /// scores as the model.
 pub fn load(directory: &Path, place: &Place) -> Result<Model, Error> {
-    let (model, file) = onnx::read(directory)?;
+    let Exported { model, file, samples } = onnx::read(directory)?;
     let scorer = OnnxScorer::new(&model, session(&file, place)?);
     drop(file);
-    scorer.agree(&model)?;
+    scorer.agree(&model, &samples)?;
     Ok(model.scored_by(Box::new(scorer)))
 }
 
@@ -47,10 +47,9 @@ impl OnnxScorer {
     }
 
     /// Compares the scores of rows, all together, and of the first alone.
-    fn agree(&self, model: &Model) -> Result<(), Error> {
-        let rows = onnx::samples(model)?;
+    fn agree(&self, model: &Model, samples: &[f64]) -> Result<(), Error> {
         let learned = |score| self.network.as_ref().map_or(score, |network| network.scaled(score));
-        for rows in [&rows[..], &rows[..self.features]] {
+        for rows in [samples, &samples[..self.features]] {
             let [given, wanted] = [self.scores(rows)?, model.raw_scores(rows)?].map(|scores| {
                 let scores: Vec<f64> = scores.into_iter().map(learned).collect();
                 Tensor::f_from_slice(&scores).map_err(ModelError::from)

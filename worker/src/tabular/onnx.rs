@@ -8,40 +8,42 @@ use super::{neural, trees};
 use crate::error::Error;
 use crate::onnx::Graph;
 
-/// Reads a model's directory; the model, and its ONNX file.
+/// A model of tables, and what computes the same.
+pub(crate) struct Exported {
+    /// As its directory has it.
+    pub model: Model,
+    /// Its ONNX file.
+    pub file: Vec<u8>,
+    /// Rows of values, `[rows, features]`, that are computed in many ways.
+    pub samples: Vec<f64>,
+}
+
+/// Reads a model's directory.
 ///
 /// # Errors
 ///
 /// Those of [`neural::load`], and a file that would be larger than a protobuf can be.
-pub(crate) fn read(directory: &Path) -> Result<(Model, Vec<u8>), Error> {
+pub(crate) fn read(directory: &Path) -> Result<Exported, Error> {
     let mut network = None;
     let model = neural::load_by(directory, |own| network = Some(own.onnx()))?;
-    let file = match network {
-        Some(file) => file?,
-        None => of_trees(&model)?,
+    let (file, samples) = match (&model.parts().recipe, network) {
+        (Recipe::Network(config), Some(file)) => (file?, of_network(config)),
+        _ => of_trees(&model)?,
     };
-    Ok((model, file))
+    Ok(Exported { model, file, samples })
 }
 
-/// The columns are among the notes.
-fn of_trees(model: &Model) -> Result<Vec<u8>, Error> {
-    let mut graph = Graph::new("GradientBoostedTrees");
+/// The file, which has the columns among its notes, and samples.
+fn of_trees(model: &Model) -> Result<(Vec<u8>, Vec<f64>), Error> {
+    let forest = model.forest()?.ok_or_else(|| Error::Internal("trees without a text".into()))?;
     let features = &model.parts().features;
-    if let Some(forest) = model.forest()? {
-        trees::describe(&mut graph, &forest, features.features.len());
-    }
+    let count = features.features.len();
+    let mut graph = Graph::new("GradientBoostedTrees");
+    trees::describe(&mut graph, &forest, count);
     let features = serde_json::json!(**features).to_string();
     let too_large = || Error::Internal("its ONNX file would be larger than 2 GiB".into());
-    graph.into_file(&[("features", &features)]).ok_or_else(too_large)
-}
-
-/// Rows of values, `[rows, features]`, that are computed in many ways.
-pub(crate) fn samples(model: &Model) -> Result<Vec<f64>, Error> {
-    Ok(match (&model.parts().recipe, model.forest()?) {
-        (Recipe::Network(config), _) => of_network(config),
-        (_, Some(forest)) => trees::samples(&forest, model.parts().features.features.len()),
-        (Recipe::Trees(_), None) => Vec::new(),
-    })
+    let file = graph.into_file(&[("features", &features)]).ok_or_else(too_large)?;
+    Ok((file, trees::samples(&forest, count)))
 }
 
 /// Medians and what is most frequent, the least, the most, and nothing known: `[4, features]`.

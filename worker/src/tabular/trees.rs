@@ -57,7 +57,7 @@ impl<'f> Sets<'f> {
         sets
     }
 
-    /// The column that a split asks about, and from where on rows go right.
+    /// The column that a split asks about.
     fn place(&self, split: &Split, features: usize) -> usize {
         let Test::Among(members) = &split.test else { return split.feature };
         let before = self.of.range(..split.feature).map(|(_, sets)| sets.len());
