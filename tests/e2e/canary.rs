@@ -64,7 +64,7 @@ impl Load {
                     seen.sent += 1;
                     match answer {
                         Ok(answer) if answer.status == 200 => {
-                            let revision = crate::rollout::revision_of(&answer.head).unwrap();
+                            let revision = crate::support::revision_of(&answer.head).unwrap();
                             *seen.revisions.entry(revision).or_default() += 1;
                         }
                         Ok(answer) => {

@@ -4,16 +4,13 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use hearth_tests::cluster::{Namespace, await_value, condition, kubectl_ok};
 use hearth_tests::http::{self, Answer};
 use hearth_tests::tiny;
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, fetched};
+use crate::support::{PATIENCE, fetched, under_load};
 
 const NAMESPACE: &str = "e2e-http-route";
 const HOST: &str = "shop.example.com";
@@ -115,31 +112,17 @@ fn a_controller_takes_the_route_and_no_request_through_it_fails() {
 
     let first = namespace.get("modeldeployment", "shop").unwrap();
     let first = first["status"]["stable"]["revision"].as_str().unwrap().to_owned();
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let load = std::thread::spawn(move || {
-        let (mut sent, mut failed) = (0_u32, Vec::new());
-        while !flag.load(Ordering::Relaxed) {
-            sent += 1;
-            match ask(port, HOST) {
-                Ok(answer) if answer.status == 200 => {}
-                Ok(answer) => failed.push(format!("{}: {}", answer.status, answer.body)),
-                Err(error) => failed.push(format!("{error:#}")),
-            }
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        (sent, failed)
-    });
-    namespace.apply(&deployment("two")).unwrap();
-    wait(&namespace, |d| {
-        condition(d, "Ready") == "True"
-            && condition(d, "Progressing") == "False"
-            && d["status"]["stable"]["revision"] != first
-    });
-    std::thread::park_timeout(Duration::from_secs(5));
-    stop.store(true, Ordering::Relaxed);
-    let (sent, failed) = load.join().unwrap();
-    assert!(failed.is_empty(), "{} of {sent} failed: {failed:#?}", failed.len());
+    let take_over = || {
+        namespace.apply(&deployment("two")).unwrap();
+        wait(&namespace, |d| {
+            condition(d, "Ready") == "True"
+                && condition(d, "Progressing") == "False"
+                && d["status"]["stable"]["revision"] != first
+        })
+    };
+    let (_, load) = under_load(|| ask(port, HOST), take_over);
+    let sent = load.all_served();
+    assert_eq!(load.revisions.len(), 2, "answers came from {:?}", load.revisions);
     println!("{sent} requests through Traefik while a revision took over, none failed");
 
     kubectl_ok(&["apply", "-f", "-"], Some(&edge(port, "Same"))).unwrap();

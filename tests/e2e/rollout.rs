@@ -1,14 +1,12 @@
 //! Deployments: the gate, and a new revision under load.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hearth_tests::cluster::{Namespace, Way, await_value, condition, told};
 use hearth_tests::{http, jobs, processes, tiny};
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, succeeded};
+use crate::support::{PATIENCE, succeeded, under_load};
 
 const ASK: &str = r#"{"inputs": ["free money winner click now", "thanks for the meeting notes"]}"#;
 
@@ -54,36 +52,15 @@ fn a_new_revision_replaces_the_old_one_without_a_failed_request() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert!(answer.body.contains("spam") && answer.body.contains("ham"), "{}", answer.body);
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let (address, flag) = (way.address.clone(), Arc::clone(&stop));
-    let load = std::thread::spawn(move || {
-        let (mut sent, mut failed, mut revisions) =
-            (0_u32, Vec::new(), std::collections::BTreeSet::new());
-        while !flag.load(Ordering::Relaxed) {
-            sent += 1;
-            match http::post(&address, "/v1/classify", ASK) {
-                Ok(answer) if answer.status == 200 => {
-                    revisions.extend(revision_of(&answer.head));
-                }
-                Ok(answer) => failed.push(format!("{}: {}", answer.status, answer.body)),
-                Err(error) => failed.push(format!("{error:#}")),
-            }
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        (sent, failed, revisions)
-    });
-    namespace.apply(&deployment(&json!({"fromTrainingJob": "two"}))).unwrap();
-    let second = ready_with(&namespace, &first_revision);
-    std::thread::park_timeout(Duration::from_secs(5));
-    stop.store(true, Ordering::Relaxed);
-    let (sent, failed, revisions) = load.join().unwrap();
-    assert!(
-        failed.is_empty(),
-        "{} of {sent} failed: {:#?}",
-        failed.len(),
-        &failed[..failed.len().min(5)]
+    let (second, load) = under_load(
+        || http::post(&way.address, "/v1/classify", ASK),
+        || {
+            namespace.apply(&deployment(&json!({"fromTrainingJob": "two"}))).unwrap();
+            ready_with(&namespace, &first_revision)
+        },
     );
-    assert_eq!(revisions.len(), 2, "answers came from {revisions:?}");
+    load.all_served();
+    assert_eq!(load.revisions.len(), 2, "answers came from {:?}", load.revisions);
     let stable = second["status"]["stable"]["revision"].as_str().unwrap();
     let old_gone = |deployments: &Vec<Value>| deployments.len() == 1;
     let kept = await_value(
@@ -125,10 +102,4 @@ fn refuses_a_model_below_its_gate(namespace: &Namespace, stable: &str) {
     assert!(told(&judged, "Degraded").starts_with("GateFailed"), "{}", told(&judged, "Degraded"));
     assert_eq!(judged["status"]["stable"]["revision"], stable);
     assert_eq!(condition(&judged, "Ready"), "True");
-}
-
-pub(crate) fn revision_of(head: &str) -> Option<String> {
-    let line =
-        head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-hearth-revision:"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
 }

@@ -1,10 +1,13 @@
 //! Short-hands of the cluster tests.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hearth_tests::cluster::{Namespace, condition, kubectl_ok, root, told};
+use hearth_tests::http::Answer;
 use serde_json::Value;
 
 /// Longest that a small job may take on a busy machine.
@@ -24,6 +27,73 @@ pub(crate) fn fetched(script: &str) -> PathBuf {
     let done = Command::new(root().join("tests/setup").join(script)).output().unwrap();
     assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
     PathBuf::from(String::from_utf8(done.stdout).unwrap().trim())
+}
+
+/// What came of the requests that [`under_load`] sent.
+pub(crate) struct Load {
+    sent: usize,
+    failed: Vec<String>,
+    /// Revisions that answered.
+    pub(crate) revisions: BTreeSet<String>,
+}
+
+/// Asks again and again while `during` goes on, and five seconds beyond it.
+pub(crate) fn under_load<T>(
+    ask: impl Fn() -> anyhow::Result<Answer> + Sync,
+    during: impl FnOnce() -> T,
+) -> (T, Load) {
+    /// Stops the requests, also where `during` panics.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_over = AtomicBool::new(false);
+    let send = || {
+        let mut load = Load { sent: 0, failed: Vec::new(), revisions: BTreeSet::new() };
+        while !is_over.load(Ordering::Relaxed) {
+            load.sent += 1;
+            match ask() {
+                Ok(answer) if answer.status == 200 => {
+                    load.revisions.extend(revision_of(&answer.head));
+                }
+                Ok(answer) => load.failed.push(format!("{}: {}", answer.status, answer.body)),
+                Err(error) => load.failed.push(format!("{error:#}")),
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        load
+    };
+    std::thread::scope(|scope| {
+        let load = scope.spawn(send);
+        let stop = Stop(&is_over);
+        let done = during();
+        std::thread::park_timeout(Duration::from_secs(5));
+        drop(stop);
+        (done, load.join().unwrap())
+    })
+}
+
+impl Load {
+    /// How many were sent, of which none failed.
+    pub(crate) fn all_served(&self) -> usize {
+        let (failed, sent) = (&self.failed, self.sent);
+        assert!(
+            failed.is_empty(),
+            "{} of {sent}: {:#?}",
+            failed.len(),
+            &failed[..failed.len().min(5)]
+        );
+        sent
+    }
+}
+
+/// The revision that a response's head names.
+pub(crate) fn revision_of(head: &str) -> Option<String> {
+    let line =
+        head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-hearth-revision:"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
 }
 
 /// Copies a file or a directory with all that is in it, readable by all.
