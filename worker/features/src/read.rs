@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::Schema;
+use hearth_parquet::{Opened, guarded};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
 use crate::column::{self, Unfit, Use};
@@ -75,20 +75,26 @@ pub(crate) fn batches(
 ) -> Result<(), LoadError> {
     let file =
         File::open(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    // What a writer says of Arrow's types is passed over: dictionaries and views become texts.
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = guarded(|| ParquetRecordBatchReaderBuilder::try_new_with_options(file, options))
-        .map_err(|error| LoadError::read(path, error))?;
-    let schema: SchemaRef = builder.schema().clone();
-    let places = Places::of(view, columns, &schema).map_err(|e| LoadError::table(path, e))?;
-    let needed = [places.key, places.time].into_iter().chain(places.features);
-    let mask = ProjectionMask::roots(builder.parquet_schema(), needed);
-    let mut reader = guarded(|| builder.with_projection(mask).with_batch_size(rows).build())
-        .map_err(|error| LoadError::read(path, error))?;
+    let read = |fault| LoadError::read(path, fault);
+    let opened = Opened::new(file).map_err(read)?;
+    let metadata = opened.arrow().map_err(read)?;
+    let schema = metadata.schema();
+    let places = Places::of(view, columns, schema).map_err(|e| LoadError::table(path, e))?;
+    let needed: Vec<usize> = [places.key, places.time].into_iter().chain(places.features).collect();
+    let is_needed = |name: &str| needed.iter().any(|place| schema.field(*place).name() == name);
+    opened.check_all(is_needed).map_err(read)?;
+    let mask = ProjectionMask::roots(metadata.parquet_schema(), needed.iter().copied());
+    let mut reader = guarded(|| {
+        ParquetRecordBatchReaderBuilder::new_with_metadata(opened.into_file(), metadata)
+            .with_projection(mask)
+            .with_batch_size(rows)
+            .build()
+    })
+    .map_err(read)?;
     let mut first = 0;
     loop {
         let batch = guarded(|| reader.next().transpose().map_err(ParquetError::from));
-        let Some(batch) = batch.map_err(|error| LoadError::read(path, error))? else {
+        let Some(batch) = batch.map_err(read)? else {
             return Ok(());
         };
         if !take(&batch, first).map_err(|error| LoadError::table(path, error))? {
@@ -96,13 +102,6 @@ pub(crate) fn batches(
         }
         first += batch.num_rows() as u64;
     }
-}
-
-/// The library panics at some of what it does not expect.
-fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        Err(ParquetError::General("it holds what the reader does not expect".to_owned()))
-    })
 }
 
 /// What is to be written of a batch. `first` is the number of its first row in the file.

@@ -14,6 +14,7 @@ use hearth_worker::data::{
 };
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{GroupTypeBuilder, Type, TypePtr};
@@ -366,6 +367,16 @@ fn a_damaged_parquet_file_is_an_error_and_not_a_panic() {
         let load = home.load(Objective::Pretraining, source(path.clone(), text_column()));
         assert!(matches!(load, Err(DataError::Read { .. })), "{cut} bytes");
     }
+    fs::write(&path, &whole).unwrap();
+    // The header of the text's first page, which says how much it holds.
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&fs::File::open(&path).unwrap());
+    let page = footer.unwrap().row_group(0).column(1).data_page_offset();
+    let mut harmed = whole.clone();
+    harmed[usize::try_from(page).unwrap()] = 0xff;
+    fs::write(&path, &harmed).unwrap();
+    let error = home.load(Objective::Pretraining, source(path.clone(), text_column())).unwrap_err();
+    let said = hearth_worker::error::Error::from(error).sentence();
+    assert!(said.contains(r#"row group 0: column "text": no page header"#), "{said}");
     fs::write(&path, &whole).unwrap();
     let columns = Columns::Text { text: "body".into() };
     let error = home.load(Objective::Pretraining, source(path, columns)).unwrap_err();

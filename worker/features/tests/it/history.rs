@@ -1,5 +1,9 @@
 //! Features as of rows' times.
 
+use std::error::Error as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +14,7 @@ use arrow_array::{
     TimestampNanosecondArray,
 };
 use hearth_features::{Fill, History, HistoryOptions, TableError};
+use parquet::file::metadata::ParquetMetaDataReader;
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::tempdir;
@@ -208,4 +213,31 @@ fn files_are_taken_and_rows_without_a_key_counted() {
     let joined = history.join(&training(&[(1, 2), (2, 2)]), &columns()).unwrap();
     assert_eq!(joined.rows.column(2).as_primitive::<Int64Type>().value(0), 5);
     assert!(joined.rows.column(2).is_null(1));
+}
+
+#[test]
+fn a_file_whose_pages_lie_is_refused_before_they_are_unpacked() {
+    let dir = tempdir().unwrap();
+    let file = parquet(dir.path(), "f", &features(&[(1, 1, Some(5))]));
+    let whole = std::fs::read(&file).unwrap();
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&File::open(&file).unwrap());
+    let metadata = metadata.unwrap();
+    let page = metadata.row_group(0).column(2).data_page_offset();
+    let mut harmed = whole.clone();
+    harmed[usize::try_from(page).unwrap()] = 0xff;
+    let harmed = file_of(&dir.path().join("harmed"), &harmed);
+    let view = view(&json!([{"name": "value", "type": "Integer"}]));
+    let mut builder = History::builder(&view, columns(), &HistoryOptions::default()).unwrap();
+    let mut refused =
+        |file: &Path| builder.add_file(file).unwrap_err().source().unwrap().to_string();
+    let told = refused(&harmed);
+    assert!(told.contains(r#"row group 0: column "value": no page header"#), "{told}");
+    let told = refused(&file_of(&dir.path().join("cut"), &whole[..whole.len() - 1]));
+    assert!(told.contains("truncated?"), "{told}");
+    builder.add_file(&file).unwrap();
+}
+
+fn file_of(path: &Path, content: &[u8]) -> PathBuf {
+    File::create(path).unwrap().write_all(content).unwrap();
+    path.to_owned()
 }

@@ -4,7 +4,6 @@
 //! [`Format::read`] deals a part's rows in chunks, which [`Format::decode`] turns into Arrow's
 //! batches on other threads. A format that is yet to come is one more [`Format`].
 
-mod bombs;
 mod build;
 mod csv;
 mod files;
@@ -15,11 +14,9 @@ mod import;
 mod json;
 mod kind;
 mod lines;
-mod pages;
 mod parquet;
 mod table;
 mod text;
-mod thrift;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -100,7 +100,10 @@ fn what_is_packed_with_brotli_is_refused_with_a_way_out() {
     let at = place(&content, codec) + codec.len() - 1;
     content[at] = 0x08;
     let told = refusal(&room.config(room.file("brotli.parquet", content)));
-    assert!(told.contains("column \"text\" is packed with BROTLI, which is not read"), "{told}");
+    assert!(
+        told.contains("column \"text\": it is packed with BROTLI, which is not read"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! Rows of Parquet files: page by page, only the columns that are wanted.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hearth_parquet::{Fault, Opened, guarded};
 use minijinja::Value;
-use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
-use parquet::schema::types::{SchemaDescriptor, Type};
+use parquet::schema::types::Type;
 
 use super::{Content, Fields, Record, open, read_error};
 use crate::data::DataError;
@@ -27,26 +27,37 @@ impl Rows {
     /// Rows of the file at `path` with the columns that `names` say. A column that the file
     /// lacks is missing in each row.
     pub(super) fn open(path: &Path, names: &[&str]) -> Result<Self, DataError> {
-        let file = open(path)?;
+        let opened = checked(path)?;
+        opened.check_all(|column| names.contains(&column)).map_err(|fault| damaged(path, fault))?;
+        let root = opened.metadata().file_metadata().schema_descr().root_schema();
+        let wanted = projection(root, names)
+            .map_err(|detail| read_error(path, Error::new(ErrorKind::InvalidData, detail)))?;
         let records = guarded(|| {
-            let reader = SerializedFileReader::new(file)?;
-            let wanted = projection(reader.metadata().file_metadata().schema_descr(), names)?;
+            let reader = SerializedFileReader::new(opened.into_file())?;
             RowIter::from_file_into(Box::new(reader)).project(Some(wanted))
         });
-        let records = records.map_err(|error| damaged(path, &error))?;
+        let records = records.map_err(|fault| damaged(path, fault))?;
         Ok(Self { records, path: path.to_owned(), line: 0, ended: false })
     }
 }
 
 /// Names of the columns of the file at `path`.
 pub(super) fn columns(path: &Path) -> Result<BTreeSet<String>, DataError> {
-    let file = open(path)?;
-    let names = guarded(|| {
-        let reader = SerializedFileReader::new(file)?;
-        let root = reader.metadata().file_metadata().schema_descr().root_schema();
-        Ok(root.get_fields().iter().map(|field| field.name().to_owned()).collect())
-    });
-    names.map_err(|error| damaged(path, &error))
+    let opened = checked(path)?;
+    let root = opened.metadata().file_metadata().schema_descr().root_schema();
+    Ok(root.get_fields().iter().map(|field| field.name().to_owned()).collect())
+}
+
+fn checked(path: &Path) -> Result<Opened, DataError> {
+    Opened::new(open(path)?).map_err(|fault| damaged(path, fault))
+}
+
+fn damaged(path: &Path, fault: Fault) -> DataError {
+    let error = match fault {
+        Fault::Read(error) => error,
+        Fault::Damaged(_) => Error::new(ErrorKind::InvalidData, fault.to_string()),
+    };
+    read_error(path, error)
 }
 
 impl Iterator for Rows {
@@ -66,40 +77,24 @@ impl Iterator for Rows {
                 self.ended = true;
                 None
             }
-            Err(error) => {
+            Err(fault) => {
                 self.ended = true;
-                Some(Err(damaged(&self.path, &error)))
+                Some(Err(damaged(&self.path, fault)))
             }
         }
     }
 }
 
-/// The library panics at schemas that it does not know.
-fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        Err(ParquetError::NYI("a type of column that this reader does not know".into()))
-    })
-}
-
-fn damaged(path: &Path, error: &ParquetError) -> DataError {
-    let detail = format!("not a Parquet file that can be read: {error}");
-    read_error(path, std::io::Error::new(std::io::ErrorKind::InvalidData, detail))
-}
-
 /// The schema's root with the wanted columns alone, in the file's order.
-fn projection(schema: &SchemaDescriptor, names: &[&str]) -> Result<Type, ParquetError> {
-    let root = schema.root_schema();
+fn projection(root: &Type, names: &[&str]) -> Result<Type, String> {
     let wanted: Vec<Arc<Type>> =
         root.get_fields().iter().filter(|field| names.contains(&field.name())).cloned().collect();
     if wanted.is_empty() {
         let known: Vec<&str> = root.get_fields().iter().map(|field| field.name()).collect();
-        return Err(ParquetError::General(format!(
-            "it has no column {}, only {}",
-            names.join(" or "),
-            known.join(", ")
-        )));
+        return Err(format!("it has no column {}, only {}", names.join(" or "), known.join(", ")));
     }
-    Type::group_type_builder(root.name()).with_fields(wanted).build()
+    let built = Type::group_type_builder(root.name()).with_fields(wanted).build();
+    built.map_err(|error| error.to_string())
 }
 
 fn fields(row: Row) -> Fields {

@@ -4,11 +4,11 @@
 /// Levels of structs and lists in one another.
 const MAX_DEPTH: u32 = 16;
 
-pub(super) const I32: u8 = 5;
-pub(super) const LIST: u8 = 9;
-pub(super) const STRUCT: u8 = 12;
-pub(super) const TRUE: u8 = 1;
-pub(super) const FALSE: u8 = 2;
+pub(crate) const I32: u8 = 5;
+pub(crate) const LIST: u8 = 9;
+pub(crate) const STRUCT: u8 = 12;
+pub(crate) const TRUE: u8 = 1;
+pub(crate) const FALSE: u8 = 2;
 const BYTE: u8 = 3;
 const I64: u8 = 6;
 const DOUBLE: u8 = 7;
@@ -16,9 +16,9 @@ const BINARY: u8 = 8;
 const SET: u8 = 10;
 
 /// Bytes that are read; `None` at their end, and of what is not understood.
-pub(super) struct Input<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) at: usize,
+pub(crate) struct Input<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
 }
 
 impl Input<'_> {
@@ -41,14 +41,14 @@ impl Input<'_> {
     }
 
     /// A whole number.
-    pub(super) fn signed(&mut self) -> Option<i64> {
+    pub(crate) fn signed(&mut self) -> Option<i64> {
         let value = self.varint()?;
         Some((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
     /// Number and type of the next field; `Some(None)` at the end of a struct.
     #[expect(clippy::option_option, reason = "the end of the bytes, and that of a struct")]
-    pub(super) fn field(&mut self, last: i64) -> Option<Option<(i64, u8)>> {
+    pub(crate) fn field(&mut self, last: i64) -> Option<Option<(i64, u8)>> {
         let byte = self.byte()?;
         match (byte >> 4, byte & 15) {
             (_, 0) => Some(None),
@@ -58,7 +58,7 @@ impl Input<'_> {
     }
 
     /// Number and type of a list's items, which follow.
-    pub(super) fn list(&mut self) -> Option<(u64, u8)> {
+    pub(crate) fn list(&mut self) -> Option<(u64, u8)> {
         let byte = self.byte()?;
         let count = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
         // In lists booleans take a byte.
@@ -66,7 +66,7 @@ impl Input<'_> {
     }
 
     /// Passes over a value.
-    pub(super) fn skip(&mut self, kind: u8, depth: u32) -> Option<()> {
+    pub(crate) fn skip(&mut self, kind: u8, depth: u32) -> Option<()> {
         if depth > MAX_DEPTH {
             return None;
         }

@@ -34,7 +34,7 @@ impl Read for Section<'_> {
 
 /// Whether what is packed between two places of a file holds more than `most` bytes. What is
 /// damaged is left to whoever reads it: it holds no more than comes before the damage.
-pub(super) fn holds_more(
+pub(crate) fn holds_more(
     file: &File,
     (start, end): (u64, u64),
     compression: Compression,

@@ -11,8 +11,8 @@ use std::os::unix::fs::FileExt as _;
 
 use parquet::basic::Compression;
 
-use super::bombs::holds_more;
-use super::thrift::{FALSE, I32, Input, LIST, STRUCT, TRUE};
+use crate::bombs::holds_more;
+use crate::thrift::{FALSE, I32, Input, LIST, STRUCT, TRUE};
 
 /// Most bytes of a page, packed or not.
 const MAX_PAGE: i64 = 256 << 20;
@@ -28,7 +28,7 @@ const MAX_NESTING: usize = 128;
 /// Checks the pages between two places in the file. Those that claim what they cannot hold, or more
 /// than fits, are refused, and so are those that hold more than they claim where the library would
 /// find it out when all is unpacked.
-pub(super) fn check(
+pub(crate) fn check(
     file: &File,
     start: u64,
     length: u64,
@@ -147,7 +147,7 @@ fn data_page(input: &mut Input<'_>, second: bool, header: &mut Header) -> Option
 /// Checks how deep a file's columns are in one another: the library goes down into them without a
 /// bound. The footer is a struct `FileMetaData`, whose field 2 lists the columns, parents first;
 /// field 5 of each says how many children follow.
-pub(super) fn check_nesting(footer: &[u8]) -> Result<(), String> {
+pub(crate) fn check_nesting(footer: &[u8]) -> Result<(), String> {
     match nesting(&mut Input { bytes: footer, at: 0 }) {
         Some(depth) if depth <= MAX_NESTING => Ok(()),
         Some(_) => Err(format!("columns are more than {MAX_NESTING} levels deep in one another")),
