@@ -110,6 +110,11 @@ impl Child {
         value
     }
 
+    /// Whether it was written otherwise than it is wanted now.
+    pub fn differs(&self, there: &Live) -> bool {
+        names::digest(&self.to_value()) != there.hash
+    }
+
     /// The object without its hash.
     pub fn to_value(&self) -> Value {
         let value = match self {

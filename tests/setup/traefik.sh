@@ -9,7 +9,7 @@
 # cores ten minutes. stdout holds that one line; everything else goes to stderr.
 set -euo pipefail
 
-VERSION=v3.6.2
+VERSION=v3.6.1
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/env.sh"

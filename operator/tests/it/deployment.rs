@@ -126,6 +126,63 @@ async fn first_revision(world: &World) -> String {
     revision
 }
 
+/// A pod of the quantize Job that is there.
+fn quantize_pod(world: &World, phase: &str) {
+    let key = only(world, "jobs/shop-quantize-");
+    let made = world.get(&key);
+    world.put(
+        "pods",
+        json!({
+            "metadata": {
+                "name": format!("{}-x", key.trim_start_matches("jobs/")),
+                "labels": made["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j",
+                    "uid": made["metadata"]["uid"], "controller": true}],
+            },
+            "spec": {"containers": []},
+            "status": {"phase": phase},
+        }),
+    );
+}
+
+#[tokio::test]
+async fn a_compression_that_waits_takes_what_it_asks_for_now_and_one_that_runs_goes_on() {
+    let world = world();
+    trained(&world, "blake3:01");
+    world.deploy("shop").await.unwrap();
+    let key = only(&world, "jobs/shop-quantize-");
+    let asks = |memory: &str| {
+        world.change(MD, |deployment| {
+            deployment["metadata"]["generation"] = json!(2);
+            deployment["spec"]["compression"]["resources"] = json!({"limits": {"memory": memory}});
+        });
+    };
+    let limit = || {
+        let pod = &world.get(&key)["spec"]["template"]["spec"];
+        pod["containers"][0]["resources"]["limits"]["memory"].clone()
+    };
+    assert_eq!(limit(), "16Gi");
+    quantize_pod(&world, "Pending");
+    asks("2Gi");
+    world.deploy("shop").await.unwrap();
+    assert!(!world.keys().contains(&key), "its pods cannot be changed");
+    world.deploy("shop").await.unwrap();
+    assert_eq!(limit(), "2Gi");
+
+    quantize_pod(&world, "Running");
+    asks("3Gi");
+    world.deploy("shop").await.unwrap();
+    assert_eq!(limit(), "2Gi");
+    // It ran out of memory: another try comes with what is asked for now.
+    quantize_pod(&world, "Failed");
+    world.deploy("shop").await.unwrap();
+    world.deploy("shop").await.unwrap();
+    assert_eq!(limit(), "3Gi");
+    let before = world.writes().len();
+    world.deploy("shop").await.unwrap();
+    assert_eq!(world.writes().len(), before);
+}
+
 #[tokio::test]
 async fn a_model_is_compressed_served_replaced_and_then_nothing_is_written() {
     let world = world();

@@ -237,7 +237,7 @@ impl Asked {
 }
 
 /// Adds what was found to rows; what a row holds stays as it is.
-pub fn merge(rows: &mut [Row], found: Vec<Row>) {
+fn merge(rows: &mut [Row], found: Vec<Row>) {
     for (row, features) in rows.iter_mut().zip(found) {
         for (name, value) in features {
             row.entry(name).or_insert(value);

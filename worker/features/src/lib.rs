@@ -27,7 +27,7 @@ mod read;
 mod store;
 mod value;
 
-pub use client::{FeatureClient, MAX_LOOKUPS, Row, merge};
+pub use client::{FeatureClient, MAX_LOOKUPS, Row};
 pub use config::Views;
 pub use error::{ConfigError, LoadError, LookupError, Reason, TableError};
 pub use history::{Fill, History, HistoryBuilder, HistoryOptions, Joined};

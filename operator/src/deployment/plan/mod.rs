@@ -42,7 +42,8 @@ pub fn build(
         }
     }
     children.sort_by_key(Child::kind);
-    let prune = superfluous(valid, &children, decision, live);
+    let mut prune = superfluous(valid, &children, decision, live);
+    prune.extend(outdated_compression(&children, decision, live));
     // Whether to compress is no one else's to say.
     let lost_pods = decision.lost_pods.clone();
     let scale = decision.replicas.iter().map(|(revision, replicas)| {
@@ -51,6 +52,19 @@ pub fn build(
     });
     let scale = scale.collect();
     Plan { children, prune, scale, suspend: Some(false), lost_pods, ..Plan::default() }
+}
+
+/// The Job that compresses, where it waits by settings that are not those of the spec any more. A Job's pods
+/// cannot be changed: once it is gone, it is made anew.
+fn outdated_compression(
+    children: &[Child],
+    decision: &Decision,
+    live: &LiveChildren,
+) -> Option<ChildId> {
+    let job = children.iter().find(|child| child.kind() == Kind::Job)?;
+    let there =
+        live.get(&job.id()).filter(|there| decision.compression_idles && job.differs(there));
+    there.map(|_| job.id())
 }
 
 /// Live objects of revisions that are not to be kept, and what the others need no more. What

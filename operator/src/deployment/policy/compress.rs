@@ -43,6 +43,13 @@ pub(super) fn compressed(target: &Target, seen: &Observed, now: Timestamp) -> Co
     }
 }
 
+/// Whether a compression that has not ended computes nothing: its pods wait for a node, or failed.
+pub(super) fn idles(seen: &Observed) -> bool {
+    let waits = |pod: &PodView| matches!(pod.phase, Phase::Pending | Phase::Failed);
+    seen.quantize.as_ref().is_some_and(|job| job.ended.is_none())
+        && seen.quantize_pods.iter().all(waits)
+}
+
 fn refused(
     job: &JobView,
     message: &str,

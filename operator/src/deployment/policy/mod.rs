@@ -33,6 +33,8 @@ pub struct Decision {
     pub train: Option<Box<TrainingJob>>,
     /// The Job that compresses should be there.
     pub compress: bool,
+    /// That Job has not ended, and no pod of it runs: it may be made anew.
+    pub compression_idles: bool,
     /// The target's servers should be there.
     pub serve: bool,
     /// The revision that serves: all traffic is its, but for what is the canary's.
@@ -203,6 +205,7 @@ fn step(
         routed_at: seen.routed_at,
         record: Record { current: None, ..seen.record.clone() },
         train: seen.training.clone(),
+        compression_idles: compress::idles(seen),
         lost_pods: lost_pods(&seen.quantize_pods, &seen.silent_nodes, DEFAULT_GRACE, now),
         ..Decision::default()
     };
