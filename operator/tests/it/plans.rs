@@ -6,7 +6,7 @@ use hearth_crds::source::Source;
 use hearth_crds::{HyperparamSweep, ModelDeployment, TrainingJob};
 use hearth_operator::children::{Child, Live, LiveChildren, Plan, Write, difference};
 use hearth_operator::deployment::observed::Model;
-use hearth_operator::deployment::policy::Decision;
+use hearth_operator::deployment::policy::{Compression, Decision};
 use hearth_operator::deployment::{self, target};
 use hearth_operator::seen::Seen;
 use hearth_operator::training_job::{self, Backend};
@@ -34,7 +34,7 @@ fn deployment_plan(mut deployment: ModelDeployment) -> Plan {
     };
     let target = target::of(&valid, (&model, &model), "hearth-worker:test").unwrap();
     let decision = Decision {
-        compress: true,
+        compress: Compression::Present,
         serve: true,
         route: Some(target.revision.clone()),
         routed_at: Some(Timestamp::from_second(1_800_000_000).unwrap()),

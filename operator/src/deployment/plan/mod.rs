@@ -12,7 +12,7 @@ use frame::Frame;
 
 use crate::children::{Child, ChildId, Kind, LiveChildren, Plan};
 use crate::deployment::marks::QUANTIZE;
-use crate::deployment::policy::Decision;
+use crate::deployment::policy::{Compression, Decision};
 use crate::deployment::target::{Target, server_name};
 use crate::deployment::validate::ValidDeployment;
 use crate::settings::Settings;
@@ -34,7 +34,9 @@ pub fn build(
     }
     children.extend(decision.train.clone().map(Child::TrainingJob));
     if let Some(target) = target {
-        if let Some(artifact) = target.artifact.as_ref().filter(|_| decision.compress) {
+        if let Some(artifact) =
+            target.artifact.as_ref().filter(|_| decision.compress != Compression::Absent)
+        {
             children.extend(quantize::children(&frame, target, artifact));
         }
         if decision.serve {
@@ -62,8 +64,9 @@ fn outdated_compression(
     live: &LiveChildren,
 ) -> Option<ChildId> {
     let job = children.iter().find(|child| child.kind() == Kind::Job)?;
-    let there =
-        live.get(&job.id()).filter(|there| decision.compression_idles && job.differs(there));
+    let there = live
+        .get(&job.id())
+        .filter(|there| decision.compress == Compression::Idle && job.differs(there));
     there.map(|_| job.id())
 }
 

@@ -9,6 +9,31 @@ use crate::deployment::observed::Observed;
 use crate::deployment::target::{Artifact, Target};
 use crate::observed::{Exit, JobEnd, JobView, Phase, PodView, RESULT_PATIENCE};
 
+/// What should be of the Job that compresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// It should not be there.
+    #[default]
+    Absent,
+    /// It should be there, and computes or has ended.
+    Present,
+    /// It should be there. Its pods wait for a node, or failed and are tried again: it may be made anew.
+    Idle,
+}
+
+impl Compression {
+    pub(super) fn wanted(seen: &Observed) -> Self {
+        let is_open = seen.quantize.as_ref().is_some_and(|job| job.ended.is_none());
+        let waits = |pod: &PodView| matches!(pod.phase, Phase::Pending | Phase::Failed);
+        if is_open && seen.quantize_pods.iter().all(waits) { Self::Idle } else { Self::Present }
+    }
+
+    /// Where it is there already.
+    pub(super) fn kept(seen: &Observed) -> Self {
+        seen.quantize.as_ref().map_or(Self::Absent, |_| Self::wanted(seen))
+    }
+}
+
 /// How far the target's compression is.
 pub(super) enum Compressed {
     Done(Option<CompressionReport>),
@@ -41,13 +66,6 @@ pub(super) fn compressed(target: &Target, seen: &Observed, now: Timestamp) -> Co
             }
         }
     }
-}
-
-/// Whether a compression that has not ended computes nothing: its pods wait for a node, or failed.
-pub(super) fn idles(seen: &Observed) -> bool {
-    let waits = |pod: &PodView| matches!(pod.phase, Phase::Pending | Phase::Failed);
-    seen.quantize.as_ref().is_some_and(|job| job.ended.is_none())
-        && seen.quantize_pods.iter().all(waits)
 }
 
 fn refused(

@@ -22,6 +22,7 @@ use super::validate::ValidDeployment;
 use crate::children::LostPod;
 use crate::lost_pods::{DEFAULT_GRACE, lost_pods};
 use crate::observed::{PodView, blocked};
+pub use compress::Compression;
 use compress::{Compressed, compressed};
 
 /// The next step.
@@ -31,10 +32,8 @@ pub struct Decision {
     pub stage: Stage,
     /// The job that comes before compression should be there.
     pub train: Option<Box<TrainingJob>>,
-    /// The Job that compresses should be there.
-    pub compress: bool,
-    /// That Job has not ended, and no pod of it runs: it may be made anew.
-    pub compression_idles: bool,
+    /// The Job that compresses.
+    pub compress: Compression,
     /// The target's servers should be there.
     pub serve: bool,
     /// The revision that serves: all traffic is its, but for what is the canary's.
@@ -205,7 +204,6 @@ fn step(
         routed_at: seen.routed_at,
         record: Record { current: None, ..seen.record.clone() },
         train: seen.training.clone(),
-        compression_idles: compress::idles(seen),
         lost_pods: lost_pods(&seen.quantize_pods, &seen.silent_nodes, DEFAULT_GRACE, now),
         ..Decision::default()
     };
@@ -216,7 +214,7 @@ fn step(
     };
     decision.keep.extend(target.artifact.as_ref().map(|artifact| artifact.id.clone()));
     if let Some(rejected) = traffic::rejected(valid, target, seen) {
-        decision.compress = seen.quantize.is_some();
+        decision.compress = Compression::kept(seen);
         decision.stage = traffic::sent_back(rejected);
         return decision;
     }
@@ -229,19 +227,19 @@ fn step(
     match compressed(target, seen, now) {
         Compressed::Done(report) => decision.compression = report,
         Compressed::Open(message) => {
-            decision.compress = true;
+            decision.compress = Compression::wanted(seen);
             decision.stage = Stage::Compressing(message);
             return decision;
         }
         Compressed::Refused { reason, message } => {
             // The Job stays as the record of why.
-            decision.compress = true;
+            decision.compress = Compression::wanted(seen);
             decision.stage = Stage::Refused { reason, message };
             return decision;
         }
     }
     // Kept for its log while the revision lives.
-    decision.compress = seen.quantize.is_some();
+    decision.compress = Compression::kept(seen);
     decision.serve = true;
     traffic::route(&mut decision, valid, target, (seen, now));
     decision

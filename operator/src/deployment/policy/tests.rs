@@ -81,7 +81,7 @@ fn a_first_revision_is_compressed_started_and_routed() {
     let new = target("d1");
     let mut seen = Observed::default();
     let first = decide(&valid(), Some(&new), &seen, at(0));
-    assert!(first.compress && !first.serve && first.route.is_none());
+    assert!(first.compress == Compression::Present && !first.serve && first.route.is_none());
 
     seen.quantize = Some(job(JobEnd::Complete { at: Some(at(5)) }));
     seen.quantize_pods = quantized(0, 0.98, 0.979);
@@ -166,7 +166,7 @@ fn going_back_to_a_revision_that_still_serves_needs_no_compression() {
         ..Observed::default()
     };
     let decision = decide(&valid(), Some(&old), &seen, at(2));
-    assert!(!decision.compress && decision.serve);
+    assert!(decision.compress == Compression::Absent && decision.serve);
     assert_eq!(decision.stage, Stage::Live);
 }
 
@@ -195,7 +195,7 @@ fn a_missing_claim_is_named() {
     let Stage::Waiting { reason, message, .. } = decision.stage else { panic!("not waiting") };
     assert_eq!(reason, "MissingClaim");
     assert!(message.contains("PersistentVolumeClaim data"), "{message}");
-    assert!(!decision.compress && !decision.serve);
+    assert!(decision.compress == Compression::Absent && !decision.serve);
 }
 
 /// A deployment that rolls out in two steps.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hearth_parquet::{Fault, Opened, guarded};
 use minijinja::Value;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
