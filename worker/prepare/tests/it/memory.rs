@@ -77,10 +77,11 @@ fn memory_does_not_grow_with_the_source() {
     let room = Room::new();
     let config = full(&room, 1);
     let of = |name, megabytes| peak(&config, &room, name, megabytes);
-    let (small, large) = (of("small.jsonl", 3), of("large.jsonl", 15));
+    let (small, large) = (of("small.jsonl", 3), of("large.jsonl", 33));
     assert!(small > 1000, "{small} KiB is too little to be true");
-    // 12 MiB more, and 30,000 rows: some bytes a row are allowed for, and what allocators keep.
-    assert!(large < small + (6 << 10), "{small} KiB for 3 MiB, {large} KiB for 15 MiB");
+    // 30 MiB more, and 75,000 rows: some bytes a row are allowed for, what allocators keep, and what waits
+    // between stages on a busy machine.
+    assert!(large < small + (15 << 10), "{small} KiB for 3 MiB, {large} KiB for 33 MiB");
     assert!(large < 80 << 10, "{large} KiB");
 }
 
