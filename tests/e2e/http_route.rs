@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use hearth_tests::cluster::{Namespace, await_value, condition, kubectl_ok};
+use hearth_tests::cluster::{Namespace, await_value, condition, kubectl_ok, told};
 use hearth_tests::http::{self, Answer};
 use hearth_tests::tiny;
 use serde_json::{Value, json};
@@ -127,7 +127,8 @@ fn a_controller_takes_the_route_and_no_request_through_it_fails() {
 
     kubectl_ok(&["apply", "-f", "-"], Some(&edge(port, "Same"))).unwrap();
     let refused = wait(&namespace, |d| condition(d, "Routed") == "False");
-    println!("{}", refused["status"]["conditions"]);
+    let told = told(&refused, "Routed");
+    assert!(told.contains("NotAllowedByListeners: "), "{told}");
     kubectl_ok(&["delete", "gateway/edge", "gatewayclass/traefik", "--namespace", "default"], None)
         .unwrap();
     kubectl_ok(&["delete", "-f", types], None).unwrap();

@@ -531,6 +531,13 @@ async fn an_http_route_leads_to_the_gateway_and_goes_when_it_is_not_asked_for() 
         world.deploy("shop").await.unwrap();
         assert_eq!(world.condition(MD, "Routed"), want);
     }
+    // Some controllers say nothing but the reason.
+    let mut mute = accepted("Accepted", "False");
+    mute["conditions"][0]["message"] = "".into();
+    world.change(ROUTE, |route| route["status"]["parents"] = json!([mute]));
+    world.deploy("shop").await.unwrap();
+    let told = world.told(MD, "Routed");
+    assert!(told.contains("NotAllowedByListeners: its listeners take no routes of this"), "{told}");
 
     // The operator dies before it has deleted the route; the next one finds the mark.
     world.change(MD, |shop| {

@@ -34,7 +34,7 @@ pub(super) fn routed(valid: &ValidDeployment, seen: &Observed) -> Option<Finding
         Some(refused) => say(
             Truth::False,
             "Refused",
-            format!("a Gateway of httpRoute.parentRefs says {}: {}", refused.reason, refused.message),
+            format!("a Gateway of httpRoute.parentRefs says {}: {}", refused.reason, words(refused)),
         ),
         None if parents.iter().filter(|parent| accepts(parent)).count() >= wanted => {
             say(Truth::True, "Accepted", "The Gateways lead to Hearth's gateway.".into())
@@ -44,6 +44,24 @@ pub(super) fn routed(valid: &ValidDeployment, seen: &Observed) -> Option<Finding
             "Waiting",
             "not all Gateways of httpRoute.parentRefs have taken the route on yet: do they exist, and do their listeners allow routes of this namespace?".into(),
         ),
+    }
+}
+
+/// What a Gateway says; controllers that leave it out are spoken for, by the reasons of
+/// `RouteConditionReason` (gateway-api, apis/v1/shared_types.go).
+fn words(refused: &Condition) -> &str {
+    match refused.reason.as_str() {
+        _ if !refused.message.is_empty() => &refused.message,
+        "NotAllowedByListeners" => {
+            "its listeners take no routes of this namespace; look at their allowedRoutes"
+        }
+        "NoMatchingListenerHostname" => {
+            "none of its listeners has a hostname of httpRoute.hostnames; change either"
+        }
+        "NoMatchingParent" => {
+            "it has no listener of that sectionName or port; correct httpRoute.parentRefs"
+        }
+        _ => "it gives no further word; look at the log of its controller",
     }
 }
 
