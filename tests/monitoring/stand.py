@@ -214,7 +214,8 @@ class Stand:
         self.addresses[pod["metadata"]["name"], 8080] = f"127.0.0.1:{self.server}"
 
     def start_gateway(self, pod, revision):
-        """One that has seen trouble: an unreadable routing table, no server, and then a canary that fails."""
+        """One that has seen trouble: an unreadable routing table, no server, a canary without one, and then one
+        that fails."""
         traffic, admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.table = self.plane.folder / "routing.json"
         self.table.write_text("not a routing table")
@@ -233,6 +234,13 @@ class Stand:
         tells('variant_weight{variant="stable"} 100')
         ask(traffic)
         tells('requests_total{variant="stable",code="5xx"} 1')
+        self.route(stable=(revision, self.server, 80), canary=("absent", nobody, 20))
+
+        def goes_over():
+            ask(traffic)
+            return 'fallbacks_total{variant="canary"}' in read(f"http://{admin}/metrics")
+
+        await_that("a request to the canary that the stable revision answers", goes_over)
         self.route(stable=(revision, self.server, 80), canary=("broken", failing(), 20))
         tells('variant_weight{variant="canary"} 20')
         for _ in range(4):

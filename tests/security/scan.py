@@ -83,7 +83,7 @@ def trivy(program, folder):
 
 
 # A revision that is text to PyYAML and, unquoted, a number to Go's reader.
-NUMBERLIKE = "12e45678"
+NUMBERLIKE = "1234567e12"
 
 
 class Quoted(yaml.SafeDumper):
