@@ -48,21 +48,9 @@ fn only(world: &World, prefix: &str) -> String {
     keys[0].clone()
 }
 
-/// The quantize Job that has not ended does.
-fn quantize_ends(world: &World, code: i32) {
-    let quantizes = |key: &String| key.starts_with("jobs/shop-quantize-");
-    let open: Vec<_> = world
-        .keys()
-        .into_iter()
-        .filter(|key| quantizes(key) && world.get(key)["status"].is_null())
-        .collect();
-    let [key] = &open[..] else { panic!("{open:?}") };
-    let now = world.now();
+/// A pod of the quantize Job `key`.
+fn put_quantize_pod(world: &World, key: &str, status: &Value) {
     let made = world.get(key);
-    let told = json!({"succeeded": code == 0, "reason": if code == 0 { "Completed" } else { "GateFailed" },
-        "message": if code == 0 { "compressed" } else { "f1 fell by more than 0.005" }, "exitCode": code,
-        "compression": {"sizeBeforeBytes": 400, "sizeAfterBytes": 100,
-                        "metricBefore": 0.98, "metricAfter": if code == 0 { 0.979 } else { 0.9 }}});
     world.put(
         "pods",
         json!({
@@ -74,11 +62,30 @@ fn quantize_ends(world: &World, code: i32) {
                     "uid": made["metadata"]["uid"], "controller": true}],
             },
             "spec": {"containers": []},
-            "status": {"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [{
-                "name": "quantize", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-                "state": {"terminated": {"exitCode": code, "message": told.to_string(), "finishedAt": now}}}]},
+            "status": status,
         }),
     );
+}
+
+/// The quantize Job that has not ended does.
+fn quantize_ends(world: &World, code: i32) {
+    let quantizes = |key: &String| key.starts_with("jobs/shop-quantize-");
+    let open: Vec<_> = world
+        .keys()
+        .into_iter()
+        .filter(|key| quantizes(key) && world.get(key)["status"].is_null())
+        .collect();
+    let [key] = &open[..] else { panic!("{open:?}") };
+    let now = world.now();
+    let told = json!({"succeeded": code == 0, "reason": if code == 0 { "Completed" } else { "GateFailed" },
+        "message": if code == 0 { "compressed" } else { "f1 fell by more than 0.005" }, "exitCode": code,
+        "compression": {"sizeBeforeBytes": 400, "sizeAfterBytes": 100,
+                        "metricBefore": 0.98, "metricAfter": if code == 0 { 0.979 } else { 0.9 }}});
+    let terminated = json!({"exitCode": code, "message": told.to_string(), "finishedAt": now});
+    let status = json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [{
+        "name": "quantize", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": terminated}}]});
+    put_quantize_pod(world, key, &status);
     world.change(key, |job| {
         job["status"] = json!({"conditions": [{"type": if code == 0 { "Complete" } else { "Failed" },
             "status": "True", "message": "the Job ended", "lastTransitionTime": now}]});
@@ -126,25 +133,6 @@ async fn first_revision(world: &World) -> String {
     revision
 }
 
-/// A pod of the quantize Job that is there.
-fn quantize_pod(world: &World, phase: &str) {
-    let key = only(world, "jobs/shop-quantize-");
-    let made = world.get(&key);
-    world.put(
-        "pods",
-        json!({
-            "metadata": {
-                "name": format!("{}-x", key.trim_start_matches("jobs/")),
-                "labels": made["spec"]["template"]["metadata"]["labels"],
-                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "j",
-                    "uid": made["metadata"]["uid"], "controller": true}],
-            },
-            "spec": {"containers": []},
-            "status": {"phase": phase},
-        }),
-    );
-}
-
 #[tokio::test]
 async fn a_compression_that_waits_takes_what_it_asks_for_now_and_one_that_runs_goes_on() {
     let world = world();
@@ -161,20 +149,21 @@ async fn a_compression_that_waits_takes_what_it_asks_for_now_and_one_that_runs_g
         let pod = &world.get(&key)["spec"]["template"]["spec"];
         pod["containers"][0]["resources"]["limits"]["memory"].clone()
     };
+    let pod_is = |phase: &str| put_quantize_pod(&world, &key, &json!({"phase": phase}));
     assert_eq!(limit(), "16Gi");
-    quantize_pod(&world, "Pending");
+    pod_is("Pending");
     asks("2Gi");
     world.deploy("shop").await.unwrap();
     assert!(!world.keys().contains(&key), "its pods cannot be changed");
     world.deploy("shop").await.unwrap();
     assert_eq!(limit(), "2Gi");
 
-    quantize_pod(&world, "Running");
+    pod_is("Running");
     asks("3Gi");
     world.deploy("shop").await.unwrap();
     assert_eq!(limit(), "2Gi");
     // It ran out of memory: another try comes with what is asked for now.
-    quantize_pod(&world, "Failed");
+    pod_is("Failed");
     world.deploy("shop").await.unwrap();
     world.deploy("shop").await.unwrap();
     assert_eq!(limit(), "3Gi");
