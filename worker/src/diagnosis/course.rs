@@ -8,13 +8,16 @@ use super::Advice;
 const WINDOW: usize = 20;
 /// Steps after warm-up before anything is said.
 const PATIENCE: u64 = 40;
-/// A mean loss that is so many times the lowest is rising.
+/// A mean loss that is so many times the lowest is rising,
 const RISE: f64 = 1.5;
+/// where they are so many standard errors apart: few rows make a step, and a model that is nearly done is wrong
+/// about few of them.
+const SURE: f64 = 3.0;
 /// A loss that fell by less than this share of its start is flat.
 const FLAT: f64 = 0.01;
 /// A gradient norm below this moves nothing in float32.
 const VANISHED: f64 = 1e-7;
-/// A gradient norm that is so many times the median is a burst.
+/// A gradient norm that is so many times the usual is a burst.
 const BURST: f64 = 100.0;
 /// Bursts in a window that are worth telling.
 const BURSTS: usize = 3;
@@ -53,9 +56,10 @@ pub struct Course {
     settings: Settings,
     steps: VecDeque<Step>,
     seen: u64,
-    /// Mean loss of the first window after warm-up.
-    start: Option<f64>,
-    lowest: f64,
+    /// The first window after warm-up: its mean loss, and its median norm.
+    start: Option<(f64, f64)>,
+    /// The lowest mean loss, and the square of its standard error.
+    lowest: (f64, f64),
     told: BTreeSet<&'static str>,
 }
 
@@ -67,7 +71,7 @@ impl Course {
             steps: VecDeque::with_capacity(WINDOW),
             seen: 0,
             start: None,
-            lowest: f64::INFINITY,
+            lowest: (f64::INFINITY, 0.0),
             told: BTreeSet::new(),
         }
     }
@@ -86,19 +90,22 @@ impl Course {
             return None;
         }
         let mean = self.mean(|step| step.loss);
-        let start = *self.start.get_or_insert(mean);
-        self.lowest = self.lowest.min(mean);
+        let median = self.median_norm();
+        let (start, usual) = *self.start.get_or_insert((mean, median));
+        if mean < self.lowest.0 {
+            self.lowest = (mean, self.error(mean));
+        }
         if self.seen < PATIENCE {
             return None;
         }
-        let found = self.judge(start, mean)?;
+        let found = self.judge((start, mean), (usual, median))?;
         self.told.insert(found.reason).then_some(found)
     }
 
-    fn judge(&self, start: f64, mean: f64) -> Option<Advice> {
+    /// By the mean loss and the median norm, each at the start and now.
+    fn judge(&self, (start, mean): (f64, f64), (usual, median): (f64, f64)) -> Option<Advice> {
         let Settings { learning_rate, total, .. } = self.settings;
         let step = self.steps.back()?.step;
-        let median = self.median_norm();
         let fell = 1.0 - mean / start;
         let flat = fell.abs() < FLAT && self.seen >= (total / 5).max(2 * PATIENCE) && mean > 0.01;
         if median < VANISHED && mean > 0.01 {
@@ -109,15 +116,16 @@ impl Course {
                 ),
             );
         }
-        if let Some(message) = self.bursts(median) {
+        // Gradients of a model that is nearly done are small, and those of a row that it is wrong about are not.
+        if let Some(message) = self.bursts(median.max(usual)) {
             return advice("ExplodingGradients", message);
         }
-        if mean > RISE * self.lowest && mean > self.lowest + 0.05 {
+        if self.rises(mean) {
             return advice(
                 "LearningRateTooHigh",
                 format!(
                     "the loss rose from {:.4} to {mean:.4} by step {step}; lower training.learningRate from {learning_rate:e} to {:e}, or lengthen training.warmupSteps",
-                    self.lowest,
+                    self.lowest.0,
                     learning_rate / 10.0
                 ),
             );
@@ -144,17 +152,28 @@ impl Course {
         None
     }
 
-    fn bursts(&self, median: f64) -> Option<String> {
-        let bursts = self.steps.iter().filter(|step| step.grad_norm > BURST * median).count();
+    fn rises(&self, mean: f64) -> bool {
+        let (lowest, error) = self.lowest;
+        let noise = SURE * (error + self.error(mean)).sqrt();
+        mean > RISE * lowest && mean > lowest + noise.max(0.05)
+    }
+
+    /// The square of the standard error of the mean loss.
+    fn error(&self, mean: f64) -> f64 {
+        self.mean(|step| (step.loss - mean).powi(2)) / self.steps.len().max(1) as f64
+    }
+
+    fn bursts(&self, usual: f64) -> Option<String> {
+        let bursts = self.steps.iter().filter(|step| step.grad_norm > BURST * usual).count();
         let most = self.steps.iter().map(|step| step.grad_norm).fold(0.0, f64::max);
         let step = self.steps.back()?.step;
         let advice = match self.settings.max_grad_norm {
             Some(norm) => format!("lower training.maxGradNorm from {norm}"),
             None => "set training.maxGradNorm to 1.0".to_owned(),
         };
-        (bursts >= BURSTS && median > 0.0).then(|| {
+        (bursts >= BURSTS && usual > 0.0).then(|| {
             format!(
-                "{bursts} of the {WINDOW} steps up to {step} had a gradient over {BURST} times the usual (norm {most:.1e}, usually {median:.1e}); {advice}, lower training.learningRate, or look for odd rows in the data"
+                "{bursts} of the {WINDOW} steps up to {step} had a gradient over {BURST} times the usual (norm {most:.1e}, usually {usual:.1e}); {advice}, lower training.learningRate, or look for odd rows in the data"
             )
         })
     }
@@ -203,6 +222,16 @@ mod tests {
         assert_eq!(told(falls, |step| 0.5 + noise(step)), []);
         // Learned by the end: flat, and there is nothing left to fall.
         assert_eq!(told(|step| 0.005 * (1.0 + noise(step)), |_| 0.01), []);
+    }
+
+    #[test]
+    fn a_model_that_is_nearly_done_and_wrong_about_a_row_at_times_is_left_alone() {
+        let is_wrong = |step: u64| step > 60 && noise(step) > 0.9;
+        let falls = |step: u64| 0.01 + 2.0 * (-(step as f64) / 15.0).exp();
+        let loss = |step: u64| if is_wrong(step) { 1.0 } else { falls(step) };
+        let right = |step: u64| if step > 60 { 0.08 } else { 1.0 };
+        let norm = |step: u64| if is_wrong(step) { 14.0 } else { right(step) };
+        assert_eq!(told(loss, norm), []);
     }
 
     #[test]
