@@ -34,5 +34,6 @@ pub mod state;
 pub mod table;
 pub mod tls;
 pub mod tokens;
+mod turns;
 mod upstream;
 mod wire;
