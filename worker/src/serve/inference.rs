@@ -321,7 +321,7 @@ mod tests {
 
     fn outputs(request: &Value) -> Outputs {
         let labels = ["ham", "spam"].map(str::to_owned);
-        let scores = [[0.25, 0.75], [0.5, 0.5]].map(Answer::from);
+        let scores = [[0.25, 0.75], [0.375, 0.625]].map(Answer::from);
         let request: Request = serde_json::from_value(request.clone()).unwrap();
         request.inputs::<TextEncoder>(b"").unwrap();
         request.outputs(&labels, None, &scores)
@@ -332,7 +332,7 @@ mod tests {
         let Outputs { tensors, binary } = outputs(&json!({ "inputs": [tensor()] }));
         assert_eq!(tensors[0]["data"], json!(["spam", "spam"]));
         assert_eq!(tensors[2]["shape"], json!([2, 2]));
-        assert_eq!(tensors[2]["data"], json!([0.25, 0.75, 0.5, 0.5]));
+        assert_eq!(tensors[2]["data"], json!([0.25, 0.75, 0.375, 0.625]));
         assert!(binary.is_empty());
         let mut request = json!({ "inputs": [tensor()], "outputs": [{"name": "label_id"}] });
         assert_eq!(outputs(&request).tensors.len(), 1);
