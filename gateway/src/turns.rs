@@ -63,8 +63,7 @@ mod tests {
 
     #[test]
     fn of_clients_that_take_turns_each_gets_the_same_shares() {
-        // Of 20,000 requests, ten clients in turn, some below each bound: within 0.5 % of all, as 4 standard
-        // deviations of a fair coin would be 1.4 %.
+        // 20,000 requests of each client, which the rounds are too few to share out exactly.
         for (seed, clients) in [(1, 2), (2, 4), (3, 5), (4, 10)] {
             let turns = Turns::new(seed);
             let mut below = vec![[0_u32; 2]; clients];
